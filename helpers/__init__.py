@@ -1,0 +1,1 @@
+"""Translate the embeddings of one frozen encoder into the space of another."""

@@ -1,0 +1,266 @@
+"""Paths, profiles and the settings of each stage.
+
+Every setting of the method is a field here, with the published default; the notebooks repeat these defaults as
+papermill parameters and build the dataclasses from them, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS_DIR = PROJECT_ROOT / "notebooks"
+FIGURES_DIR = PROJECT_ROOT / "figures"
+DATA_DIR = PROJECT_ROOT / "data"
+
+PROFILES = ("demo", "challenge")
+MODEL_ROWS = ("chance", "least_squares", "procrustes", "linear", "mlp1", "mlp2", "bigjump")
+"""The rows of the leaderboard, in the order in which the notebooks introduce them."""
+
+
+class ConfigError(ValueError):
+    """A setting is outside its range, or a name is unknown."""
+
+
+def runs_dir() -> Path:
+    """The folder that holds one folder a run: `$HELPERS_RUNS_DIR`, or `runs/` under the project's root."""
+    return Path(os.environ.get("HELPERS_RUNS_DIR") or PROJECT_ROOT / "runs").resolve()
+
+
+def cache_dir() -> Path:
+    """The folder of the memory-mapped caches: beside the runs, since a data folder may be read-only."""
+    return runs_dir() / ".cache"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ConfigError(message)` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_positive(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        require(value > 0, f"{name} = {value!r}: must be greater than 0.")
+
+
+def _require_fraction(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        require(0 <= value < 1, f"{name} = {value!r}: must be at least 0 and less than 1.")
+
+
+def _require_not_negative(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        require(value >= 0, f"{name} = {value!r}: must not be negative.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Which data a run reads, how it is split, and where its artefacts go. Shared by all five notebooks.
+
+    Attributes:
+        profile: `demo` (synthetic data, written on first use) or `challenge` (files that you supply).
+        run: name of the folder under `runs/`; the profile's name where None.
+        data_dir: folder with `train.npz` and `captions.txt`; `data/<profile>` where None. A relative path is taken
+            from the folder in which the kernel was started, then from the project's root.
+        text_dim, image_dim: widths that the data must have.
+        val_ratio: share of the images that validate; at least one image on each side.
+        split_seed: seed of the split by image; training has its own seed.
+    """
+
+    profile: str = "demo"
+    run: str | None = None
+    data_dir: str | Path | None = None
+    text_dim: int = 1024
+    image_dim: int = 1536
+    val_ratio: float = 0.1
+    split_seed: int = 42
+
+    def __post_init__(self) -> None:
+        require(self.profile in PROFILES, f"profile = {self.profile!r}: choose one of {', '.join(PROFILES)}.")
+        name = self.run_name
+        require(
+            name not in ("", ".", "..") and Path(name).name == name and not name.startswith("."),
+            f"run = {name!r}: a plain folder name is needed, without separators or a leading dot.",
+        )
+        _require_positive(self, "text_dim", "image_dim")
+        require(0 < self.val_ratio < 1, f"val_ratio = {self.val_ratio!r}: must be between 0 and 1, both excluded.")
+        _require_not_negative(self, "split_seed")
+
+    @property
+    def run_name(self) -> str:
+        return self.profile if self.run is None else self.run
+
+    @property
+    def run_dir(self) -> Path:
+        return runs_dir() / self.run_name
+
+    @property
+    def data_path(self) -> Path:
+        if self.data_dir is None:
+            return DATA_DIR / self.profile
+        given = Path(self.data_dir).expanduser()
+        candidates = (given.absolute(), PROJECT_ROOT / given)
+        return next((path for path in candidates if path.exists()), candidates[0])
+
+
+@dataclass(frozen=True)
+class GeometryConfig:
+    """Closed-form maps.
+
+    Attributes:
+        eps: ridge added to both covariances, relative to the mean eigenvalue of each.
+        fit_on: `captions` (one pair a caption) or `caption_means` (one pair an image, its captions averaged).
+    """
+
+    eps: float = 1e-2
+    fit_on: str = "captions"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "eps")
+        allowed = ("captions", "caption_means")
+        require(self.fit_on in allowed, f"fit_on = {self.fit_on!r}: choose one of {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """What the training loop itself needs, for the baselines and for BigJump alike.
+
+    Attributes:
+        epochs: passes over the training captions.
+        batch_size: captions a step.
+        learning_rate: of AdamW, for the main parameter group.
+        weight_decay: decoupled, on matrices only.
+        warmup_epochs: linear warm-up, in epochs.
+        final_lr_ratio: the cosine schedule ends at this share of the learning rate.
+        clip_norm: bound on the norm of the whole gradient.
+        captions_per_image: captions that the sampler draws of an image for one batch; 1 is plain shuffling.
+        mixed_precision: bfloat16 products where the device has them.
+        seed: of initialisation, shuffling and dropout.
+    """
+
+    epochs: int = 25
+    batch_size: int = 512
+    learning_rate: float = 2e-4
+    weight_decay: float = 0.01
+    warmup_epochs: float = 1.0
+    final_lr_ratio: float = 0.1
+    clip_norm: float = 1.0
+    captions_per_image: int = 1
+    mixed_precision: bool = True
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "epochs", "batch_size", "learning_rate", "clip_norm", "captions_per_image")
+        _require_not_negative(self, "weight_decay", "warmup_epochs", "seed")
+        require(
+            0 <= self.final_lr_ratio <= 1, f"final_lr_ratio = {self.final_lr_ratio!r}: must be between 0 and 1."
+        )
+
+
+@dataclass(frozen=True)
+class BaselineConfig(OptimiserConfig):
+    """LinearProj, MLP1 and MLP2 with the combined loss.
+
+    Loss = cosine_weight (1 - cos) + mse_weight MSE + moment_weight moment + nce_weight InfoNCE(temperature).
+
+    Attributes:
+        hidden: width of the hidden layers.
+        dropout: after each hidden activation.
+        cosine_weight, mse_weight, moment_weight, nce_weight: alpha, beta, lambda and gamma of the combined loss.
+        temperature: of InfoNCE, used where `nce_weight` is positive.
+    """
+
+    epochs: int = 10
+    hidden: int = 1024
+    dropout: float = 0.1
+    cosine_weight: float = 1.0
+    mse_weight: float = 1.0
+    moment_weight: float = 0.05
+    nce_weight: float = 0.0
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positive(self, "hidden", "temperature")
+        _require_fraction(self, "dropout")
+        _require_not_negative(self, "cosine_weight", "mse_weight", "moment_weight", "nce_weight")
+
+
+@dataclass(frozen=True)
+class BigJumpConfig(OptimiserConfig):
+    """BigJump: a Procrustes start, a residual adapter, and a contrastive loss over a queue of images.
+
+    Loss = nce_weight NCE + cosine_weight (1 - cos) + moment_weight |mean difference|^2 + agreement_weight agreement.
+
+    Attributes:
+        hidden: width of the adapter.
+        dropout: inside the adapter.
+        geometry_lr_ratio: the learning rate of the geometry is this share of the adapter's.
+        unfreeze_epoch: first epoch in which A (never b) is trained; 0 keeps it frozen.
+        refreeze_drop: A is frozen again where validation MRR falls by more than this below its best.
+        queue_size: entries of the FIFO of recent images.
+        queue_slices: newest entries that serve as negatives in each epoch; the last value holds from there on.
+        temperature_start, temperature_end: of the NCE; a cosine leads from one to the other, equal values fix it.
+        nce_weight, cosine_weight, moment_weight, agreement_weight: weights of the terms.
+    """
+
+    hidden: int = 1024
+    dropout: float = 0.1
+    geometry_lr_ratio: float = 0.05
+    unfreeze_epoch: int = 3
+    refreeze_drop: float = 0.005
+    queue_size: int = 65536
+    queue_slices: tuple[int, ...] = (0, 0, 16384, 32768, 65536)
+    temperature_start: float = 0.10
+    temperature_end: float = 0.06
+    nce_weight: float = 1.0
+    cosine_weight: float = 0.5
+    moment_weight: float = 0.02
+    agreement_weight: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "queue_slices", tuple(self.queue_slices))
+        _require_positive(self, "hidden", "queue_size", "temperature_start", "temperature_end")
+        _require_fraction(self, "dropout")
+        _require_not_negative(self, "geometry_lr_ratio", "unfreeze_epoch", "refreeze_drop")
+        _require_not_negative(self, "nce_weight", "cosine_weight", "moment_weight", "agreement_weight")
+        require(
+            len(self.queue_slices) > 0 and all(0 <= n <= self.queue_size for n in self.queue_slices),
+            f"queue_slices = {self.queue_slices}: one value or more, each from 0 to queue_size = {self.queue_size}.",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the leaderboard is measured.
+
+    Attributes:
+        bootstrap_samples: resamples of the images for the intervals.
+        gallery_size: images in a gallery of the challenge's own protocol.
+        gallery_rounds: times that the validation images are dealt into such galleries.
+        latency_repeats: timed queries a model.
+        seed: of the bootstrap and of the challenge's galleries.
+    """
+
+    bootstrap_samples: int = 2000
+    gallery_size: int = 100
+    gallery_rounds: int = 20
+    latency_repeats: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "bootstrap_samples", "gallery_size", "gallery_rounds", "latency_repeats")
+
+
+def as_dict(settings: object) -> dict:
+    """A dataclass of this module as plain JSON values, in the order of its fields."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {
+        name: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for name, v in values.items()
+    }

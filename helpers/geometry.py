@@ -1,0 +1,215 @@
+"""Closed-form maps between two embedding spaces, fitted in float64 from sufficient statistics.
+
+Notation: x in R^dx (text), y in R^dy (images), rows are samples. C_x and C_y are covariances, W = C^{-1/2} whitens.
+M = W_x C_xy W_y = U S V' (thin). The family of maps
+
+    A_p = C_y^{1/2} V S^p U' C_x^{-1/2},    b_p = mu_y - A_p mu_x
+
+holds both classics: p = 0 is whiten - Procrustes - recolour, p = 1 is least squares (ridge, since eps > 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from scipy.linalg.blas import dsyrk
+
+BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class PairStatistics:
+    """Means and covariances of paired samples; all that a closed-form map depends on.
+
+    Attributes:
+        n: number of pairs.
+        mean_x, mean_y: (dx,), (dy,) float64.
+        cov_x, cov_y, cov_xy: (dx, dx), (dy, dy), (dx, dy) float64, divided by n.
+    """
+
+    n: int
+    mean_x: np.ndarray
+    mean_y: np.ndarray
+    cov_x: np.ndarray
+    cov_y: np.ndarray
+    cov_xy: np.ndarray
+
+
+def _add_gram(total: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """total + rows' rows in the upper triangle only: half the work of a full product, and no temporary."""
+    return dsyrk(1.0, rows.T, beta=1.0, c=total, trans=0, lower=0, overwrite_c=1)
+
+
+def _symmetric(upper: np.ndarray) -> np.ndarray:
+    return np.triu(upper) + np.triu(upper, 1).T
+
+
+def pair_statistics(
+    text: np.ndarray, images: np.ndarray, targets: np.ndarray, fit_on: str = "captions"
+) -> PairStatistics:
+    """Sufficient statistics of (caption, image) pairs in one pass over the captions, in blocks.
+
+    Captions of one image share its vector, so C_xy needs one outer product an image (the sum of its captions times
+    the image) and C_y one an image, weighted by its number of captions: exact, and a fifth of the work at five
+    captions an image. Rows are shifted by the first image's pair before they are summed, which keeps the
+    subtraction of the means from cancelling when a large common offset is present.
+
+    Args:
+        text: (N, dx) caption embeddings; a memory map is read block by block.
+        images: (M, dy) image embeddings.
+        targets: (N,) row of `images` that each caption describes.
+        fit_on: `captions` weighs every caption alike; `caption_means` first averages the captions of an image.
+
+    Returns:
+        The statistics in float64. Images that no caption names are left out.
+
+    Raises:
+        ValueError: fewer than two pairs.
+    """
+    order = np.argsort(targets, kind="stable")
+    image_ids, starts, counts = np.unique(targets[order], return_index=True, return_counts=True)
+    if len(image_ids) < 2:
+        raise ValueError(f"{len(image_ids)} image(s) with captions: a covariance needs at least two.")
+    dx, dy = text.shape[1], images.shape[1]
+    shift_x = np.asarray(text[order[0]], dtype=np.float64)
+    shift_y = np.asarray(images[image_ids[0]], dtype=np.float64)
+    gram_x, gram_y = np.zeros((dx, dx), order="F"), np.zeros((dy, dy), order="F")
+    cross, sum_x, sum_y = np.zeros((dx, dy)), np.zeros(dx), np.zeros(dy)
+    per_block = max(1, int(BLOCK_ROWS / counts.mean()))
+    for lo in range(0, len(image_ids), per_block):
+        hi = min(lo + per_block, len(image_ids))
+        first, last = starts[lo], starts[hi - 1] + counts[hi - 1]
+        x = text[order[first:last]].astype(np.float64) - shift_x  # (captions of the block, dx)
+        y = images[image_ids[lo:hi]].astype(np.float64) - shift_y  # (images of the block, dy)
+        x_per_image = np.add.reduceat(x, starts[lo:hi] - first, axis=0)  # (images of the block, dx)
+        weight = counts[lo:hi, None].astype(np.float64)
+        if fit_on == "caption_means":
+            x = x_per_image = x_per_image / weight
+            weight = np.ones_like(weight)
+        gram_x = _add_gram(gram_x, x)
+        gram_y = _add_gram(gram_y, y * np.sqrt(weight))
+        cross += x_per_image.T @ y
+        sum_x += x.sum(0)
+        sum_y += (y * weight).sum(0)
+    n = len(image_ids) if fit_on == "caption_means" else len(targets)
+    mean_x, mean_y = sum_x / n, sum_y / n  # of the shifted rows
+    return PairStatistics(
+        n=n,
+        mean_x=mean_x + shift_x,
+        mean_y=mean_y + shift_y,
+        cov_x=_symmetric(gram_x) / n - np.outer(mean_x, mean_x),
+        cov_y=_symmetric(gram_y) / n - np.outer(mean_y, mean_y),
+        cov_xy=cross / n - np.outer(mean_x, mean_y),
+    )
+
+
+def covariance(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and covariance (d, d) of `rows` (n, d), in float64, divided by n."""
+    rows = np.asarray(rows, dtype=np.float64)
+    mean = rows.mean(0)
+    centred = rows - mean
+    return mean, centred.T @ centred / len(rows)
+
+
+def spectrum(cov: np.ndarray) -> np.ndarray:
+    """Eigenvalues of a covariance, largest first; rounding below zero is clipped."""
+    return np.clip(scipy.linalg.eigvalsh(cov)[::-1], 0.0, None)
+
+
+def effective_rank(eigenvalues: np.ndarray) -> float:
+    """exp of the entropy of the normalised spectrum (Roy and Vetterli, 2007): 1 for one direction, d for isotropy."""
+    share = eigenvalues / eigenvalues.sum()
+    share = share[share > 0]
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def mean_share(mean: np.ndarray, cov: np.ndarray) -> float:
+    """|mean|^2 over E|x|^2: the share of the energy that all vectors have in common (anisotropy), from 0 to 1."""
+    energy = float(mean @ mean)
+    return energy / (energy + float(np.trace(cov)))
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Symmetric square root and inverse root of C + eps tr(C)/d I (each (d, d), float64)."""
+
+    root: np.ndarray
+    inverse_root: np.ndarray
+
+
+def whitening(cov: np.ndarray, eps: float) -> Whitening:
+    """Whitening (ZCA) of a covariance, regularised relative to its mean eigenvalue.
+
+    Args:
+        cov: (d, d) covariance.
+        eps: ridge in units of the mean eigenvalue, so that it means the same at every scale of the data.
+
+    Raises:
+        ValueError: the covariance is zero (all rows alike), so there is nothing to whiten.
+    """
+    values, vectors = scipy.linalg.eigh(cov)
+    mean_eigenvalue = values.mean()
+    if not mean_eigenvalue > 0:
+        raise ValueError("The covariance is zero: all embeddings are the same vector.")
+    values = np.clip(values, 0.0, None) + eps * mean_eigenvalue
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    inverse_root = (vectors / np.sqrt(values)) @ vectors.T
+    return Whitening(root, inverse_root)
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """y^ = A x + b, with `matrix` A (dy, dx) and `bias` b (dy,), float64."""
+
+    matrix: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Map rows x (N, dx) to (N, dy) float32."""
+        return x.astype(np.float32) @ self.matrix.T.astype(np.float32) + self.bias.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CrossSpace:
+    """The whitened cross-covariance of two spaces, decomposed once; every map of the family is cheap from here.
+
+    Attributes:
+        statistics: what it was fitted on.
+        white_x, white_y: the two whitenings.
+        left: U (dx, k). right: V (dy, k). correlations: S (k,), the canonical correlations; k = min(dx, dy).
+    """
+
+    statistics: PairStatistics
+    white_x: Whitening
+    white_y: Whitening
+    left: np.ndarray
+    right: np.ndarray
+    correlations: np.ndarray
+
+    def rotation(self, power: float = 0.0) -> np.ndarray:
+        """R_p = V S^p U', (dy, dx); orthonormal columns (or rows, where dy < dx) at p = 0."""
+        return (self.right * self.correlations**power) @ self.left.T
+
+    def affine(self, power: float = 0.0) -> AffineMap:
+        """A_p and b_p: `power` 0 is Procrustes between whitened spaces, 1 is ridge regression."""
+        matrix = self.white_y.root @ self.rotation(power) @ self.white_x.inverse_root
+        return AffineMap(matrix, self.statistics.mean_y - matrix @ self.statistics.mean_x)
+
+
+def fit_cross_space(statistics: PairStatistics, eps: float) -> CrossSpace:
+    """Whiten both sides and decompose the cross-covariance between them.
+
+    The orthogonal factor V U' solves Procrustes between the whitened spaces (Schönemann, 1966); the singular values
+    are canonical correlations (Hotelling, 1936), shrunk by eps.
+
+    Args:
+        statistics: of the training pairs.
+        eps: relative ridge of both whitenings; at `power` 1 the map is exactly ridge regression with
+            eps times the mean eigenvalue of C_x, whatever happens on the image side.
+    """
+    white_x, white_y = whitening(statistics.cov_x, eps), whitening(statistics.cov_y, eps)
+    cross = white_x.inverse_root @ statistics.cov_xy @ white_y.inverse_root
+    left, correlations, right_t = scipy.linalg.svd(cross, full_matrices=False)
+    return CrossSpace(statistics, white_x, white_y, left, right_t.T, correlations)

@@ -1,0 +1,59 @@
+"""Seeds, deterministic switches, and the choice of device and precision."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+
+import numpy as np
+import torch
+
+
+def seed_all(seed: int) -> torch.Generator:
+    """Seed Python, NumPy and PyTorch, and prefer deterministic kernels.
+
+    Args:
+        seed: non-negative integer.
+
+    Returns:
+        A CPU generator seeded alike, for shuffling: its draws do not depend on what else consumes the global state.
+    """
+    # cuBLAS reads this when its handle is made; without it deterministic matrix products raise on CUDA.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    return torch.Generator().manual_seed(seed)
+
+
+def choose_device() -> torch.device:
+    """The fastest device that is there: CUDA, then Apple's MPS, then the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def matmul_dtype(device: torch.device, mixed_precision: bool) -> torch.dtype:
+    """The type in which matrix products run: bfloat16 where asked for and native to the device, else float32.
+
+    Without native support bfloat16 is emulated and slower than float32, so it is never chosen there.
+    """
+    if not mixed_precision:
+        return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    """Autocast to `dtype`; a null context for float32, so that plain runs take the plain code path."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
