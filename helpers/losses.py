@@ -1,0 +1,142 @@
+"""Loss terms: pure functions from tensors to a scalar (float32)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+COLUMN_BLOCK = 4096
+"""Images scored at a time on the CPU: a (512, 4096) float32 block is 8 MB."""
+
+
+def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 - cos over rows; both (B, d)."""
+    return 1 - F.cosine_similarity(prediction.float(), target.float(), dim=-1).mean()
+
+
+def mse_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference over rows and dimensions; both (B, d)."""
+    return F.mse_loss(prediction.float(), target.float())
+
+
+def moment_loss(prediction: torch.Tensor, target: torch.Tensor, *, with_std: bool) -> torch.Tensor:
+    """|difference of the batch means|^2, and with `with_std` + |difference of the standard deviations|^2.
+
+    Both (B, d); squared norms over d. A batch of one has no standard deviation and contributes its mean only.
+    """
+    prediction, target = prediction.float(), target.float()
+    loss = (prediction.mean(0) - target.mean(0)).square().sum()
+    if with_std and len(prediction) > 1:
+        loss = loss + (prediction.std(0) - target.std(0)).square().sum()
+    return loss
+
+
+def info_nce(prediction: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
+    """In-batch InfoNCE by cosine, diagonal positives (van den Oord et al., 2018); both (B, d)."""
+    logits = F.normalize(prediction.float(), dim=-1) @ F.normalize(target.float(), dim=-1).T / temperature
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def agreement_loss(prediction: torch.Tensor, images: torch.Tensor, n_images: int) -> torch.Tensor:
+    """How far the predictions for captions of one image lie apart.
+
+    Mean over dimensions of the (biased) variance of the normalised predictions, averaged over the images that have
+    two captions or more in the batch; 0 where there is none.
+
+    Args:
+        prediction: (B, d). images: (B,) image of each caption, in [0, n_images).
+    """
+    z = F.normalize(prediction.float(), dim=-1)
+    _, group = torch.unique(images, return_inverse=True)  # (B,), below B
+    size = torch.zeros(len(z), device=z.device).index_add_(0, group, torch.ones(len(z), device=z.device))
+    mean = torch.zeros_like(z).index_add(0, group, z) / size.clamp(min=1)[:, None]
+    spread = (z - mean[group]).square().mean(-1)  # (B,)
+    # Each row weighs 1 / size, so that an image counts once however many captions it has.
+    several = (size[group] > 1).float() / size[group]
+    return (spread * several).sum() / several.sum().clamp(min=1)
+
+
+class _BankNCE(torch.autograd.Function):
+    """Loss and gradient of the multi-positive NCE in one pass over blocks of the bank.
+
+    With p_iu the softmax over candidates, the gradient of row i with respect to its normalised prediction is
+    (sum_u p_iu y_u - y_own) / temperature: attention whose values are its keys. Running maxima and sums, as in
+    Milakov and Gimelshein (2018), give it while the scores are still at hand, so no logits matrix is kept.
+    """
+
+    @staticmethod
+    def forward(ctx, z, bank, own, log_weight, log_positives, temperature, matmul_dtype):
+        own_rows = bank.index_select(0, own).to(z.dtype)  # (B, d)
+        zq, scale = z.to(matmul_dtype), 1 / temperature
+        # The positives come from the float32 prediction and stand apart from the negatives.
+        own_logit = (z * own_rows).sum(-1) * scale + log_positives  # (B,)
+        top, total = own_logit.clone(), torch.ones_like(own_logit)
+        pulled = own_rows.clone()  # running sum of weights times vectors, (B, d)
+        block = COLUMN_BLOCK if z.device.type == "cpu" else len(bank)
+        for lo in range(0, len(bank), block):
+            part = bank[lo : lo + block]  # (C, d)
+            logits = (zq @ part.T).to(z.dtype).mul_(scale).add_(log_weight[lo : lo + block])  # (B, C)
+            _forbid_own(logits, own, lo)
+            new_top = torch.maximum(top, logits.amax(1))
+            shrink = torch.exp(top - new_top)
+            weights = logits.sub_(new_top[:, None]).exp_()
+            total = total * shrink + weights.sum(1)
+            pulled = pulled * shrink[:, None] + (weights.to(matmul_dtype) @ part).to(z.dtype)
+            top = new_top
+        ctx.save_for_backward((pulled / total[:, None] - own_rows) * (scale / len(z)))
+        return (top + total.log() - own_logit).mean()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None, None, None, None, None, None
+
+
+def _forbid_own(logits: torch.Tensor, own: torch.Tensor, lo: int) -> None:
+    """Set each row's own image to -inf where it lies in the block that begins at `lo`, in place."""
+    if logits.device.type == "cpu":
+        rows = ((own >= lo) & (own < lo + logits.shape[1])).nonzero().squeeze(1)
+        logits[rows, own[rows] - lo] = -torch.inf
+    else:  # one block holds all columns; boolean selection would make the host wait
+        logits.scatter_(1, own[:, None], -torch.inf)
+
+
+def multi_positive_nce(
+    prediction: torch.Tensor,
+    bank: torch.Tensor,
+    own: torch.Tensor,
+    queue_counts: torch.Tensor,
+    temperature: float,
+    matmul_dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Multi-positive NCE of captions against the images of the batch and of the queue.
+
+    For caption i with score s_iu = cos(y^_i, y_u) / temperature, batch counts c_u and queue counts q_u,
+
+        loss_i = -log( c_own e^{s_i,own} / (c_own e^{s_i,own} + sum_{u != own} (c_u + q_u) e^{s_iu}) ).
+
+    Entries of one image have one score, so the sum over batch and queue entries is a sum over unique images weighted
+    by their counts: an identity. The caption's own image in the queue is never a negative.
+
+    Args:
+        prediction: (B, d), any length.
+        bank: (M, d) normalised image vectors, frozen, in `matmul_dtype`.
+        own: (B,) bank row of each caption's image.
+        queue_counts: (M,) float32, how often each image stands in the queue's slice.
+        temperature: positive.
+        matmul_dtype: of the two large products; sums are float32.
+    """
+    counts = queue_counts.index_add(0, own, torch.ones_like(own, dtype=queue_counts.dtype))
+    batch_counts = torch.zeros_like(queue_counts).index_add_(0, own, torch.ones_like(own, dtype=counts.dtype))
+    log_positives = batch_counts[own].log()
+    log_weight = counts.log()  # -inf for images that are neither in the batch nor in the queue
+    if bank.device.type == "cpu":
+        present = counts.nonzero().squeeze(1)
+        # Gathering rows costs memory traffic, scoring absent ones costs arithmetic; at half the bank gathering pays.
+        if 2 * len(present) < len(bank):
+            position = torch.empty(len(bank), dtype=torch.long)
+            position[present] = torch.arange(len(present))
+            bank, own, log_weight = bank[present], position[own], log_weight[present]
+    exact = torch.promote_types(prediction.dtype, torch.float32)  # sums in float32, or float64 if given so
+    z = F.normalize(prediction.to(exact), dim=-1)
+    return _BankNCE.apply(z, bank, own, log_weight, log_positives, temperature, matmul_dtype)
