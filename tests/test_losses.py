@@ -114,7 +114,11 @@ def test_moment_cosine_and_mse_by_hand():
 
 
 @settings(max_examples=60, deadline=None)
-@given(capacity=st.integers(1, 9), pushes=st.lists(st.lists(st.integers(0, 5), max_size=15), max_size=8), size=st.integers(0, 12))
+@given(
+    capacity=st.integers(1, 9),
+    pushes=st.lists(st.lists(st.integers(0, 5), max_size=15), max_size=8),
+    size=st.integers(0, 12),
+)
 def test_queue_is_a_fifo(capacity, pushes, size):
     queue, entries = ImageQueue(capacity, 6), []
     for images in pushes:

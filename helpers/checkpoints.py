@@ -1,0 +1,96 @@
+"""Artefacts of a run on disk: safetensors for weights, JSON for facts, npz for arrays; each written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import nn
+
+from helpers.models import build_model
+
+
+class CheckpointError(ValueError):
+    """A stored model is missing, damaged, or of another architecture."""
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary sibling, flush it to disk, then rename it: readers see the old file or the new."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON, indented; NaN is refused because it is no JSON."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def model_path(run_dir: Path, name: str) -> Path:
+    """Where a run keeps the weights of the row `name`; its facts lie beside it as JSON."""
+    return Path(run_dir) / "models" / f"{name}.safetensors"
+
+
+def save_model(run_dir: Path, name: str, model: nn.Module, facts: dict) -> Path:
+    """Write the weights and their facts (architecture, settings, split, history) in one file, and the facts as JSON.
+
+    The weights' own header carries the facts, so that the two can never disagree; the JSON is for readers.
+    """
+    path = model_path(run_dir, name)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    metadata = {"facts": json.dumps(facts, allow_nan=False)}
+    atomic_write(path, lambda temporary: safetensors.torch.save_file(state, temporary, metadata=metadata))
+    write_json(path.with_suffix(".json"), facts)
+    return path
+
+
+def load_facts(run_dir: Path, name: str) -> dict | None:
+    """The facts of a stored model, or None where the run has none of that name.
+
+    Raises:
+        CheckpointError: the file is there but cannot be read.
+    """
+    path = model_path(run_dir, name)
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})["facts"])
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable model ({error}). Delete it and train again.") from error
+
+
+def load_model(run_dir: Path, name: str) -> tuple[nn.Module, dict]:
+    """A stored model in evaluation mode on the CPU, and its facts.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another architecture.
+    """
+    facts = load_facts(run_dir, name)
+    path = model_path(run_dir, name)
+    if facts is None:
+        raise CheckpointError(f"{path}: no such model. Run the notebook that makes it, or the whole series.")
+    try:
+        model = build_model(name, **facts["architecture"])
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: the weights do not fit the model {name!r} ({error}).") from error
+    return model.eval(), facts

@@ -1,0 +1,98 @@
+"""The translators: three baselines, a fixed affine map, and BigJump's affine map with a residual adapter."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers.config import ConfigError
+
+
+class MLP(nn.Sequential):
+    """Linear layers with ReLU and dropout between them; none hidden makes it LinearProj.
+
+    Args:
+        text_dim, image_dim: widths of input and output.
+        hidden: widths of the hidden layers.
+        dropout: after each hidden activation.
+    """
+
+    def __init__(self, text_dim: int, image_dim: int, hidden: tuple[int, ...], dropout: float) -> None:
+        layers: list[nn.Module] = []
+        widths = (text_dim, *hidden)
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+        super().__init__(*layers, nn.Linear(widths[-1], image_dim))
+
+
+class GeomLinear(nn.Module):
+    """A x + b from a closed form.
+
+    Attributes:
+        matrix: A, (dy, dx). A parameter, frozen unless training unfreezes it.
+        bias: b, (dy,). A buffer: no optimiser can reach it.
+    """
+
+    def __init__(self, text_dim: int, image_dim: int) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.zeros(image_dim, text_dim), requires_grad=False)
+        self.register_buffer("bias", torch.zeros(image_dim))
+
+    def set_affine(self, matrix: np.ndarray, bias: np.ndarray) -> None:
+        """Copy A (dy, dx) and b (dy,) in, rounded to float32."""
+        with torch.no_grad():
+            self.matrix.copy_(torch.as_tensor(np.asarray(matrix)))
+            self.bias.copy_(torch.as_tensor(np.asarray(bias)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.matrix, self.bias)  # (B, dy)
+
+
+class GeomWithAdapter(nn.Module):
+    """y^ = A x + b + adapter(x); the adapter's last layer starts at zero, so training starts at the geometry."""
+
+    def __init__(self, text_dim: int, image_dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.geometry = GeomLinear(text_dim, image_dim)
+        self.adapter = MLP(text_dim, image_dim, (hidden,), dropout)
+        nn.init.zeros_(self.adapter[-1].weight)
+        nn.init.zeros_(self.adapter[-1].bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.geometry(x) + self.adapter(x)  # (B, dy)
+
+
+def build_model(name: str, text_dim: int, image_dim: int, *, hidden: int = 1024, dropout: float = 0.1) -> nn.Module:
+    """The architecture of a leaderboard row.
+
+    Raises:
+        ConfigError: `name` is no trainable or closed-form row.
+    """
+    if name in ("linear", "mlp1", "mlp2"):
+        depth = {"linear": 0, "mlp1": 1, "mlp2": 2}[name]
+        return MLP(text_dim, image_dim, (hidden,) * depth, dropout)
+    if name in ("least_squares", "procrustes"):
+        return GeomLinear(text_dim, image_dim)
+    if name == "bigjump":
+        return GeomWithAdapter(text_dim, image_dim, hidden, dropout)
+    raise ConfigError(f"No model is called {name!r}.")
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, text: np.ndarray, rows: np.ndarray | None = None, block: int = 8192) -> np.ndarray:
+    """Translate rows of `text` (N, dx) to (n, dy) float32 on the model's device, in blocks, without dropout.
+
+    Args:
+        rows: indices to translate; all rows where None.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    rows = np.arange(len(text)) if rows is None else rows
+    out = [
+        model(torch.from_numpy(np.asarray(text[rows[lo : lo + block]], dtype=np.float32)).to(device)).float().cpu()
+        for lo in range(0, len(rows), block)
+    ]
+    model.train(training)
+    return torch.cat(out).numpy()

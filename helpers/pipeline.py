@@ -1,0 +1,157 @@
+"""What the notebooks share: open a run, and find or make what an earlier notebook would have left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers import checkpoints, config, training
+from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, RunConfig
+from helpers.data import PairedEmbeddings, load_paired
+from helpers.geometry import CrossSpace, fit_cross_space, pair_statistics
+from helpers.models import build_model
+from helpers.reproducibility import choose_device, seed_all
+from helpers.split import Split, make_split, save_split
+from helpers.synthetic import write_demo
+
+GEOMETRY_POWERS = {"least_squares": 1.0, "procrustes": 0.0}
+BASELINES = ("linear", "mlp1", "mlp2")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The data of a run, its split, and the folder of its artefacts."""
+
+    config: RunConfig
+    data: PairedEmbeddings
+    split: Split
+
+    @property
+    def directory(self) -> Path:
+        return self.config.run_dir
+
+    @property
+    def gallery(self) -> np.ndarray:
+        """(G, dy) validation images."""
+        return self.data.images[self.split.val_images]
+
+    def facts(self, settings: object, **more: object) -> dict:
+        """What is stored with a model: enough to rebuild it and to tell whether it belongs to this data and split."""
+        return {
+            "architecture": {"text_dim": self.data.text_dim, "image_dim": self.data.image_dim},
+            "data": self.data.fingerprint,
+            "split": self.split.digest,
+            "settings": config.as_dict(settings),
+            **more,
+        }
+
+    def has(self, name: str) -> bool:
+        """Whether the run holds the model `name`, trained on this very data and split."""
+        facts = checkpoints.load_facts(self.directory, name)
+        return facts is not None and (facts["data"], facts["split"]) == (self.data.fingerprint, self.split.digest)
+
+
+def say(message: str) -> None:
+    """A line for the reader that is no result: on stderr, so that compared outputs do not depend on it."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def open_run(settings: RunConfig) -> Run:
+    """Load and validate the data of a run (writing the demo data on first use), and split it.
+
+    The split is recomputed rather than read: it takes milliseconds and cannot be stale.
+    """
+    if settings.profile == "demo" and settings.data_dir is None:
+        write_demo(settings.data_path, text_dim=settings.text_dim, image_dim=settings.image_dim)
+    data = load_paired(settings.data_path, text_dim=settings.text_dim, image_dim=settings.image_dim)
+    split = make_split(data.targets, data.n_images, settings.val_ratio, settings.split_seed)
+    return Run(settings, data, split)
+
+
+def save_run(run: Run) -> None:
+    """Write the split and what it was made from to the run's folder."""
+    save_split(run.directory / "split.npz", run.split)
+    facts = {"config": config.as_dict(run.config), "data": run.data.fingerprint, "split": run.split.digest}
+    checkpoints.write_json(run.directory / "run.json", facts)
+
+
+def fit_geometry(run: Run, settings: GeometryConfig) -> CrossSpace:
+    """The closed forms, from the training side alone."""
+    split, data = run.split, run.data
+    text, images = data.text[split.train_captions], data.images[split.train_images]
+    statistics = pair_statistics(text, images, split.train_caption_image, settings.fit_on)
+    return fit_cross_space(statistics, settings.eps)
+
+
+def save_geometry(run: Run, fitted: CrossSpace, settings: GeometryConfig) -> dict[str, nn.Module]:
+    """Store the rows `least_squares` and `procrustes` of a fitted family, and return them."""
+    models = {}
+    for name, power in GEOMETRY_POWERS.items():
+        models[name] = build_model(name, run.data.text_dim, run.data.image_dim)
+        affine = fitted.affine(power)
+        models[name].set_affine(affine.matrix, affine.bias)
+        checkpoints.save_model(run.directory, name, models[name], run.facts(settings, power=power))
+    return models
+
+
+def train_and_save_baseline(run: Run, name: str, settings: BaselineConfig, data: training.TrainingData) -> list[dict]:
+    """Train one baseline from its seed, store it, and return its history."""
+    seed_all(settings.seed)
+    shape = {"hidden": settings.hidden, "dropout": settings.dropout}
+    model = build_model(name, run.data.text_dim, run.data.image_dim, **shape)
+    history = training.train_baseline(model, data, settings, name)
+    return _save_trained(run, name, model, settings, shape, history)
+
+
+def train_and_save_bigjump(run: Run, settings: BigJumpConfig, data: training.TrainingData) -> list[dict]:
+    """Train BigJump from the stored Procrustes map, store it, and return its history."""
+    ensure_geometry(run)
+    start, _ = checkpoints.load_model(run.directory, "procrustes")
+    seed_all(settings.seed)
+    shape = {"hidden": settings.hidden, "dropout": settings.dropout}
+    model = build_model("bigjump", run.data.text_dim, run.data.image_dim, **shape)
+    model.geometry.load_state_dict(start.state_dict())
+    history = training.train_bigjump(model, data, settings)
+    return _save_trained(run, "bigjump", model, settings, shape, history)
+
+
+def _save_trained(run: Run, name: str, model: nn.Module, settings: object, shape: dict, history: list) -> list[dict]:
+    facts = run.facts(settings, history=history)
+    facts["architecture"] |= shape
+    checkpoints.save_model(run.directory, name, model, facts)
+    return history
+
+
+def device_data(run: Run, device: torch.device | None = None) -> training.TrainingData:
+    """Both sides of the split on the device that training uses."""
+    return training.training_data(run.data.text, run.data.images, run.split, device or choose_device())
+
+
+def _ensure(run: Run, names: tuple[str, ...], make: Callable[[str], object], notebook: str) -> None:
+    for name in names:
+        if not run.has(name):
+            place = f"{run.directory.name}/"
+            say(f"{name}: not in {place} for this data and split; made now, with the defaults of {notebook}.")
+            make(name)
+
+
+def ensure_geometry(run: Run) -> None:
+    """Find the closed forms in the run, or fit them with the defaults of notebook 02."""
+    settings = GeometryConfig()
+    _ensure(run, tuple(GEOMETRY_POWERS), lambda _: save_geometry(run, fit_geometry(run, settings), settings), "02")
+
+
+def ensure_baselines(run: Run) -> None:
+    """Find the baselines in the run, or train them with the defaults of notebook 03."""
+    _ensure(run, BASELINES, lambda name: train_and_save_baseline(run, name, BaselineConfig(), device_data(run)), "03")
+
+
+def ensure_bigjump(run: Run) -> None:
+    """Find BigJump in the run, or train it with the defaults of notebook 04."""
+    _ensure(run, ("bigjump",), lambda _: train_and_save_bigjump(run, BigJumpConfig(), device_data(run)), "04")

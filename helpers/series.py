@@ -1,0 +1,165 @@
+"""Run the notebooks in order through papermill: `python -m helpers.series --profile demo --run demo`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from helpers import config, evaluation
+from helpers.config import ConfigError, RunConfig
+
+
+def notebooks(only: str | None = None) -> list[Path]:
+    """The notebooks in order, or the one whose name begins with `only`.
+
+    Raises:
+        ConfigError: none does.
+    """
+    found = sorted(config.NOTEBOOKS_DIR.glob("[0-9][0-9]_*.ipynb"))
+    chosen = [path for path in found if only is None or path.name.startswith(only)]
+    if not chosen:
+        names = ", ".join(path.stem for path in found)
+        raise ConfigError(f"--only {only}: no notebook begins so. There are: {names}.")
+    return chosen
+
+
+def known_parameters(path: Path) -> dict[str, object]:
+    """Names and default values in a notebook's `parameters` cell."""
+    inspected = papermill.inspect_notebook(path)
+    return {name: ast.literal_eval(facts["default"]) for name, facts in inspected.items()}
+
+
+def check_parameters(given: dict[str, object], chosen: list[Path]) -> dict[Path, dict[str, object]]:
+    """Deal parameters out to the notebooks that have them; papermill itself would ignore unknown names in silence.
+
+    Raises:
+        ConfigError: a name that no chosen notebook has, or a value whose type differs from the default's.
+    """
+    known = {path: known_parameters(path) for path in chosen}
+    every = {name: default for parameters in known.values() for name, default in parameters.items()}
+    for name, value in given.items():
+        if name not in every:
+            close = difflib.get_close_matches(name, every, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"Unknown parameter {name!r}.{hint} Known: {', '.join(sorted(every))}.")
+        default = every[name]
+        accepted = (int, float) if isinstance(default, float) else type(default)
+        fits = isinstance(value, accepted) and isinstance(value, bool) == isinstance(default, bool)
+        if default is not None and value is not None and not fits:
+            raise ConfigError(f"Parameter {name} = {value!r}: give a value of the type of its default, {default!r}.")
+    return {path: {n: v for n, v in given.items() if n in parameters} for path, parameters in known.items()}
+
+
+def parse_value(text: str) -> object:
+    """A Python literal (number, True, None, list, quoted text), or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+class TrainingProgress:
+    """Shows the newest line of a kernel's own progress bar under the bar of the notebook's cells."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+
+    def write(self, text: str) -> None:
+        lines = [part.strip() for part in text.replace("\r", "\n").split("\n") if part.strip()]
+        if lines:
+            self.bar.set_description_str(lines[-1][:110])
+
+    def flush(self) -> None:
+        pass
+
+
+def run_notebook(path: Path, output: Path, parameters: dict[str, object]) -> None:
+    """Execute one notebook into `output`, with live progress in the terminal.
+
+    Raises:
+        PapermillExecutionError: a cell failed; the output notebook shows where.
+    """
+    bar = tqdm(bar_format="{desc}", position=1, leave=False, file=sys.stderr)
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(output),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar={"desc": path.stem, "file": sys.stderr, "leave": True},
+            stderr_file=TrainingProgress(bar),
+            cwd=str(Path.cwd()),
+        )
+    finally:
+        bar.close()
+
+
+def run_series(settings: RunConfig, chosen: list[Path], given: dict[str, object]) -> None:
+    """Run the chosen notebooks in order into the run's folder; stops at the first failure.
+
+    Raises:
+        ConfigError: unknown parameter or wrong type, before anything runs.
+    """
+    dealt = check_parameters(given, chosen)
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    for path in chosen:
+        run_notebook(path, settings.run_dir / path.name, dealt[path])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.series", description=__doc__)
+    parser.add_argument("--profile", default="demo", choices=config.PROFILES)
+    parser.add_argument("--data-dir", help="folder with train.npz and captions.txt")
+    parser.add_argument("--run", help="name of the folder under runs/ (default: the profile)")
+    parser.add_argument("--only", metavar="NN", help="one notebook, by the start of its name, such as 04")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter; repeatable"
+    )
+    options = parser.parse_args(arguments)
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    started = time.perf_counter()
+    try:
+        given = {name: parse_value(value) for name, value in options.p}
+        for flag in ("profile", "data_dir", "run"):
+            if flag in given:
+                raise ConfigError(f"-p {flag}: use --{flag.replace('_', '-')} instead.")
+        given["profile"] = options.profile
+        data_dir = str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else None
+        given |= {"run": options.run, "data_dir": data_dir}
+        names = ("profile", "run", "data_dir", "text_dim", "image_dim", "val_ratio", "split_seed")
+        settings = RunConfig(**{name: given[name] for name in names if name in given})
+        run_series(settings, notebooks(options.only), given)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except PapermillExecutionError as error:
+        where = f"notebook {error_notebook(settings)}, cell {error.exec_count}"
+        print(f"\nerror: {where}: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    leaderboard = settings.run_dir / "leaderboard.json"
+    if leaderboard.exists():
+        rows = json.loads(leaderboard.read_text(encoding="utf-8"))
+        print("\n" + evaluation.format_leaderboard(rows, evaluation.ACCURACY_COLUMNS))
+    print(f"\n{settings.run_dir}  ({time.perf_counter() - started:.0f} s)")
+    return 0
+
+
+def error_notebook(settings: RunConfig) -> str:
+    """Name of the notebook written last: the one that failed."""
+    written = settings.run_dir.glob("[0-9][0-9]_*.ipynb")
+    return max(written, key=lambda path: path.stat().st_mtime, default=Path("unknown")).name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What a user calls after training: translate queries, search a gallery."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers import checkpoints, metrics
+from helpers.models import predict
+
+SEARCH_BLOCK = 65536
+"""Gallery rows scored at a time, so that a memory-mapped gallery is never held whole."""
+
+
+class Translator:
+    """A trained map from text embeddings to the image space.
+
+    Attributes:
+        name: the leaderboard row that it is.
+        text_dim, image_dim: widths of input and output.
+    """
+
+    def __init__(self, name: str, model: nn.Module, text_dim: int, image_dim: int) -> None:
+        self.name, self.model, self.text_dim, self.image_dim = name, model.eval(), text_dim, image_dim
+
+    @classmethod
+    def load(cls, run: str | Path, model: str | None = None) -> Translator:
+        """Load a model of a run: the best of its leaderboard by MRR, or the row `model`.
+
+        Args:
+            run: a run's folder, such as `runs/demo`.
+
+        Raises:
+            CheckpointError: no leaderboard, no such model, or damaged weights.
+        """
+        run = Path(run)
+        if model is None:
+            path = run / "leaderboard.json"
+            if not path.exists():
+                raise checkpoints.CheckpointError(f"{path}: missing. Run notebook 05, or name a model.")
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            model = max((row for row in rows if row["model"] != "chance"), key=lambda row: row["mrr"])["model"]
+        network, facts = checkpoints.load_model(run, model)
+        return cls(model, network, facts["architecture"]["text_dim"], facts["architecture"]["image_dim"])
+
+    def raw(self, x: np.ndarray) -> np.ndarray:
+        """Translate (N, dx) to (N, dy) float32 at the model's own length, as the dot-product protocol needs it.
+
+        Raises:
+            ValueError: wrong shape, or NaN or Inf.
+        """
+        x = np.asarray(x)
+        if x.ndim != 2 or x.shape[1] != self.text_dim:
+            raise ValueError(f"Queries have shape {x.shape}; {self.name} needs (N, {self.text_dim}).")
+        bad = np.flatnonzero(~np.isfinite(x).all(1))
+        if len(bad):
+            raise ValueError(f"{len(bad)} of {len(x)} queries hold NaN or Inf, first rows: {bad[:5].tolist()}.")
+        if not len(x):
+            return np.empty((0, self.image_dim), dtype=np.float32)
+        return predict(self.model, x)
+
+    def translate(self, x: np.ndarray) -> np.ndarray:
+        """Translate (N, dx) to L2-normalised (N, dy) float32; raises as `raw` does."""
+        return metrics.normalise(torch.from_numpy(self.raw(x))).numpy()
+
+    def search(self, x: np.ndarray, gallery: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """The k best gallery rows for each query, by cosine, best first; equal scores in gallery order.
+
+        Args:
+            x: (N, dx) queries. gallery: (M, dy) image embeddings of any length. k: capped at M.
+
+        Returns:
+            Indices (N, k) int64 and cosine scores (N, k) float32.
+
+        Raises:
+            ValueError: wrong shapes, NaN or Inf in queries or gallery, or k < 1.
+        """
+        if gallery.ndim != 2 or gallery.shape[1] != self.image_dim or not len(gallery):
+            raise ValueError(f"The gallery has shape {gallery.shape}; (M, {self.image_dim}) with M > 0 is needed.")
+        if k < 1:
+            raise ValueError(f"k = {k}: must be at least 1.")
+        queries = torch.from_numpy(self.translate(x))
+        best_scores, best = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+        for lo in range(0, len(gallery), SEARCH_BLOCK):
+            part = torch.from_numpy(np.array(gallery[lo : lo + SEARCH_BLOCK], dtype=np.float32))
+            if not part.isfinite().all():
+                raise ValueError(f"The gallery holds NaN or Inf between rows {lo} and {lo + len(part)}.")
+            scores = torch.cat([best_scores, queries @ metrics.normalise(part).T], dim=1)
+            index = torch.cat([best, torch.arange(lo, lo + len(part)).expand(len(queries), -1)], dim=1)
+            order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+            best_scores, best = scores.gather(1, order), index.gather(1, order)
+        return best.numpy(), best_scores.numpy()

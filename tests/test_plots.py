@@ -1,0 +1,122 @@
+"""Each figure draws from small data, on the axes it was given, with labels and without a warning."""
+
+import warnings
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from helpers import config, plots
+
+rng = np.random.default_rng(0)
+MODELS = config.MODEL_ROWS
+MRR = dict(zip(MODELS, (0.003, 0.52, 0.61, 0.66, 0.70, 0.69, 0.78), strict=True))
+COST = dict(zip(MODELS, (None, 0.11, 0.11, 0.12, 0.21, 0.4, 0.13), strict=True))
+SIZE = dict(zip(MODELS, (0, 1.6e6, 1.6e6, 1.6e6, 2.6e6, 5.2e6, 1.9e6), strict=True))
+ROWS = [
+    {
+        "model": m,
+        "mrr": MRR[m],
+        "mrr_low": MRR[m] - 0.01,
+        "mrr_high": MRR[m] + 0.01,
+        "parameters": SIZE[m],
+        "cpu_ms_per_query": COST[m],
+    }
+    for m in MODELS
+]
+EIGENVALUES = {name: np.arange(1, d + 1.0) ** -power for name, d, power in (("text", 100, 1.3), ("image", 150, 0.8))}
+RANKS = {m: np.minimum(np.ceil(rng.lognormal(-3 * MRR[m] + 1.8, 1.8, 2000)), 2500) for m in MODELS[1:]}
+HISTORY = [
+    {"epoch": e, "mrr": 0.78 - 0.4 / e, "contrastive": 3 / e, "moments": 0.3 / e, "tau": 0.07 - e * 1e-3}
+    for e in range(1, 26)
+]
+HISTORIES = {"mlp1": [{**row, "mrr": row["mrr"] - 0.05} for row in HISTORY], "bigjump": HISTORY}
+COV = {"target": np.diag(EIGENVALUES["text"]), "least_squares": np.diag(EIGENVALUES["text"] ** 1.6)}
+POWERS = np.linspace(0, 1, 11)
+
+FIGURES = {
+    "spectra": (EIGENVALUES,),
+    "norms": ({"captions": rng.normal(10, 1, 500), "images": rng.normal(25.9, 2, 500)},),
+    "split_scatter": (rng.normal(size=(800, 2)), rng.random(800) < 0.1),
+    "captions_per_image": ([5] * 500 + [4] * 20 + [3],),
+    "power_curve": (POWERS, 0.61 + 0.2 * POWERS - 0.29 * POWERS**2, 0.35),
+    "eps_curves": (np.geomspace(1e-5, 1, 6), {"procrustes": np.linspace(0.5, 0.6, 6), "other": np.ones(6) * 0.4}),
+    "rank_cdf": (RANKS, 2500),
+    "rank_histogram": (RANKS["bigjump"], 2500),
+    "mean_and_covariance_match": (COV["target"], {"least_squares": COV["least_squares"], "procrustes": COV["target"]}),
+    "training_curves": (HISTORIES, "mrr", {"procrustes": 0.61}),
+    "loss_terms": (HISTORY, ["contrastive", "moments"]),
+    "schedule": (HISTORY, "tau", "temperature tau (dimensionless)"),
+    "difficulty": (rng.beta(3, 1, 300),),
+    "cost_accuracy": (ROWS,),
+    "leaderboard_bars": (ROWS,),
+}
+
+
+@pytest.fixture
+def ax():
+    with matplotlib.rc_context():
+        plots.use_style()
+        yield Figure().subplots()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_draws_on_the_given_axes_with_labels_and_no_warning(name, ax):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert getattr(plots, name)(ax, *FIGURES[name]) is ax
+        ax.figure.canvas.draw()
+    assert ax.get_xlabel() and ax.get_ylabel()
+    assert ax.has_data()
+    if len(ax.get_legend_handles_labels()[1]) > 1:
+        assert ax.get_legend() is not None
+
+
+def test_labels_of_cost_accuracy_do_not_overlap(ax):
+    plots.cost_accuracy(ax, ROWS)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == len(MODELS) - 1  # chance has no cost
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_effective_rank_of_a_flat_spectrum_is_its_length(ax):
+    plots.spectra(ax, {"flat": np.ones(40)})
+    assert "effective rank 40 of 40" in ax.get_legend().get_texts()[0].get_text()
+
+
+def test_rank_cdf_at_one_is_recall_at_one_and_ends_at_one(ax):
+    plots.rank_cdf(ax, {"bigjump": np.array([1, 1, 3, 10])}, 10)
+    shares = ax.lines[0].get_ydata()
+    assert (shares[0], shares[-1]) == (0.5, 1.0)
+
+
+def test_rank_histogram_loses_no_query(ax):
+    plots.rank_histogram(ax, np.array([1, 2, 50, 100]), 100)
+    assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(100)
+
+
+def test_every_model_has_its_own_colour_and_label():
+    assert set(plots.MODEL_COLOURS) == set(plots.MODEL_LABELS) == set(MODELS)
+    assert len(set(plots.MODEL_COLOURS.values())) == len(MODELS)
+
+
+def test_save_figure_writes_the_same_bytes_twice_and_nothing_else(ax, tmp_path):
+    plots.leaderboard_bars(ax, ROWS)
+    first = plots.save_figure(ax.figure, "bars", tmp_path).read_bytes()
+    path = plots.save_figure(ax.figure, "bars", tmp_path)
+    assert path == tmp_path / "bars.png" and path.read_bytes() == first
+    assert b"Software" not in first
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_save_figure_goes_to_the_figures_folder_and_refuses_a_path(ax, tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "FIGURES_DIR", tmp_path)
+    ax.plot([1, 2])
+    assert plots.save_figure(ax.figure, "line").parent == tmp_path
+    with pytest.raises(config.ConfigError):
+        plots.save_figure(ax.figure, "../line")
