@@ -90,7 +90,7 @@ def format_leaderboard(rows: list[dict], columns: tuple[tuple[str, str, str], ..
     table += [[row["model"], *(format(row[key], spec) for key, _, spec in columns)] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     aligned = [
-        [cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
         for line in table
     ]
     return "\n".join("  ".join(line) for line in aligned)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers import checkpoints, config, training
+from helpers import checkpoints, config, metrics, training
 from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, RunConfig
 from helpers.data import PairedEmbeddings, load_paired
-from helpers.geometry import CrossSpace, fit_cross_space, pair_statistics
-from helpers.models import build_model
+from helpers.geometry import CrossSpace, PairStatistics, fit_cross_space, pair_statistics
+from helpers.models import build_model, predict
 from helpers.reproducibility import choose_device, seed_all
 from helpers.split import Split, make_split, save_split
 from helpers.synthetic import write_demo
@@ -81,12 +81,24 @@ def save_run(run: Run) -> None:
     checkpoints.write_json(run.directory / "run.json", facts)
 
 
-def fit_geometry(run: Run, settings: GeometryConfig) -> CrossSpace:
-    """The closed forms, from the training side alone."""
+def training_statistics(run: Run, fit_on: str) -> PairStatistics:
+    """Means and covariances of the training side alone; see `geometry.pair_statistics`."""
     split, data = run.split, run.data
     text, images = data.text[split.train_captions], data.images[split.train_images]
-    statistics = pair_statistics(text, images, split.train_caption_image, settings.fit_on)
-    return fit_cross_space(statistics, settings.eps)
+    return pair_statistics(text, images, split.train_caption_image, fit_on)
+
+
+def fit_geometry(run: Run, settings: GeometryConfig) -> CrossSpace:
+    """The closed forms, from the training side alone."""
+    return fit_cross_space(training_statistics(run, settings.fit_on), settings.eps)
+
+
+def stored_mrr(run: Run, name: str) -> float:
+    """Full-gallery cosine MRR of a stored model on the validation side."""
+    model, _ = checkpoints.load_model(run.directory, name)
+    predictions = torch.from_numpy(predict(model, run.data.text, run.split.val_captions))
+    rank = metrics.ranks(predictions, torch.from_numpy(run.gallery), torch.from_numpy(run.split.caption_to_gallery))
+    return float(np.mean(1 / rank))
 
 
 def save_geometry(run: Run, fitted: CrossSpace, settings: GeometryConfig) -> dict[str, nn.Module]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import seaborn as sns
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from helpers import config
 from helpers.geometry import effective_rank
@@ -35,19 +34,16 @@ def use_style() -> None:
     style.use("helpers.style")
 
 
-def _colour(name: str, index: int) -> str:
-    return MODEL_COLOURS.get(name, FALLBACK_COLOURS[index % len(FALLBACK_COLOURS)])
-
-
-def _label(name: str) -> str:
-    return MODEL_LABELS.get(name, name)
+def _look(name: str, index: int, note: str = "") -> dict[str, str]:
+    colour = MODEL_COLOURS.get(name, FALLBACK_COLOURS[index % len(FALLBACK_COLOURS)])
+    return {"color": colour, "label": MODEL_LABELS.get(name, name) + note}
 
 
 def _finish(ax: Axes, xlabel: str, ylabel: str, **legend: object) -> Axes:
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if xlabel == "epoch":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(ax.get_legend_handles_labels()[1]) > 1:
+    if ax.get_legend_handles_labels()[1]:
         ax.legend(**legend)
     return ax
 
@@ -57,28 +53,26 @@ def spectra(ax: Axes, eigenvalues: Mapping[str, np.ndarray]) -> Axes:
     for index, (name, values) in enumerate(eigenvalues.items()):
         values = np.asarray(values, dtype=np.float64)
         scaled = np.where(values > 0, values / values.mean(), np.nan)  # a log axis has no place for rounding below 0
-        label = f"{_label(name)} (effective rank {effective_rank(values):.0f} of {len(values)})"
-        ax.loglog(np.arange(1, len(values) + 1), scaled, color=_colour(name, index), label=label)
-    _finish(ax, "component (rank of eigenvalue)", "eigenvalue / mean eigenvalue")
-    ax.legend(loc="lower left")
-    return ax
+        note = f" (effective rank {effective_rank(values):.0f} of {len(values)})"
+        ax.loglog(np.arange(1, len(values) + 1), scaled, **_look(name, index, note))
+    return _finish(ax, "component (rank of eigenvalue)", "eigenvalue / mean eigenvalue", loc="lower left")
 
 
 def norms(ax: Axes, values: Mapping[str, np.ndarray]) -> Axes:
     """Densities of vector norms (N,), one histogram a label."""
     for index, (name, norm) in enumerate(values.items()):
-        label = f"{_label(name)} (mean {np.mean(norm):.1f})"
-        colour = _colour(name, index)
-        sns.histplot(x=np.asarray(norm), ax=ax, bins=60, stat="density", element="step", color=colour, label=label)
+        look = _look(name, index, f" (mean {np.mean(norm):.1f})")
+        sns.histplot(x=np.asarray(norm), ax=ax, bins=60, stat="density", element="step", **look)
     return _finish(ax, "Euclidean norm (embedding units)", "density (per unit of norm)")
 
 
 def split_scatter(ax: Axes, points: np.ndarray, is_validation: np.ndarray) -> Axes:
     """Images on their first two principal components, `points` (M, 2), coloured by `is_validation` (M,)."""
     points, held = np.asarray(points), np.asarray(is_validation, dtype=bool)
-    train, val = points[~held], points[held]
-    ax.scatter(*train.T, s=5, color="#B5B5B5", lw=0, rasterized=True, label=f"training ({len(train):,})")
-    ax.scatter(*val.T, s=10, color=ORANGE, lw=0, alpha=0.9, rasterized=True, label=f"validation ({len(val):,})")
+    ax.scatter(*points[~held].T, s=5, color="#B5B5B5", lw=0, rasterized=True, label=f"training ({(~held).sum():,})")
+    ax.scatter(
+        *points[held].T, s=10, color=ORANGE, lw=0, alpha=0.9, rasterized=True, label=f"validation ({held.sum():,})"
+    )
     return _finish(ax, "PC 1 (embedding units)", "PC 2 (embedding units)", title="images", markerscale=2)
 
 
@@ -89,14 +83,13 @@ def captions_per_image(ax: Axes, counts: np.ndarray) -> Axes:
     ax.bar_label(bars, labels=[f"{n:,}" for n in images], padding=2, fontsize=9)
     ax.set_xlim(min(sizes.min() - 1, 0), sizes.max() + 1)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.margins(y=0.12)
     return _finish(ax, "captions per image (count)", "images (count)")
 
 
 def power_curve(ax: Axes, powers: Sequence[float], mrr: Sequence[float], best: float | None = None) -> Axes:
     """MRR against the power p of the whitening; p = 0 is Procrustes, p = 1 least squares; `best` is the p chosen."""
     ax.plot(powers, mrr, "-o", color=DARK, ms=4, label="closed form")
-    marks = [(0.0, "procrustes", _label("procrustes")), (1.0, "least_squares", _label("least_squares"))]
+    marks = [(0.0, "procrustes", "Procrustes"), (1.0, "least_squares", "Least squares")]
     if best is not None:
         marks.append((best, "bigjump", "best"))
         ax.axvline(best, color=MODEL_COLOURS["bigjump"], ls="--", lw=1.2, zorder=1)
@@ -111,7 +104,7 @@ def power_curve(ax: Axes, powers: Sequence[float], mrr: Sequence[float], best: f
 def eps_curves(ax: Axes, eps_values: Sequence[float], mrr: Mapping[str, Sequence[float]]) -> Axes:
     """MRR against the ridge `eps`, one curve a label."""
     for index, (name, values) in enumerate(mrr.items()):
-        ax.semilogx(eps_values, values, "-o", color=_colour(name, index), label=_label(name))
+        ax.semilogx(eps_values, values, "-o", **_look(name, index))
     return _finish(ax, "ridge eps (share of the mean eigenvalue)", _MRR_LABEL)
 
 
@@ -120,7 +113,7 @@ def rank_cdf(ax: Axes, ranks: Mapping[str, np.ndarray], gallery_size: int) -> Ax
     k = np.unique(np.geomspace(1, gallery_size, 400).round())
     for index, (name, values) in enumerate(ranks.items()):
         share = np.searchsorted(np.sort(values), k, side="right") / len(values)
-        ax.semilogx(k, share, color=_colour(name, index), label=_label(name), drawstyle="steps-post")
+        ax.semilogx(k, share, **_look(name, index), drawstyle="steps-post")
     if "chance" not in ranks:
         ax.semilogx(k, k / gallery_size, "--", color=MODEL_COLOURS["chance"], label="Chance, k / gallery")
     ax.set_ylim(-0.02, 1.02)
@@ -130,49 +123,43 @@ def rank_cdf(ax: Axes, ranks: Mapping[str, np.ndarray], gallery_size: int) -> Ax
 def rank_histogram(ax: Axes, ranks: np.ndarray, gallery_size: int) -> Axes:
     """Share of the queries in each band of ranks; bands grow by a constant factor."""
     edges = np.unique(np.geomspace(1, gallery_size + 1, 25).round()) - 0.5
-    ranks = np.asarray(ranks)
     ax.hist(ranks, bins=edges, weights=np.full(len(ranks), 100 / len(ranks)), color=BLUE, ec="white", lw=0.6)
     ax.set_xscale("log")
-    median = float(np.median(ranks))
-    ax.axvline(median, color=ORANGE, ls="--", label=f"median rank {median:g}")
-    _finish(ax, f"rank of the true image (of {gallery_size:,})", "queries (% per band of ranks)")
-    ax.legend()
-    return ax
+    ax.axvline(np.median(ranks), color=ORANGE, ls="--", label=f"median rank {np.median(ranks):g}")
+    return _finish(ax, f"rank of the true image (of {gallery_size:,})", "queries (% per band of ranks)")
 
 
 def mean_and_covariance_match(ax: Axes, target_cov: np.ndarray, mapped_covs: Mapping[str, np.ndarray]) -> Axes:
     """Variance of the predictions along the target's principal axes, over the target's own: 1 is a perfect match."""
-    variance, axes = np.linalg.eigh(np.asarray(target_cov, dtype=np.float64))
-    variance, axes = variance[::-1], axes[:, ::-1]
+    variance, axes = (part[..., ::-1] for part in np.linalg.eigh(np.asarray(target_cov, dtype=np.float64)))
     keep = variance > variance[0] * 1e-10  # a direction without variance has no ratio
     component = np.arange(1, len(variance) + 1)[keep]
     for index, (name, cov) in enumerate(mapped_covs.items()):
         mapped = np.einsum("di,de,ei->i", axes, np.asarray(cov, dtype=np.float64), axes, optimize=True)[keep]
         ratio = np.where(mapped > 0, mapped / variance[keep], np.nan)
-        ax.loglog(component, ratio, color=_colour(name, index), label=_label(name))
+        ax.loglog(component, ratio, **_look(name, index))
     ax.axhline(1, color=DARK, ls="--", lw=1.2, label="target")
     return _finish(ax, "principal axis of the target (rank of variance)", "predicted / target variance (ratio)")
 
 
 def _by_epoch(ax: Axes, history: Rows, key: str, **line: object) -> None:
+    config.require(any(key in row for row in history), f"{key!r} is in no epoch of the history.")
     ax.plot([row["epoch"] for row in history], [row.get(key, np.nan) for row in history], "-o", ms=3, **line)
 
 
-def training_curves(
-    ax: Axes, histories: Mapping[str, Rows], key: str = "mrr", references: Mapping[str, float] | None = None
-) -> Axes:
-    """`key` of each epoch, one curve a model, with a dotted line for each of `references`."""
+def training_curves(ax: Axes, histories: Mapping, key: str = "mrr", references: Mapping | None = None) -> Axes:
+    """`key` of each epoch for `{model: rows}`, with a dotted line for each `{label: value}` of `references`."""
     for index, (name, history) in enumerate(histories.items()):
-        _by_epoch(ax, history, key, label=_label(name), color=_colour(name, index))
+        _by_epoch(ax, history, key, **_look(name, index))
     for index, (name, value) in enumerate((references or {}).items()):
-        ax.axhline(value, ls=":", color=_colour(name, index + len(histories)), label=f"{_label(name)}: {value:.3f}")
+        ax.axhline(value, ls=":", **_look(name, index + len(histories), f": {value:.3f}"))
     return _finish(ax, "epoch", _MRR_LABEL if key == "mrr" else key)
 
 
 def loss_terms(ax: Axes, history: Rows, terms: Sequence[str]) -> Axes:
     """Each term of the loss, times its weight, by epoch; an epoch that lacks a term leaves a gap."""
     for index, term in enumerate(terms):
-        _by_epoch(ax, history, term, label=term, color=FALLBACK_COLOURS[index % len(FALLBACK_COLOURS)])
+        _by_epoch(ax, history, term, **_look(term, index))
     return _finish(ax, "epoch", "weighted loss term (dimensionless)")
 
 
@@ -186,7 +173,6 @@ def difficulty(ax: Axes, per_image_mrr: np.ndarray) -> Axes:
     """Mean reciprocal rank of the captions of each image (M,), hardest image first."""
     values = np.sort(np.asarray(per_image_mrr))
     share = 100 * np.arange(1, len(values) + 1) / len(values)
-    ax.fill_between(share, values, color=BLUE, alpha=0.2, lw=0)
     ax.plot(share, values, color=BLUE, label="images, sorted")
     ax.axhline(values.mean(), color=ORANGE, ls="--", label=f"mean over images {values.mean():.3f}")
     ax.set(xlim=(0, 100), ylim=(0, 1.03))
@@ -225,14 +211,14 @@ def cost_accuracy(ax: Axes, rows: Rows) -> Axes:
     largest = max([row["parameters"] for row in rows] + [1])
     points = []
     for index, row in enumerate(rows):
-        x, y, colour = row["cpu_ms_per_query"], row["mrr"], _colour(row["model"], index)
+        x, y, look = row["cpu_ms_per_query"], row["mrr"], _look(row["model"], index)
         ax.errorbar(x, y, yerr=_whiskers(row), color=DARK, capsize=3, lw=1.2, zorder=4)
-        ax.scatter(x, y, s=25 + 200 * row["parameters"] / largest, color=colour, alpha=0.8, zorder=3)
-        points.append((x, y, f"{_label(row['model'])} ({row['parameters'] / 1e6:.1f} M)"))
+        ax.scatter(x, y, s=25 + 200 * row["parameters"] / largest, color=look["color"], alpha=0.8, zorder=3)
+        points.append((x, y, f"{look['label']} ({row['parameters'] / 1e6:.1f} M)"))
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     ax.margins(x=0.25, y=0.15)
     _finish(ax, "CPU time (ms per query, log scale)", _MRR_LABEL + "; area: parameters")
     _label_points(ax, points)
@@ -242,11 +228,11 @@ def cost_accuracy(ax: Axes, rows: Rows) -> Axes:
 def leaderboard_bars(ax: Axes, rows: Rows) -> Axes:
     """Bars of the MRR with 95% intervals (`mrr_low` to `mrr_high`) and values; the first row is on top."""
     for index, row in enumerate(rows):
-        ax.barh(index, row["mrr"], color=_colour(row["model"], index), height=0.7)
+        ax.barh(index, row["mrr"], color=_look(row["model"], index)["color"], height=0.7)
         ax.errorbar(row["mrr"], index, xerr=_whiskers(row), color=DARK, capsize=3, lw=1.2)
         end = (max(row["mrr"], row["mrr_high"]), index)
         ax.annotate(f"{row['mrr']:.3f}", end, xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(range(len(rows)), [_label(row["model"]) for row in rows])
+    ax.set_yticks(range(len(rows)), [_look(row["model"], 0)["label"] for row in rows])
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
     ax.set_xlim(0, 1.15 * max(max(row["mrr"], row["mrr_high"]) for row in rows))
@@ -263,9 +249,7 @@ def save_figure(fig: Figure, name: str, directory: str | Path | None = None, *, 
     path = Path(directory or config.FIGURES_DIR) / f"{name.removesuffix('.png')}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.draw_without_rendering()  # settles the layout
-    buffer = BytesIO()
-    fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(buffer.getvalue())
+    fig.savefig(partial, format="png", dpi=dpi, metadata={"Software": None})
     partial.replace(path)
     return path

@@ -1,11 +1,14 @@
 """Fixtures shared by the tests."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from data_files import IMAGE_DIM, TEXT_DIM, DataFiles
 
 from helpers import config
+from helpers.data import PairedEmbeddings, load_paired
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,19 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real data is not here; set HELPERS_REAL_DATA to a folder that holds flickr8k/ and challenge-test/")
     return folder
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> DataFiles:
+    """A valid data folder, for the test to change and to write."""
+    return DataFiles(tmp_path / "data")
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., PairedEmbeddings]:
+    """`load_paired` with the widths of `files` and with its cache in `tmp_path / "cache"`."""
+
+    def load_folder(folder: Path, text_dim: int = TEXT_DIM, image_dim: int = IMAGE_DIM) -> PairedEmbeddings:
+        return load_paired(folder, text_dim=text_dim, image_dim=image_dim, cache_dir=tmp_path / "cache")
+
+    return load_folder

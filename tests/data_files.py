@@ -62,6 +62,11 @@ class DataFiles:
         self.arrays["captions/label"] = np.eye(N_IMAGES, dtype=bool)[TARGETS]
         return self.arrays["captions/label"]
 
+    def use_queries(self) -> None:
+        """Leave captions without images: what test.clean.npz holds."""
+        self.lines = None
+        self.drop("images/names", "images/embeddings", "metadata/num_images", "metadata/embedding_dim_image")
+
     def write(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(self.npz, **self.arrays)

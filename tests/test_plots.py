@@ -120,3 +120,8 @@ def test_save_figure_goes_to_the_figures_folder_and_refuses_a_path(ax, tmp_path,
     assert plots.save_figure(ax.figure, "line").parent == tmp_path
     with pytest.raises(config.ConfigError):
         plots.save_figure(ax.figure, "../line")
+
+
+def test_a_key_that_no_epoch_has_is_an_error_rather_than_an_empty_figure(ax):
+    with pytest.raises(config.ConfigError):
+        plots.training_curves(ax, HISTORIES, "mmr")
