@@ -175,7 +175,8 @@ class BaselineConfig(OptimiserConfig):
         temperature: of InfoNCE, used where `nce_weight` is positive.
     """
 
-    epochs: int = 10
+    epochs: int = 25
+    learning_rate: float = 1e-3
     hidden: int = 1024
     dropout: float = 0.1
     cosine_weight: float = 1.0

@@ -20,14 +20,15 @@ def mse_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def moment_loss(prediction: torch.Tensor, target: torch.Tensor, *, with_std: bool) -> torch.Tensor:
-    """|difference of the batch means|^2, and with `with_std` + |difference of the standard deviations|^2.
+    """Squared difference of the batch means, and with `with_std` plus that of the standard deviations.
 
-    Both (B, d); squared norms over d. A batch of one has no standard deviation and contributes its mean only.
+    Both (B, d); averaged over the d dimensions, as `mse_loss` is, so that its weight means the same at every width.
+    A batch of one has no standard deviation and contributes its mean only.
     """
     prediction, target = prediction.float(), target.float()
-    loss = (prediction.mean(0) - target.mean(0)).square().sum()
+    loss = (prediction.mean(0) - target.mean(0)).square().mean()
     if with_std and len(prediction) > 1:
-        loss = loss + (prediction.std(0) - target.std(0)).square().sum()
+        loss = loss + (prediction.std(0) - target.std(0)).square().mean()
     return loss
 
 

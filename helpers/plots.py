@@ -69,10 +69,8 @@ def norms(ax: Axes, values: Mapping[str, np.ndarray]) -> Axes:
 def split_scatter(ax: Axes, points: np.ndarray, is_validation: np.ndarray) -> Axes:
     """Images on their first two principal components, `points` (M, 2), coloured by `is_validation` (M,)."""
     points, held = np.asarray(points), np.asarray(is_validation, dtype=bool)
-    ax.scatter(*points[~held].T, s=5, color="#B5B5B5", lw=0, rasterized=True, label=f"training ({(~held).sum():,})")
-    ax.scatter(
-        *points[held].T, s=10, color=ORANGE, lw=0, alpha=0.9, rasterized=True, label=f"validation ({held.sum():,})"
-    )
+    for name, mask, size, colour in (("training", ~held, 5, "#B5B5B5"), ("validation", held, 10, ORANGE)):
+        ax.scatter(*points[mask].T, s=size, color=colour, lw=0, rasterized=True, label=f"{name} ({mask.sum():,})")
     return _finish(ax, "PC 1 (embedding units)", "PC 2 (embedding units)", title="images", markerscale=2)
 
 
@@ -133,11 +131,10 @@ def mean_and_covariance_match(ax: Axes, target_cov: np.ndarray, mapped_covs: Map
     """Variance of the predictions along the target's principal axes, over the target's own: 1 is a perfect match."""
     variance, axes = (part[..., ::-1] for part in np.linalg.eigh(np.asarray(target_cov, dtype=np.float64)))
     keep = variance > variance[0] * 1e-10  # a direction without variance has no ratio
-    component = np.arange(1, len(variance) + 1)[keep]
     for index, (name, cov) in enumerate(mapped_covs.items()):
         mapped = np.einsum("di,de,ei->i", axes, np.asarray(cov, dtype=np.float64), axes, optimize=True)[keep]
         ratio = np.where(mapped > 0, mapped / variance[keep], np.nan)
-        ax.loglog(component, ratio, **_look(name, index))
+        ax.loglog(1 + np.flatnonzero(keep), ratio, **_look(name, index))
     ax.axhline(1, color=DARK, ls="--", lw=1.2, label="target")
     return _finish(ax, "principal axis of the target (rank of variance)", "predicted / target variance (ratio)")
 
@@ -186,9 +183,8 @@ def _whiskers(row: Mapping[str, float]) -> list[list[float]]:
 def _label_points(ax: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     """Write each label beside its point, at the first of several offsets where it meets no other label or point."""
     ax.figure.canvas.figure.draw_without_rendering()  # settles the layout, hence the pixels
-    centres = [ax.transData.transform(point[:2]) for point in points]
+    centres, taken = [ax.transData.transform(point[:2]) for point in points], []
     sides = [(dx, dy) for dy in (0, 14, -14, 26, -26, 38, -38, 50, -50) for dx in (13, -13)]
-    taken: list = []
     for x, y, text in points:
         for dx, dy in sides:
             place = {"xytext": (dx, dy), "ha": "left" if dx > 0 else "right", "va": "center"}
@@ -208,8 +204,7 @@ def cost_accuracy(ax: Axes, rows: Rows) -> Axes:
     Each row: `model`, `mrr`, `mrr_low`, `mrr_high`, `cpu_ms_per_query`, `parameters` (the area of its marker).
     """
     rows = [row for row in rows if (row.get("cpu_ms_per_query") or 0) > 0]
-    largest = max([row["parameters"] for row in rows] + [1])
-    points = []
+    largest, points = max([row["parameters"] for row in rows] + [1]), []
     for index, row in enumerate(rows):
         x, y, look = row["cpu_ms_per_query"], row["mrr"], _look(row["model"], index)
         ax.errorbar(x, y, yerr=_whiskers(row), color=DARK, capsize=3, lw=1.2, zorder=4)

@@ -3,7 +3,7 @@
 Images are points of a clustered latent space whose scales follow a power law. A caption keeps a random part of its
 image's latents, as a sentence names a part of a photo, and adds a style of its own. One linear + ReLU map a space
 leads to embeddings with power-law noise and a large common offset. The words of a caption name the strongest latents
-that it kept, so its text says what its embedding holds. The order of methods on it follows real data; numbers do not.
+that it kept, so its text says what its embedding holds.
 """
 
 from __future__ import annotations
@@ -17,35 +17,26 @@ import numpy as np
 
 from helpers.npz import DataError
 
-VERSION = 1
+VERSION = 3
 """Part of what `demo.json` records: raise it when the output of the generator changes."""
 FILES = ("train.npz", "captions.txt", "test.clean.npz", "demo.json")
 
-N_LATENTS = 160
-N_CLUSTERS = 24
-CLUSTER_SHARE = 0.3
+# Provisional: chance << least squares < Procrustes < BigJump, the last by 0.014 MRR only, on the split of seed 42.
+N_LATENTS, N_CLUSTERS, N_STYLES = 160, 24, 24
+CLUSTER_SHARE = 0.3  # of the latents' variance
 LATENT_DECAY = 0.35
-KEEP = 0.15
-KEEP_DECAY = 0.3
-N_STYLES = 24
-STYLE_SHARE = 0.3
-RELU_WEIGHT = 3.0
-NOISE_SHARE = 0.1
-NOISE_DECAY = 0.5
-MEAN_SHARE = 0.55
-DUPLICATES = 0.03
-TEXT_NORM, IMAGE_NORM = 10.0, 26.0
+KEEP, KEEP_DECAY = 0.15, 0.0  # mean share of latents kept; a decay above 0 keeps strong latents more often
+STYLE_SHARE = 0.3  # of a caption's variance
+RELU_WEIGHT = 3.0  # of the nonlinear part, against 1 for the linear part
+NOISE_SHARE, NOISE_DECAY = 0.1, 0.5
+MEAN_SHARE = 0.55  # of the energy, in the common offset
+DUPLICATES = 0.03  # of the images
+TEXT_NORM, IMAGE_NORM = 10.0, 26.0  # the challenge's images: 25.9
 
 _ATTRIBUTES = "small,young,brown,smiling,white,wet,old,black,tall,red,happy,spotted,blond,tired,striped".split(",")
 _SUBJECTS = "dog,man,child,woman,bird,boy,horse,girl,cyclist,player,cat,runner,climber,dancer,swimmer".split(",")
-_ACTIONS = (
-    "runs,jumps,sits,plays,stands,swims,walks,sleeps,waves,climbs,turns around,looks up,catches a ball,"
-    "shakes its head,waits"
-).split(",")
-_PLACES = (
-    "on the beach,in the snow,on a street,in tall grass,by a river,on a hill,in a park,at night,near a fence,"
-    "on a bench,in a kitchen,under a tree,beside a car,in a crowd,at a market"
-).split(",")
+_ACTIONS = "runs,jumps,sits,plays,stands,swims,walks,sleeps,waves,climbs,turns,looks up,shouts,digs,waits".split(",")
+_PLACES = "on the beach,in snow,on a street,in grass,by a river,on a hill,in a park,at night,on a bench".split(",")
 _WORDS = (_SUBJECTS, _ACTIONS, _PLACES, _ATTRIBUTES)
 _SIGNS = '"STOP","OPEN","42","SALE"'.split(",")
 
@@ -114,8 +105,7 @@ def _sentence(rng: np.random.Generator, kept: np.ndarray) -> str:
     words = []
     for category, vocabulary in enumerate(_WORDS):
         values = kept[category::4][: len(vocabulary)]
-        best = int(values.argmax()) if len(values) else 0
-        words.append(vocabulary[best] if len(values) and values[best] > 0 else "")
+        words.append(vocabulary[int(values.argmax())] if values.max() > 0 else "")
     subject, action, place, attribute = words
     text = " ".join(word for word in ("a", attribute, subject or "figure", action, place) if word)
     if text.startswith("a old"):
@@ -126,6 +116,10 @@ def _sentence(rng: np.random.Generator, kept: np.ndarray) -> str:
     elif extra < 0.3:
         text = f"in this photo, {text}"
     return text + " ."
+
+
+def _metadata(sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    return {f"metadata/{key}": np.array([value], dtype=np.int64) for key, value in sizes.items()}
 
 
 def _write_set(folder: Path, settings: dict[str, int]) -> None:
@@ -146,7 +140,7 @@ def _write_set(folder: Path, settings: dict[str, int]) -> None:
     sizes["embedding_dim_image"] = image_dim
     np.savez(
         folder / "train.npz",
-        **{f"metadata/{key}": np.array([value], dtype=np.int64) for key, value in sizes.items()},
+        **_metadata(sizes),
         **{"captions/ids": np.arange(1, len(targets) + 1), "captions/text": np.array(texts)},
         **{"captions/embeddings": to_text(rng, described), "captions/label": label},
         **{"images/names": np.array(names), "images/embeddings": to_image(rng, latents)},
@@ -157,7 +151,7 @@ def _write_set(folder: Path, settings: dict[str, int]) -> None:
     sizes = {"num_captions": n_queries, "embedding_dim_text": text_dim, "embedding_dim_image": image_dim}
     np.savez(
         folder / "test.clean.npz",
-        **{f"metadata/{key}": np.array([value], dtype=np.int64) for key, value in sizes.items()},
+        **_metadata(sizes),
         **{"captions/ids": np.arange(1, n_queries + 1), "captions/embeddings": to_text(rng, described)},
         **{"captions/text": np.array([_sentence(rng, row) for row in kept])},
     )

@@ -106,8 +106,8 @@ def test_agreement_against_a_loop_and_zero_for_equal_captions():
 
 def test_moment_cosine_and_mse_by_hand():
     a, b = torch.tensor([[1.0, 0], [3, 0]]), torch.tensor([[0.0, 2], [0, 2]])
-    assert losses.moment_loss(a, b, with_std=False).item() == pytest.approx(2**2 + 2**2)
-    assert losses.moment_loss(a, b, with_std=True).item() == pytest.approx(8 + 2)
+    assert losses.moment_loss(a, b, with_std=False).item() == pytest.approx((2**2 + 2**2) / 2)
+    assert losses.moment_loss(a, b, with_std=True).item() == pytest.approx((8 + 2) / 2)
     assert losses.cosine_loss(a, b).item() == pytest.approx(1)
     assert losses.mse_loss(a, b).item() == pytest.approx((1 + 4 + 9 + 4) / 4)
     assert math.isfinite(losses.moment_loss(a[:1], b[:1], with_std=True).item())

@@ -116,4 +116,4 @@ def test_geometry_of_the_embeddings(tmp_path):
     unit = train["images/embeddings"] - train["images/embeddings"].mean(0)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     nearest = (unit @ unit.T - 2 * np.eye(len(unit))).max(1)
-    assert 0.03 < (nearest > 0.97).mean() < 0.1  # near duplicates, in pairs
+    assert 0.03 < (nearest > 0.8).mean() < 0.1  # near duplicates, in pairs
