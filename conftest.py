@@ -6,7 +6,6 @@ import tempfile
 # Before torch or a kernel starts: two threads are what the suite is timed on, and results depend on the number.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("MPLBACKEND", "Agg")
 # The suite makes artefacts of its own and leaves those under runs/ alone.
 os.environ.setdefault("HELPERS_RUNS_DIR", tempfile.mkdtemp(prefix="helpers-runs-"))
 
