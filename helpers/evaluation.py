@@ -84,16 +84,30 @@ def differences_to_best(ranks: dict[str, np.ndarray], groups: np.ndarray, settin
     ]
 
 
-def format_leaderboard(rows: list[dict], columns: tuple[tuple[str, str, str], ...]) -> str:
-    """Rows as an aligned text table; `columns` holds (key, heading, format spec)."""
+def format_table(rows: list[dict], columns: tuple[tuple[str, str, str], ...]) -> str:
+    """Rows as an aligned text table, one line a model; a missing value is a dash.
+
+    Args:
+        rows: with the key `model` and those that `columns` names.
+        columns: (key, heading, format spec) each.
+    """
     table = [["model", *(heading for _, heading, _ in columns)]]
-    table += [[row["model"], *(format(row[key], spec) for key, _, spec in columns)] for row in rows]
+    for row in rows:
+        cells = ("-" if row[key] is None else format(row[key], spec) for key, _, spec in columns)
+        table.append([row["model"], *cells])
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     aligned = [
         [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
         for line in table
     ]
     return "\n".join("  ".join(line) for line in aligned)
+
+
+def captions_by_rank(ranks: np.ndarray, captions: list[str], n: int) -> str:
+    """The n best and the n worst captions with their ranks, one a line; equal ranks in the order given."""
+    order = np.argsort(ranks, kind="stable")
+    shown = [*order[:n], *order[-n:]] if len(order) > 2 * n else order
+    return "\n".join(f"rank {ranks[i]:7.1f}  {captions[i]}" for i in shown)
 
 
 ACCURACY_COLUMNS = (
@@ -106,4 +120,12 @@ ACCURACY_COLUMNS = (
     ("ndcg", "NDCG", ".3f"),
     ("median_rank", "median", ".1f"),
     ("p75_rank", "p75", ".1f"),
+)
+DIFFERENCE_COLUMNS = (("difference", "best - model", ".3f"), ("low", "low", ".3f"), ("high", "high", ".3f"))
+CHALLENGE_COLUMNS = (("challenge_mrr", "MRR, galleries of 100, dot product", ".3f"),)
+COST_COLUMNS = (
+    ("parameters", "parameters", ",d"),
+    ("megabytes", "FP32 MB", ".2f"),
+    ("cpu_ms_per_query", "CPU ms", ".3f"),
+    ("gpu_ms_per_query", "GPU ms", ".3f"),
 )

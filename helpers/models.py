@@ -9,8 +9,39 @@ from torch import nn
 from helpers.config import ConfigError
 
 
+class Standardise(nn.Module):
+    """(x - mean) / std of each dimension, so that a learning rate means the same for every encoder.
+
+    Encoders differ in scale by a factor of twenty (unit-length sentence embeddings, raw transformer means) and in
+    offset, and a network on raw vectors trains faster or slower by as much. Affine, so that it changes nothing that
+    a closed form could express. Identity until `fit` is called.
+
+    Attributes:
+        mean, scale: (dx,) buffers, stored with the weights.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+
+    def fit(self, x: torch.Tensor) -> None:
+        """Take mean and spread from training rows x (N, dx).
+
+        A dimension that hardly varies is not blown up: spreads count as at least a tenth of their median.
+        """
+        std = x.std(0, correction=0)
+        varying = std[std > 0]
+        floor = 0.1 * varying.median() if len(varying) else std.new_ones(())
+        self.mean.copy_(x.mean(0))
+        self.scale.copy_(1 / std.clamp(min=floor))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) * self.scale  # (B, dx)
+
+
 class MLP(nn.Sequential):
-    """Linear layers with ReLU and dropout between them; none hidden makes it LinearProj.
+    """Standardised input, then linear layers with ReLU and dropout between them; none hidden makes it LinearProj.
 
     Args:
         text_dim, image_dim: widths of input and output.
@@ -19,7 +50,7 @@ class MLP(nn.Sequential):
     """
 
     def __init__(self, text_dim: int, image_dim: int, hidden: tuple[int, ...], dropout: float) -> None:
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [Standardise(text_dim)]
         widths = (text_dim, *hidden)
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
@@ -61,6 +92,13 @@ class GeomWithAdapter(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.geometry(x) + self.adapter(x)  # (B, dy)
+
+
+def fit_standardisation(model: nn.Module, text: torch.Tensor) -> None:
+    """Fit every `Standardise` of a model on training captions (N, dx), on the device of the model."""
+    for module in model.modules():
+        if isinstance(module, Standardise):
+            module.fit(text)
 
 
 def build_model(name: str, text_dim: int, image_dim: int, *, hidden: int = 1024, dropout: float = 0.1) -> nn.Module:

@@ -14,6 +14,7 @@ from pathlib import Path
 import papermill
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
+from traitlets.config import Config
 
 from helpers import config, evaluation
 from helpers.config import ConfigError, RunConfig
@@ -89,16 +90,20 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, object]) -> Non
     Raises:
         PapermillExecutionError: a cell failed; the output notebook shows where.
     """
-    bar = tqdm(bar_format="{desc}", position=1, leave=False, file=sys.stderr)
+    # disable=None: no bars where nobody watches, so that a log holds no control characters.
+    bar = tqdm(bar_format="{desc}", position=1, leave=False, file=sys.stderr, disable=None)
     try:
         papermill.execute_notebook(
             str(path),
             str(output),
             parameters=parameters,
             kernel_name="python3",
-            progress_bar={"desc": path.stem, "file": sys.stderr, "leave": True},
+            progress_bar={"desc": path.stem, "file": sys.stderr, "leave": True, "disable": None},
             stderr_file=TrainingProgress(bar),
             cwd=str(Path.cwd()),
+            # A training bar then leaves its last state in the notebook, not every state it was ever in.
+            coalesce_streams=True,
+            config=Config(KernelManager={"transport_encryption": "auto"}),
         )
     finally:
         bar.close()
@@ -113,7 +118,10 @@ def run_series(settings: RunConfig, chosen: list[Path], given: dict[str, object]
     dealt = check_parameters(given, chosen)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     for path in chosen:
+        started = time.perf_counter()
         run_notebook(path, settings.run_dir / path.name, dealt[path])
+        if not sys.stderr.isatty():
+            print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -150,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     leaderboard = settings.run_dir / "leaderboard.json"
     if leaderboard.exists():
         rows = json.loads(leaderboard.read_text(encoding="utf-8"))
-        print("\n" + evaluation.format_leaderboard(rows, evaluation.ACCURACY_COLUMNS))
+        print("\n" + evaluation.format_table(rows, evaluation.ACCURACY_COLUMNS))
     print(f"\n{settings.run_dir}  ({time.perf_counter() - started:.0f} s)")
     return 0
 

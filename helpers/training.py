@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from helpers import losses, metrics
 from helpers.config import BaselineConfig, BigJumpConfig, OptimiserConfig
-from helpers.models import GeomWithAdapter
+from helpers.models import GeomWithAdapter, fit_standardisation
 from helpers.queue import ImageQueue
 from helpers.reproducibility import autocast, choose_device, matmul_dtype
 
@@ -212,6 +212,7 @@ def fit(model: nn.Module, data: TrainingData, settings: OptimiserConfig, objecti
     Raises:
         FloatingPointError: the loss is not finite; says in which epoch.
     """
+    fit_standardisation(model, data.text)
     rng = np.random.default_rng(settings.seed)
     own_on_host = data.own.cpu().numpy()
     optimiser = make_optimiser(model, settings)
