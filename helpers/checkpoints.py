@@ -12,6 +12,7 @@ import safetensors
 import safetensors.torch
 from torch import nn
 
+from helpers.config import ConfigError
 from helpers.models import build_model
 
 
@@ -91,6 +92,6 @@ def load_model(run_dir: Path, name: str) -> tuple[nn.Module, dict]:
     try:
         model = build_model(name, **facts["architecture"])
         model.load_state_dict(safetensors.torch.load_file(path))
-    except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+    except (KeyError, TypeError, ConfigError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: the weights do not fit the model {name!r} ({error}).") from error
     return model.eval(), facts

@@ -257,6 +257,12 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "bootstrap_samples", "gallery_size", "gallery_rounds", "latency_repeats")
+        _require_not_negative(self, "seed")
+
+
+def field_names(settings: type) -> tuple[str, ...]:
+    """Names of the settings of a dataclass of this module."""
+    return tuple(field.name for field in fields(settings))
 
 
 def as_dict(settings: object) -> dict:

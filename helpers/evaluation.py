@@ -27,9 +27,9 @@ def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[dict], dict[str
         if name == "chance":
             ranks[name] = metrics.chance_ranks(len(targets), len(gallery), settings.seed)
             cost = {"parameters": 0, "megabytes": 0.0, "cpu_ms_per_query": 0.0, "gpu_ms_per_query": None}
-            size = min(settings.gallery_size, len(gallery))
-            # Every rank from 1 to `size` alike, the last counting 0.
-            challenge = float(np.mean(np.append(1 / np.arange(1, size), 0.0)))
+            size = min(settings.gallery_size, len(np.unique(targets)))
+            # Every rank from 1 to `size` alike, the last counting 0 (where there is another).
+            challenge = float(np.mean(np.append(1 / np.arange(1, size), 0.0))) if size > 1 else 1.0
         else:
             model, facts = checkpoints.load_model(run.directory, name)
             predictions = predict(model, run.data.text, split.val_captions)

@@ -38,17 +38,20 @@ def info_nce(prediction: torch.Tensor, target: torch.Tensor, temperature: float)
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
-def agreement_loss(prediction: torch.Tensor, images: torch.Tensor, n_images: int) -> torch.Tensor:
+def agreement_loss(prediction: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """How far the predictions for captions of one image lie apart.
 
     Mean over dimensions of the (biased) variance of the normalised predictions, averaged over the images that have
     two captions or more in the batch; 0 where there is none.
 
     Args:
-        prediction: (B, d). images: (B,) image of each caption, in [0, n_images).
+        prediction: (B, d). images: (B,) image of each caption.
     """
     z = F.normalize(prediction.float(), dim=-1)
-    _, group = torch.unique(images, return_inverse=True)  # (B,), below B
+    # Groups from sorted neighbours: torch.unique would make the host wait for the device to learn their number.
+    image, order = images.sort()
+    group = torch.cat([image.new_zeros(1), (image[1:] != image[:-1]).cumsum(0)])  # (B,), of the sorted rows
+    z = z[order]
     size = torch.zeros(len(z), device=z.device).index_add_(0, group, torch.ones(len(z), device=z.device))
     mean = torch.zeros_like(z).index_add(0, group, z) / size.clamp(min=1)[:, None]
     spread = (z - mean[group]).square().mean(-1)  # (B,)

@@ -88,7 +88,7 @@ def summarise(rank: np.ndarray) -> dict[str, float]:
 
 def chance_ranks(n_queries: int, gallery_size: int, seed: int = 0) -> np.ndarray:
     """(n_queries,) ranks of a model that knows nothing: uniform on 1 to `gallery_size`, evenly dealt, shuffled."""
-    dealt = 1 + np.floor(np.arange(n_queries) * gallery_size / n_queries)
+    dealt = 1 + np.floor((np.arange(n_queries) + 0.5) * gallery_size / n_queries)
     return np.random.default_rng(seed).permutation(dealt)
 
 

@@ -52,7 +52,8 @@ def spectra(ax: Axes, eigenvalues: Mapping[str, np.ndarray]) -> Axes:
     """Eigenvalues (D,) of covariances, descending, over their mean; the legend gives effective ranks."""
     for index, (name, values) in enumerate(eigenvalues.items()):
         values = np.asarray(values, dtype=np.float64)
-        scaled = np.where(values > 0, values / values.mean(), np.nan)  # a log axis has no place for rounding below 0
+        # With fewer samples than dimensions the rest of the spectrum is zero, and what is stored there is rounding.
+        scaled = np.where(values > 1e-9 * values[0], values / values.mean(), np.nan)
         note = f" (effective rank {effective_rank(values):.0f} of {len(values)})"
         ax.loglog(np.arange(1, len(values) + 1), scaled, **_look(name, index, note))
     return _finish(ax, "component (rank of eigenvalue)", "eigenvalue / mean eigenvalue", loc="lower left")

@@ -12,12 +12,16 @@ import time
 from pathlib import Path
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from traitlets.config import Config
 
 from helpers import config, evaluation
-from helpers.config import ConfigError, RunConfig
+from helpers.config import BaselineConfig, BigJumpConfig, ConfigError, EvaluationConfig, GeometryConfig, RunConfig
+
+STAGES = {"02": GeometryConfig, "03": BaselineConfig, "04": BigJumpConfig, "05": EvaluationConfig}
+"""What a notebook builds from its parameters beside the `RunConfig` that all share."""
 
 
 def notebooks(only: str | None = None) -> list[Path]:
@@ -56,7 +60,7 @@ def check_parameters(given: dict[str, object], chosen: list[Path]) -> dict[Path,
         default = every[name]
         accepted = (int, float) if isinstance(default, float) else type(default)
         fits = isinstance(value, accepted) and isinstance(value, bool) == isinstance(default, bool)
-        if default is not None and value is not None and not fits:
+        if default is not None and not fits:
             raise ConfigError(f"Parameter {name} = {value!r}: give a value of the type of its default, {default!r}.")
     return {path: {n: v for n, v in given.items() if n in parameters} for path, parameters in known.items()}
 
@@ -109,17 +113,27 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, object]) -> Non
         bar.close()
 
 
-def run_series(settings: RunConfig, chosen: list[Path], given: dict[str, object]) -> None:
-    """Run the chosen notebooks in order into the run's folder; stops at the first failure.
+def build_settings(dealt: dict[Path, dict[str, object]]) -> RunConfig:
+    """The run's settings; builds those of every notebook as well, so that a value out of range is told at once.
 
     Raises:
-        ConfigError: unknown parameter or wrong type, before anything runs.
+        ConfigError: a value is out of its range.
     """
-    dealt = check_parameters(given, chosen)
+    run: dict[str, object] = {}
+    for path, given in dealt.items():
+        run |= {name: given[name] for name in config.field_names(RunConfig) if name in given}
+        stage = STAGES.get(path.name[:2])
+        if stage is not None:
+            stage(**{name: given[name] for name in config.field_names(stage) if name in given})
+    return RunConfig(**run)
+
+
+def run_series(settings: RunConfig, dealt: dict[Path, dict[str, object]]) -> None:
+    """Run notebooks in order with their parameters into the run's folder; stops at the first failure."""
     settings.run_dir.mkdir(parents=True, exist_ok=True)
-    for path in chosen:
+    for path, parameters in dealt.items():
         started = time.perf_counter()
-        run_notebook(path, settings.run_dir / path.name, dealt[path])
+        run_notebook(path, settings.run_dir / path.name, parameters)
         if not sys.stderr.isatty():
             print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
@@ -145,12 +159,16 @@ def main(arguments: list[str] | None = None) -> int:
         given["profile"] = options.profile
         data_dir = str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else None
         given |= {"run": options.run, "data_dir": data_dir}
-        names = ("profile", "run", "data_dir", "text_dim", "image_dim", "val_ratio", "split_seed")
-        settings = RunConfig(**{name: given[name] for name in names if name in given})
-        run_series(settings, notebooks(options.only), given)
+        dealt = check_parameters(given, notebooks(options.only))
+        settings = build_settings(dealt)
+        run_series(settings, dealt)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except DeadKernelError:
+        where = f"notebook {error_notebook(settings)}"
+        print(f"\nerror: {where}: its kernel died; out of memory is the usual cause.", file=sys.stderr)
+        return 1
     except PapermillExecutionError as error:
         where = f"notebook {error_notebook(settings)}, cell {error.exec_count}"
         print(f"\nerror: {where}: {error.ename}: {error.evalue}", file=sys.stderr)

@@ -17,19 +17,21 @@ import numpy as np
 
 from helpers.npz import DataError
 
-VERSION = 3
+VERSION = 5
 """Part of what `demo.json` records: raise it when the output of the generator changes."""
 FILES = ("train.npz", "captions.txt", "test.clean.npz", "demo.json")
 
-# Provisional: chance << least squares < Procrustes < BigJump, the last by 0.014 MRR only, on the split of seed 42.
-N_LATENTS, N_CLUSTERS, N_STYLES = 160, 24, 24
+# Fitted to the order of methods on real data (Flickr8k; see the README: chance << least squares < Procrustes,
+# regression networks below Procrustes, BigJump clearly above, median rank of a few), not to any single number. The
+# large common offset is what least squares suffers from most, the strong style in few dimensions what whitening tames.
+N_LATENTS, N_CLUSTERS, N_STYLES = 160, 24, 16
 CLUSTER_SHARE = 0.3  # of the latents' variance
 LATENT_DECAY = 0.35
-KEEP, KEEP_DECAY = 0.15, 0.0  # mean share of latents kept; a decay above 0 keeps strong latents more often
-STYLE_SHARE = 0.3  # of a caption's variance
-RELU_WEIGHT = 3.0  # of the nonlinear part, against 1 for the linear part
-NOISE_SHARE, NOISE_DECAY = 0.1, 0.5
-MEAN_SHARE = 0.55  # of the energy, in the common offset
+KEEP = 0.15  # share of the latents that a caption keeps
+STYLE_SHARE = 0.6  # of a caption's variance
+RELU_WEIGHT = 4.0  # of the nonlinear part, against 1 for the linear part
+NOISE_SHARE, NOISE_DECAY = 0.03, 1.5
+MEAN_SHARE = 0.75  # of the energy, in the common offset
 DUPLICATES = 0.03  # of the images
 TEXT_NORM, IMAGE_NORM = 10.0, 26.0  # the challenge's images: 25.9
 
@@ -92,9 +94,7 @@ def _image_latents(rng: np.random.Generator, n: int, centres: np.ndarray) -> np.
 
 def _caption_latents(rng: np.random.Generator, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What a caption says of its image: latents kept (n, k), and those beside its style (n, k + N_STYLES)."""
-    keep = _power_law(latents.shape[1], KEEP_DECAY)
-    keep = np.minimum(KEEP * keep / keep.mean(), 0.9)  # (k,)
-    kept = latents * (rng.random(latents.shape) < keep)
+    kept = latents * (rng.random(latents.shape) < KEEP)
     style = _normal(rng, len(latents), N_STYLES) / np.sqrt(N_STYLES)
     content = kept / np.sqrt(KEEP) * np.sqrt(1 - STYLE_SHARE)
     return kept, np.hstack([content, np.sqrt(STYLE_SHARE) * style]).astype(np.float32)

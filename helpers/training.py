@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,28 +58,25 @@ def training_data(text: np.ndarray, images: np.ndarray, split, device: torch.dev
     )
 
 
-def epoch_batches(
-    own: np.ndarray, batch_size: int, captions_per_image: int, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """Caption indices, batch by batch; every caption once an epoch.
+def epoch_order(own: np.ndarray, captions_per_image: int, rng: np.random.Generator) -> np.ndarray:
+    """(N,) every caption once, in the order of an epoch; batches are consecutive slices.
 
     With K captions an image each image's captions are dealt into groups of K (the last may be smaller) and the groups
-    are shuffled, so captions of one image share a batch; K = 1 is plain shuffling. The last batch may be smaller.
+    are shuffled, so captions of one image share a batch; K = 1 is plain shuffling.
 
     Args:
         own: (N,) image of each caption.
     """
     order = rng.permutation(len(own))
-    if captions_per_image > 1:
-        order = order[np.argsort(own[order], kind="stable")]  # by image, shuffled within
-        image = own[order]
-        starts = np.flatnonzero(np.r_[True, image[1:] != image[:-1]])
-        within = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-        group = np.cumsum(within % captions_per_image == 0) - 1  # (N,) group of each position
-        place = rng.permutation(group[-1] + 1)
-        order = order[np.argsort(place[group], kind="stable")]
-    for lo in range(0, len(order), batch_size):
-        yield order[lo : lo + batch_size]
+    if captions_per_image == 1:
+        return order
+    order = order[np.argsort(own[order], kind="stable")]  # by image, shuffled within
+    image = own[order]
+    starts = np.flatnonzero(np.r_[True, image[1:] != image[:-1]])
+    within = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    group = np.cumsum(within % captions_per_image == 0) - 1  # (N,) group of each position
+    place = rng.permutation(group[-1] + 1)
+    return order[np.argsort(place[group], kind="stable")]
 
 
 class CombinedObjective:
@@ -89,6 +84,7 @@ class CombinedObjective:
 
     def __init__(self, settings: BaselineConfig, data: TrainingData) -> None:
         self.settings, self.data = settings, data
+        self.dtype = matmul_dtype(data.device, settings.mixed_precision)
 
     def start_epoch(self, epoch: int) -> dict[str, float]:
         return {}
@@ -134,7 +130,7 @@ class BigJumpObjective:
             "nce": s.nce_weight * nce,
             "cosine": s.cosine_weight * losses.cosine_loss(prediction, target),
             "moment": s.moment_weight * losses.moment_loss(prediction, target, with_std=False),
-            "agreement": s.agreement_weight * losses.agreement_loss(prediction, own, len(self.bank)),
+            "agreement": s.agreement_weight * losses.agreement_loss(prediction, own),
         }
 
     def end_step(self, own: torch.Tensor) -> None:
@@ -190,75 +186,84 @@ def micro_unfreeze(model: nn.Module, settings: OptimiserConfig, epoch: int, hist
 
 @torch.inference_mode()
 def validation_mrr(model: nn.Module, data: TrainingData) -> float:
-    """Full-gallery cosine MRR on the validation side, in float32."""
+    """Full-gallery cosine MRR on the validation side, in float32; NaN where the model's output is not finite."""
     model.eval()
-    rank = metrics.ranks(model(data.val_text), data.val_images, data.val_own)
+    prediction = model(data.val_text)  # (V, dy)
     model.train()
-    return float(np.mean(1 / rank))
+    if not prediction.square().sum().isfinite():
+        return math.nan
+    return float(np.mean(1 / metrics.ranks(prediction, data.val_images, data.val_own)))
 
 
-def fit(model: nn.Module, data: TrainingData, settings: OptimiserConfig, objective, label: str) -> list[dict]:
+def train_step(model: nn.Module, objective, optimiser: torch.optim.Optimizer, rows: torch.Tensor) -> dict:
+    """One update on the captions `rows` (B,); returns the loss and its weighted terms, detached, on the device."""
+    data = objective.data
+    own = data.own[rows]  # (B,)
+    with autocast(data.device, objective.dtype):
+        prediction = model(data.text[rows])  # (B, dy)
+    terms = objective.terms(prediction, own)
+    loss = sum(terms.values())
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), objective.settings.clip_norm)
+    optimiser.step()
+    objective.end_step(own)
+    return {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
+
+
+def fit(model: nn.Module, objective, label: str) -> list[dict]:
     """Train `model` in place and leave it at its best epoch by validation MRR.
 
     Args:
-        model: on the device of `data`.
-        objective: gives weighted terms a step (`CombinedObjective` or `BigJumpObjective`).
+        model: on the device of the objective's data.
+        objective: `CombinedObjective` or `BigJumpObjective`; holds settings and data, gives weighted terms a step.
         label: name shown beside the progress bar.
 
     Returns:
-        One dict an epoch: epoch, mrr, loss and its terms (means over steps, weighted), learning rates at the epoch's
-        end, `geometry_free`, `seconds`, and what the objective reports (temperature, queue).
+        One dict an epoch: epoch, mrr, loss and its terms (means over captions, weighted), learning rates at the
+        epoch's end, `geometry_free`, `seconds`, and what the objective reports (temperature, queue).
 
     Raises:
         FloatingPointError: the loss is not finite; says in which epoch.
     """
+    settings, data = objective.settings, objective.data
     fit_standardisation(model, data.text)
-    rng = np.random.default_rng(settings.seed)
-    own_on_host = data.own.cpu().numpy()
+    rng, own_on_host = np.random.default_rng(settings.seed), data.own.cpu().numpy()
     optimiser = make_optimiser(model, settings)
     steps_per_epoch = math.ceil(len(data.own) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: learning_rate_factor(step, steps_per_epoch, settings)
     )
-    dtype = matmul_dtype(data.device, settings.mixed_precision)
     history: list[dict] = []
     best_state, best_mrr = copy.deepcopy(model.state_dict()), -1.0
-    bar = tqdm(total=settings.epochs * steps_per_epoch, desc=label, unit="step", file=sys.stderr, mininterval=0.5)
     model.train()
-    for epoch in range(1, settings.epochs + 1):
-        started = time.perf_counter()
-        micro_unfreeze(model, settings, epoch, history)
-        entry = {"epoch": epoch, **objective.start_epoch(epoch)}
-        totals: dict[str, torch.Tensor] = {}
-        for batch in epoch_batches(own_on_host, settings.batch_size, settings.captions_per_image, rng):
-            rows = torch.from_numpy(batch).to(data.device)
-            own = data.own[rows]  # (B,)
-            with autocast(data.device, dtype):
-                prediction = model(data.text[rows])  # (B, dy)
-            terms = objective.terms(prediction, own)
-            loss = sum(terms.values())
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-            optimiser.step()
-            schedule.step()
-            objective.end_step(own)
-            for name, value in {"loss": loss, **terms}.items():
-                totals[name] = totals.get(name, 0) + value.detach() * len(batch)
-            bar.update()
-        entry |= {name: float(value) / len(own_on_host) for name, value in totals.items()}
-        if not math.isfinite(entry["loss"]):
-            bar.close()
-            raise FloatingPointError(f"{label}: the loss is {entry['loss']} in epoch {epoch}; lower the learning rate.")
-        entry |= {f"lr_{group['name']}": group["lr"] for group in optimiser.param_groups}
-        entry["geometry_free"] = isinstance(model, GeomWithAdapter) and model.geometry.matrix.requires_grad
-        entry["mrr"] = validation_mrr(model, data)
-        entry["seconds"] = time.perf_counter() - started
-        history.append(entry)
-        if entry["mrr"] > best_mrr:
-            best_state, best_mrr = copy.deepcopy(model.state_dict()), entry["mrr"]
-        bar.set_postfix(epoch=f"{epoch}/{settings.epochs}", loss=f"{entry['loss']:.3f}", mrr=f"{entry['mrr']:.3f}")
-    bar.close()
+    with tqdm(total=settings.epochs * steps_per_epoch, desc=label, unit="step", mininterval=0.5) as bar:
+        for epoch in range(1, settings.epochs + 1):
+            started = time.perf_counter()
+            micro_unfreeze(model, settings, epoch, history)
+            entry = {"epoch": epoch, **objective.start_epoch(epoch)}
+            order = torch.from_numpy(epoch_order(own_on_host, settings.captions_per_image, rng)).to(data.device)
+            totals: dict[str, torch.Tensor] = {}
+            for rows in order.split(settings.batch_size):
+                for name, value in train_step(model, objective, optimiser, rows).items():
+                    totals[name] = totals.get(name, 0) + value * len(rows)
+                schedule.step()
+                bar.update()
+            # The only place of an epoch where the host waits for the device.
+            entry |= {name: float(value) / len(order) for name, value in totals.items()}
+            if not math.isfinite(entry["loss"]):
+                message = f"{label}: the loss is {entry['loss']} in epoch {epoch}; lower the learning rate."
+                raise FloatingPointError(message)
+            entry |= {f"lr_{group['name']}": group["lr"] for group in optimiser.param_groups}
+            entry["geometry_free"] = isinstance(model, GeomWithAdapter) and model.geometry.matrix.requires_grad
+            entry |= {"mrr": validation_mrr(model, data), "seconds": time.perf_counter() - started}
+            if math.isnan(entry["mrr"]):  # the last update of an epoch can break the model after its loss was summed
+                message = f"{label}: the loss is no longer finite in epoch {epoch}; lower the learning rate."
+                raise FloatingPointError(message)
+            history.append(entry)
+            if entry["mrr"] > best_mrr:
+                best_state, best_mrr = copy.deepcopy(model.state_dict()), entry["mrr"]
+            bar.set_postfix(epoch=f"{epoch}/{settings.epochs}", loss=f"{entry['loss']:.3f}", mrr=f"{best_mrr:.3f}")
     model.load_state_dict(best_state)
     model.eval()
     return history
@@ -266,9 +271,9 @@ def fit(model: nn.Module, data: TrainingData, settings: OptimiserConfig, objecti
 
 def train_baseline(model: nn.Module, data: TrainingData, settings: BaselineConfig, label: str) -> list[dict]:
     """Train a baseline with the combined loss; see `fit`."""
-    return fit(model.to(data.device), data, settings, CombinedObjective(settings, data), label)
+    return fit(model.to(data.device), CombinedObjective(settings, data), label)
 
 
 def train_bigjump(model: GeomWithAdapter, data: TrainingData, settings: BigJumpConfig) -> list[dict]:
     """Train BigJump from the geometry that `model` already holds; see `fit`."""
-    return fit(model.to(data.device), data, settings, BigJumpObjective(settings, data), "bigjump")
+    return fit(model.to(data.device), BigJumpObjective(settings, data), "bigjump")

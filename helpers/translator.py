@@ -56,9 +56,12 @@ class Translator:
         x = np.asarray(x)
         if x.ndim != 2 or x.shape[1] != self.text_dim:
             raise ValueError(f"Queries have shape {x.shape}; {self.name} needs (N, {self.text_dim}).")
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32, copy=False)
         bad = np.flatnonzero(~np.isfinite(x).all(1))
         if len(bad):
-            raise ValueError(f"{len(bad)} of {len(x)} queries hold NaN or Inf, first rows: {bad[:5].tolist()}.")
+            message = f"{len(bad)} of {len(x)} queries are not finite in float32, first rows: {bad[:5].tolist()}."
+            raise ValueError(message)
         if not len(x):
             return np.empty((0, self.image_dim), dtype=np.float32)
         return predict(self.model, x)
@@ -68,7 +71,9 @@ class Translator:
         return metrics.normalise(torch.from_numpy(self.raw(x))).numpy()
 
     def search(self, x: np.ndarray, gallery: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """The k best gallery rows for each query, by cosine, best first; equal scores in gallery order.
+        """The k best gallery rows for each query, by cosine, best first.
+
+        Rows that are copies of one another may come in any order: their scores can differ in the last bit.
 
         Args:
             x: (N, dx) queries. gallery: (M, dy) image embeddings of any length. k: capped at M.

@@ -98,10 +98,10 @@ def test_agreement_against_a_loop_and_zero_for_equal_captions():
     images = torch.tensor([7, 3, 7, 1, 3, 7, 0, 2, 9])
     z = torch.nn.functional.normalize(prediction)
     expected = np.mean([z[images == u].var(0, unbiased=False).mean().item() for u in (7, 3)])
-    assert losses.agreement_loss(prediction, images, 10).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.agreement_loss(prediction, images).item() == pytest.approx(expected, rel=1e-5)
     same = prediction[:1].repeat(4, 1)
-    assert losses.agreement_loss(same, torch.tensor([1, 1, 2, 2]), 3).item() == pytest.approx(0, abs=1e-12)
-    assert losses.agreement_loss(prediction, torch.arange(9), 9).item() == 0
+    assert losses.agreement_loss(same, torch.tensor([1, 1, 2, 2])).item() == pytest.approx(0, abs=1e-12)
+    assert losses.agreement_loss(prediction, torch.arange(9)).item() == 0
 
 
 def test_moment_cosine_and_mse_by_hand():

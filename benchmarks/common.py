@@ -1,0 +1,136 @@
+"""What every benchmark shares: sizes, interleaved timing, facts of the machine, and the results file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from helpers.checkpoints import write_json
+
+RESULTS_DIR = Path(__file__).resolve().parent / "results"
+PACKAGES = ("torch", "numpy", "scipy", "torchmetrics", "pytorch-metric-learning", "lightly", "faiss-cpu")
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of the whole set of benchmarks.
+
+    Attributes:
+        captions, images: of the training side. text_dim, image_dim: widths.
+        batch, queue: of a training step.
+        queries, gallery: of the ranking comparison.
+        repeats: timed repetitions of the comparisons.
+    """
+
+    captions: int
+    images: int
+    text_dim: int
+    image_dim: int
+    batch: int
+    queue: int
+    queries: int
+    gallery: int
+    repeats: int
+
+
+SIZES = {
+    "small": Size(6_000, 1_200, 256, 384, 256, 4_096, 2_000, 500, 5),
+    "challenge": Size(112_500, 22_500, 1024, 1536, 512, 65_536, 12_500, 2_500, 5),
+}
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The command line that all benchmarks share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    return parser.parse_args()
+
+
+def machine(device: str) -> dict:
+    """What the numbers depend on: processor, cores, threads, memory, accelerator."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that matter, as installed; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def interleaved(candidates: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, list]:
+    """Seconds of each candidate, {name: [repeats]}, run in turn so that a drift of the machine hits all alike.
+
+    Each is called once beforehand, untimed. On a GPU the device is synchronised around every call.
+    """
+    synchronise = torch.cuda.synchronize if device == "cuda" else lambda: None
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(repeats + 1):
+        for name, call in candidates.items():
+            synchronise()
+            started = time.perf_counter()
+            call()
+            synchronise()
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """Median over turns of slow / fast, pair by pair."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def save(name: str, size: str, device: str, content: dict) -> Path:
+    """Write `results/<name>_<size>[_cuda].json` with the command, the machine and the versions beside the content."""
+    suffix = "" if device == "cpu" else f"_{device}"
+    command = f"python -m benchmarks.{name} --size {size}" + (f" --device {device}" if suffix else "")
+    path = RESULTS_DIR / f"{name}_{size}{suffix}.json"
+    facts = {"benchmark": name, "size": size, "command": command}
+    write_json(path, {**facts, "machine": machine(device), "versions": versions(), **content})
+    print(f"{path.name} written")
+    return path
+
+
+def load(name: str, size: str, device: str = "cpu") -> dict | None:
+    """A result written earlier, or None."""
+    path = RESULTS_DIR / f"{name}_{size}{'' if device == 'cpu' else f'_{device}'}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -1,0 +1,198 @@
+"""One BigJump training step: ours, the written-out method, the peers' queues, and the floor of its matrix products.
+
+`python -m benchmarks.step --size challenge`. Weights and rows do not matter to the time, so the data are random.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks import common
+from helpers import losses
+from helpers.config import BigJumpConfig
+from helpers.metrics import normalise
+from helpers.models import build_model, fit_standardisation
+from helpers.reproducibility import autocast, matmul_dtype
+from helpers.training import BigJumpObjective, TrainingData, make_optimiser, train_step
+
+
+def random_data(size: common.Size, device: str) -> TrainingData:
+    """Training data of the given size: unit-variance captions, images with a common offset."""
+    generator = torch.Generator().manual_seed(0)
+    images = 0.5 + torch.randn(size.images, size.image_dim, generator=generator)
+    text = torch.randn(size.captions, size.text_dim, generator=generator)
+    own = torch.arange(size.captions) * size.images // size.captions
+    parts = (text, own, images, text[:10], images[:10], torch.arange(10))
+    return TrainingData(*(part.to(device) for part in parts))
+
+
+def settings_of(size: common.Size, mixed_precision: bool = True) -> BigJumpConfig:
+    """The published defaults at this size, with the whole queue in use from the first epoch."""
+    return BigJumpConfig(
+        batch_size=size.batch, queue_size=size.queue, queue_slices=(size.queue,), mixed_precision=mixed_precision
+    )
+
+
+class Setting:
+    """A model with a random start, its optimiser, and batches to step through."""
+
+    def __init__(self, size: common.Size, data: TrainingData, settings: BigJumpConfig) -> None:
+        torch.manual_seed(0)
+        self.model = build_model("bigjump", size.text_dim, size.image_dim).to(data.device)
+        torch.nn.init.normal_(self.model.geometry.matrix, std=size.text_dim**-0.5)
+        fit_standardisation(self.model, data.text)
+        self.model.geometry.matrix.requires_grad_(True)  # the state of all epochs but the first two
+        self.data, self.settings = data, settings
+        self.optimiser = make_optimiser(self.model, settings)
+        self.order = torch.randperm(size.captions, generator=torch.Generator().manual_seed(1)).to(data.device)
+        self.dtype = matmul_dtype(data.device, settings.mixed_precision)
+        self._at = 0
+
+    def batch(self) -> torch.Tensor:
+        """Rows of the next batch."""
+        rows = self.order[self._at : self._at + self.settings.batch_size]
+        self._at = (self._at + self.settings.batch_size) % (len(self.order) - self.settings.batch_size)
+        return rows
+
+
+def ours(size: common.Size, data: TrainingData) -> Callable[[], object]:
+    """The step of `helpers.training` with a full queue."""
+    setting = Setting(size, data, settings_of(size))
+    objective = BigJumpObjective(setting.settings, data)
+    for lo in range(0, size.queue, size.batch):
+        objective.queue.push(data.own[setting.order[torch.arange(lo, lo + size.batch) % size.captions]])
+    objective.start_epoch(setting.settings.epochs)
+    return lambda: train_step(setting.model, objective, setting.optimiser, setting.batch())
+
+
+def written_out(size: common.Size, data: TrainingData, mixed_precision: bool) -> Callable[[], object]:
+    """The method as it reads: a queue of image vectors, one logit a queue entry, autograd throughout."""
+    setting = Setting(size, data, settings_of(size, mixed_precision))
+    model, s, dtype = setting.model, setting.settings, setting.dtype
+    queue_images = torch.randint(size.images, (size.queue,), device=data.device)
+    queue = normalise(data.images[queue_images]).to(dtype)  # (Q, dy), 403 MB in float32 at challenge size
+    pointer = 0
+
+    def step() -> None:
+        nonlocal pointer
+        rows = setting.batch()
+        own, target = data.own[rows], data.images[data.own[rows]]
+        with autocast(data.device, dtype):
+            prediction = model(data.text[rows])
+        z, y = F.normalize(prediction.float(), dim=-1), normalise(target)
+        batch_logits = (z @ y.T) / s.temperature_end  # (B, B)
+        queue_logits = (z.to(dtype) @ queue.T).float() / s.temperature_end  # (B, Q)
+        queue_logits = queue_logits.masked_fill(own[:, None] == queue_images[None, :], -torch.inf)
+        positives = batch_logits.masked_fill(own[:, None] != own[None, :], -torch.inf).logsumexp(1)
+        nce = (torch.cat([batch_logits, queue_logits], 1).logsumexp(1) - positives).mean()
+        loss = nce + s.cosine_weight * losses.cosine_loss(prediction, target)
+        loss = loss + s.moment_weight * losses.moment_loss(prediction, target, with_std=False)
+        loss = loss + s.agreement_weight * losses.agreement_loss(prediction, own)
+        setting.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), s.clip_norm)
+        setting.optimiser.step()
+        place = torch.arange(pointer, pointer + len(rows), device=data.device) % size.queue
+        queue[place], queue_images[place] = y.to(dtype), own
+        pointer = (pointer + len(rows)) % size.queue
+
+    return step
+
+
+def floor(size: common.Size, data: TrainingData) -> Callable[[], object]:
+    """The bare matrix products that one step needs, in the step's own precision, with operands at hand.
+
+    Scores and their gradient; forward, weight gradient and input gradient of the adapter (its first layer needs no
+    input gradient); forward and weight gradient of A.
+    """
+    dtype = matmul_dtype(data.device, True)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=data.device).to(dtype)
+
+    b, m, dx, dy, hidden = size.batch, size.images, size.text_dim, size.image_dim, settings_of(size).hidden
+    bank, z, weights = random(m, dy), random(b, dy), random(b, m)
+    x, h, w1, w2, a = random(b, dx), random(b, hidden), random(hidden, dx), random(dy, hidden), random(dy, dx)
+
+    def products() -> None:
+        z @ bank.T, weights @ bank
+        x @ w1.T, h @ w2.T, x @ a.T
+        z.T @ h, z @ w2, h.T @ x, z.T @ x
+
+    return products
+
+
+def crossbatch_memory(size: common.Size, data: TrainingData) -> Callable[[], object]:
+    """pytorch-metric-learning: NTXentLoss behind a CrossBatchMemory of image vectors, each image its own label."""
+    from pytorch_metric_learning.losses import CrossBatchMemory, NTXentLoss
+
+    loss_of = CrossBatchMemory(NTXentLoss(temperature=0.06), embedding_size=size.image_dim, memory_size=size.queue)
+    return _peer(size, data, lambda z, y, own: loss_of(z, own, enqueue_mask=_no_row(own)), loss_of, fill=True)
+
+
+def memory_bank(size: common.Size, data: TrainingData) -> Callable[[], object]:
+    """lightly: NTXentLoss with a memory bank; it knows no labels, so own images stay among the negatives."""
+    from lightly.loss import NTXentLoss
+
+    loss_of = NTXentLoss(temperature=0.06, memory_bank_size=(size.queue, size.image_dim)).to(data.device)
+    return _peer(size, data, lambda z, y, own: loss_of(z, y), loss_of, fill=False)
+
+
+def _no_row(own: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(own, dtype=torch.bool)
+
+
+def _peer(size: common.Size, data: TrainingData, loss: Callable, module: object, *, fill: bool) -> Callable:
+    setting = Setting(size, data, settings_of(size))
+    if fill:  # the memory as a long training would have filled it
+        entries = torch.randint(size.images, (size.queue,), device=data.device)
+        module.embedding_memory = normalise(data.images[entries])
+        module.label_memory, module.has_been_filled = entries, True
+
+    def step() -> None:
+        rows = setting.batch()
+        own = data.own[rows]
+        with autocast(data.device, setting.dtype):
+            prediction = setting.model(data.text[rows])
+            value = loss(normalise(prediction), normalise(data.images[own]), own)
+        setting.optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        setting.optimiser.step()
+
+    return step
+
+
+def main() -> None:
+    options = common.arguments(__doc__)
+    size = common.SIZES[options.size]
+    data = random_data(size, options.device)
+    candidates = {
+        "floor": floor(size, data),
+        "ours": ours(size, data),
+        "written_out_bfloat16": written_out(size, data, mixed_precision=True),
+        "written_out_float32": written_out(size, data, mixed_precision=False),
+        "pytorch_metric_learning": crossbatch_memory(size, data),
+        "lightly": memory_bank(size, data),
+    }
+    seconds = common.interleaved(candidates, size.repeats, options.device)
+    rows = [
+        {
+            "candidate": name,
+            "median_seconds": statistics.median(times),
+            "seconds": times,
+            "over_ours": common.median_ratio(times, seconds["ours"]),
+            "over_floor": common.median_ratio(times, seconds["floor"]),
+        }
+        for name, times in seconds.items()
+    ]
+    for row in rows:
+        print(f"{row['candidate']:24s} {row['median_seconds']:8.4f} s   {row['over_ours']:6.2f} x ours")
+    common.save("step", options.size, options.device, {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()

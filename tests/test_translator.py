@@ -1,0 +1,167 @@
+"""Translation and search against brute force, and the choice of the best model of a run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import translator
+from helpers.checkpoints import CheckpointError, model_path, save_model
+from helpers.models import build_model
+from helpers.translator import Translator
+
+DX, DY = 6, 9
+RNG = np.random.default_rng(0)
+QUERIES = RNG.normal(size=(7, DX))
+GALLERY = RNG.normal(size=(23, DY)).astype(np.float32) * 26
+
+
+def make(name="mlp1", text_dim=DX, image_dim=DY):
+    torch.manual_seed(0)
+    return Translator(name, build_model(name, text_dim, image_dim, hidden=8, dropout=0.5), text_dim, image_dim)
+
+
+def identity(width):
+    model = build_model("procrustes", width, width)
+    model.set_affine(np.eye(width), np.zeros(width))
+    return Translator("procrustes", model, width, width)
+
+
+def test_translations_are_unit_vectors_in_float32_along_the_model_s_own():
+    chosen = make()
+    raw, unit = chosen.raw(QUERIES), chosen.translate(QUERIES)
+    assert raw.dtype == unit.dtype == np.float32
+    assert raw.shape == unit.shape == (7, DY)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(unit * np.linalg.norm(raw, axis=1, keepdims=True), raw, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        expected = chosen.model.eval()(torch.from_numpy(QUERIES).float()).numpy()
+    np.testing.assert_allclose(raw, expected, rtol=1e-5, atol=1e-6)  # dropout is off
+    assert not np.allclose(np.linalg.norm(raw, axis=1), 1, atol=0.1)
+
+
+@pytest.mark.parametrize("block", [1, 3, 22, 23, 65536])
+@pytest.mark.parametrize("k", [1, 5, 23, 400])
+def test_search_equals_brute_force(monkeypatch, block, k):
+    monkeypatch.setattr(translator, "SEARCH_BLOCK", block)
+    chosen = make()
+    unit = GALLERY / np.linalg.norm(GALLERY.astype(float), axis=1, keepdims=True)
+    scores = chosen.translate(QUERIES).astype(float) @ unit.T
+    expected = np.argsort(-scores, axis=1)[:, :k]
+    index, found = chosen.search(QUERIES, GALLERY, k)
+    assert index.dtype == np.int64 and found.dtype == np.float32
+    assert index.shape == found.shape == (7, min(k, 23))
+    np.testing.assert_array_equal(index, expected)
+    np.testing.assert_allclose(found, np.take_along_axis(scores, expected, axis=1), atol=1e-6)
+
+
+def test_ten_results_unless_told_otherwise():
+    assert make().search(QUERIES, GALLERY)[0].shape == (7, 10)
+
+
+@pytest.mark.parametrize("block", [1, 3, 65536])
+def test_equal_scores_come_in_gallery_order(monkeypatch, block):
+    monkeypatch.setattr(translator, "SEARCH_BLOCK", block)
+    signs = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [1, 1, -1, -1]], np.float32)  # exact in float32
+    gallery = signs[[1, 0, 2, 1, 0, 1, 2]] * np.array([[1], [2], [1], [4], [1], [1], [8]], np.float32)
+    index, scores = identity(4).search(signs[:1], gallery, 6)
+    assert index.tolist() == [[1, 4, 0, 3, 5, 2]]
+    assert scores.tolist() == [[1, 1, 0.5, 0.5, 0.5, 0]]
+
+
+def test_a_memory_mapped_gallery_is_only_read(tmp_path):
+    np.save(tmp_path / "gallery.npy", GALLERY)
+    mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    for found, expected in zip(make().search(QUERIES, mapped), make().search(QUERIES, GALLERY), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(np.load(tmp_path / "gallery.npy"), GALLERY)
+
+
+def test_no_query_gives_no_row():
+    nothing = np.empty((0, DX))
+    assert make().translate(nothing).shape == (0, DY)
+    index, scores = make().search(nothing, GALLERY, 3)
+    assert index.shape == scores.shape == (0, 3)
+
+
+@pytest.mark.parametrize("shape", [(7, DX + 1), (7, DY), (DX,), (1, 7, DX)])
+def test_queries_of_another_shape_are_an_error(shape):
+    with pytest.raises(ValueError, match=r"Queries have shape .*; mlp1 needs \(N, 6\)"):
+        make().translate(np.ones(shape))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_queries_that_are_not_finite_are_counted(value):
+    damaged = QUERIES.copy()
+    damaged[[2, 5], 1] = value
+    for call in (make().raw, make().translate, lambda x: make().search(x, GALLERY)):
+        with pytest.raises(ValueError, match=r"2 of 7 queries are not finite in float32, first rows: \[2, 5\]"):
+            call(damaged)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_queries_that_are_not_finite_in_float32_are_an_error_rather_than_nan():
+    damaged = QUERIES.copy()
+    damaged[2, 1] = 1e300
+    with pytest.raises(ValueError, match="1 of 7 queries"):
+        make().translate(damaged)
+
+
+@pytest.mark.parametrize("shape", [(23, DX), (DY,), (0, DY)])
+def test_galleries_of_another_shape_are_an_error(shape):
+    with pytest.raises(ValueError, match=r"The gallery has shape .*\(M, 9\) with M > 0 is needed"):
+        make().search(QUERIES, np.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_gallery_that_is_not_finite_is_an_error_that_says_where(monkeypatch, value):
+    monkeypatch.setattr(translator, "SEARCH_BLOCK", 10)
+    damaged = GALLERY.copy()
+    damaged[22, 8] = value
+    with pytest.raises(ValueError, match="between rows 20 and 23"):
+        make().search(QUERIES, damaged)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_below_one_is_an_error(k):
+    with pytest.raises(ValueError, match=f"k = {k}: must be at least 1"):
+        make().search(QUERIES, GALLERY, k)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run whose best model is mlp1; chance stands above it, which must not matter."""
+    for name in ("linear", "mlp1", "bigjump"):
+        torch.manual_seed(1)
+        shape = {"text_dim": DX, "image_dim": DY, "hidden": 8, "dropout": 0.0}
+        save_model(tmp_path, name, build_model(name, **shape), {"architecture": shape})
+    mrr = {"chance": 0.9, "linear": 0.3, "mlp1": 0.5, "bigjump": 0.4}
+    rows = [{"model": name, "mrr": value} for name, value in mrr.items()]
+    (tmp_path / "leaderboard.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+def test_the_best_row_other_than_chance_is_loaded(run):
+    chosen = Translator.load(run)
+    assert (chosen.name, chosen.text_dim, chosen.image_dim) == ("mlp1", DX, DY)
+    assert not chosen.model.training
+    assert Translator.load(str(run)).name == "mlp1"
+    torch.manual_seed(1)
+    again = Translator("mlp1", build_model("mlp1", DX, DY, hidden=8), DX, DY)
+    np.testing.assert_array_equal(chosen.raw(QUERIES), again.raw(QUERIES))
+
+
+def test_a_named_model_needs_no_leaderboard(run):
+    (run / "leaderboard.json").unlink()
+    assert Translator.load(run, "bigjump").name == "bigjump"
+    with pytest.raises(CheckpointError, match="leaderboard.json: missing"):
+        Translator.load(run)
+
+
+def test_a_missing_or_damaged_model_is_named(run):
+    with pytest.raises(CheckpointError, match="mlp2.safetensors: no such model"):
+        Translator.load(run, "mlp2")
+    model_path(run, "mlp1").write_bytes(b"garbage")
+    with pytest.raises(CheckpointError, match="mlp1.safetensors"):
+        Translator.load(run)
