@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lab notebooks lint clean
+SIZE ?= small
+DEVICE ?= cpu
+
+.PHONY: run test lab notebooks lint bench figures clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m helpers.series --profile demo --run demo
@@ -22,6 +25,17 @@ notebooks: $(VENV)/.installed
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+
+# Times what the project claims to be fast, beside its floor and its peers: SIZE=challenge, DEVICE=cuda.
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	for name in step ranking closed_form scaling; do \
+	    $(BIN)/python -m benchmarks.$$name --size $(SIZE) --device $(DEVICE) || exit 1; done
+	$(BIN)/python -m benchmarks.draw
+
+# The README's figures, from the reference run that the README names.
+figures: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.figures runs/flickr8k
 
 clean:
 	rm -rf $(VENV) *.egg-info

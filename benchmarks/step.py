@@ -59,14 +59,23 @@ class Setting:
         return rows
 
 
-def ours(size: common.Size, data: TrainingData) -> Callable[[], object]:
-    """The step of `helpers.training` with a full queue."""
+def full_queue(size: common.Size, data: TrainingData) -> tuple[Setting, BigJumpObjective]:
+    """A setting and its objective as they stand once the queue has filled."""
     setting = Setting(size, data, settings_of(size))
     objective = BigJumpObjective(setting.settings, data)
     for lo in range(0, size.queue, size.batch):
-        objective.queue.push(data.own[setting.order[torch.arange(lo, lo + size.batch) % size.captions]])
+        rows = torch.arange(lo, min(lo + size.batch, size.queue)) % size.captions
+        objective.queue.push(data.own[setting.order[rows]])
     objective.start_epoch(setting.settings.epochs)
-    return lambda: train_step(setting.model, objective, setting.optimiser, setting.batch())
+    return setting, objective
+
+
+def ours(size: common.Size, data: TrainingData) -> tuple[Callable[[], object], int]:
+    """The step of `helpers.training` with a full queue, and how many images stand in queue or batch."""
+    setting, objective = full_queue(size, data)
+    present = int((objective.queue.counts(size.queue) > 0).sum())
+    step = lambda: train_step(setting.model, objective, setting.optimiser, setting.batch())  # noqa: E731
+    return step, max(present, size.batch)
 
 
 def written_out(size: common.Size, data: TrainingData, mixed_precision: bool) -> Callable[[], object]:
@@ -103,8 +112,10 @@ def written_out(size: common.Size, data: TrainingData, mixed_precision: bool) ->
     return step
 
 
-def floor(size: common.Size, data: TrainingData) -> Callable[[], object]:
+def floor(size: common.Size, data: TrainingData, columns: int) -> Callable[[], object]:
     """The bare matrix products that one step needs, in the step's own precision, with operands at hand.
+
+    `columns` images are scored: those that stand in the queue or the batch.
 
     Scores and their gradient; forward, weight gradient and input gradient of the adapter (its first layer needs no
     input gradient); forward and weight gradient of A.
@@ -114,7 +125,7 @@ def floor(size: common.Size, data: TrainingData) -> Callable[[], object]:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, device=data.device).to(dtype)
 
-    b, m, dx, dy, hidden = size.batch, size.images, size.text_dim, size.image_dim, settings_of(size).hidden
+    b, m, dx, dy, hidden = size.batch, columns, size.text_dim, size.image_dim, settings_of(size).hidden
     bank, z, weights = random(m, dy), random(b, dy), random(b, m)
     x, h, w1, w2, a = random(b, dx), random(b, hidden), random(hidden, dx), random(dy, hidden), random(dy, dx)
 
@@ -136,7 +147,7 @@ def crossbatch_memory(size: common.Size, data: TrainingData) -> Callable[[], obj
 
 def memory_bank(size: common.Size, data: TrainingData) -> Callable[[], object]:
     """lightly: NTXentLoss with a memory bank; it knows no labels, so own images stay among the negatives."""
-    from lightly.loss import NTXentLoss
+    from lightly.loss import NTXentLoss  # needs a torchvision that fits the installed torch
 
     loss_of = NTXentLoss(temperature=0.06, memory_bank_size=(size.queue, size.image_dim)).to(data.device)
     return _peer(size, data, lambda z, y, own: loss_of(z, y), loss_of, fill=False)
@@ -170,14 +181,20 @@ def main() -> None:
     options = common.arguments(__doc__)
     size = common.SIZES[options.size]
     data = random_data(size, options.device)
+    step, present = ours(size, data)
     candidates = {
-        "floor": floor(size, data),
-        "ours": ours(size, data),
+        "floor": floor(size, data, present),
+        "ours": step,
         "written_out_bfloat16": written_out(size, data, mixed_precision=True),
         "written_out_float32": written_out(size, data, mixed_precision=False),
         "pytorch_metric_learning": crossbatch_memory(size, data),
-        "lightly": memory_bank(size, data),
     }
+    unavailable = {}
+    try:
+        candidates["lightly"] = memory_bank(size, data)
+    except (ImportError, RuntimeError) as error:  # torchvision raises RuntimeError where it does not fit torch
+        unavailable["lightly"] = str(error)
+        print(f"lightly is left out: {error}")
     seconds = common.interleaved(candidates, size.repeats, options.device)
     rows = [
         {
@@ -191,7 +208,9 @@ def main() -> None:
     ]
     for row in rows:
         print(f"{row['candidate']:24s} {row['median_seconds']:8.4f} s   {row['over_ours']:6.2f} x ours")
-    common.save("step", options.size, options.device, {"rows": rows})
+    common.save(
+        "step", options.size, options.device, {"images_scored": present, "rows": rows, "unavailable": unavailable}
+    )
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ protocol (galleries of 100, dot product) is kept apart, since its numbers are fa
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 
-SCORE_BUDGET = 16_000_000
-"""Scores held at a time (float32, 64 MB); with it the memory of ranking does not depend on the sizes."""
+QUERY_BLOCK, GALLERY_BLOCK = 2048, 8192
+"""Scores are held for one such block at a time (64 MB), so the memory of ranking does not depend on the sizes."""
 
 
 def normalise(rows: torch.Tensor) -> torch.Tensor:
@@ -18,31 +20,72 @@ def normalise(rows: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(rows.float(), dim=-1)
 
 
-def _unique_rows(gallery: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Distinct rows of (M, d), the distinct row of each row (M,), and the size of each group.
+def _rows(gallery: torch.Tensor | np.ndarray, which: slice | np.ndarray, device: torch.device) -> torch.Tensor:
+    """Some rows of a tensor, an array or a memory map, as float32 on `device`."""
+    if isinstance(gallery, np.ndarray):
+        gallery, which = torch.from_numpy(np.array(gallery[which], dtype=np.float32)), slice(None)
+    elif isinstance(which, np.ndarray):
+        which = torch.from_numpy(which).to(gallery.device)
+    return gallery[which].to(device).float()
 
-    A matrix product may round equal columns differently depending on their position, so ties between identical
-    vectors are only exact if each vector is scored once.
+
+def _groups_of_copies(gallery: torch.Tensor | np.ndarray) -> np.ndarray:
+    """(M,) group of each gallery row; rows with the same values share one.
+
+    By a 64-bit digest, so that a gallery that is only mapped into memory is read once and never held.
     """
-    rows = np.ascontiguousarray(gallery.cpu().numpy())
-    keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
-    _, first, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-    device = gallery.device
-    return gallery[torch.as_tensor(first, device=device)], *(
-        torch.as_tensor(values, device=device) for values in (inverse.ravel(), counts.astype(np.float32))
-    )
+    digests = np.empty(len(gallery), dtype=np.uint64)
+    for lo in range(0, len(gallery), GALLERY_BLOCK):
+        # + 0 turns -0 into 0, which is equal to it and has other bytes.
+        block = _rows(gallery, slice(lo, lo + GALLERY_BLOCK), torch.device("cpu")).numpy() + 0
+        for row, values in enumerate(block, start=lo):
+            digests[row] = int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little")
+    return np.unique(digests, return_inverse=True)[1].ravel()
+
+
+def _copies_of_targets(gallery: torch.Tensor | np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Every (query, gallery row) pair in which the row is the query's own item or a copy of it, sorted by row.
+
+    Returns:
+        Queries and rows of the P pairs, (P,) each, and the number of copies of each query's item, (N,).
+    """
+    group = _groups_of_copies(gallery)
+    members = np.argsort(group, kind="stable")  # gallery rows, group by group
+    sizes = np.bincount(group)
+    first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    copies = sizes[group[targets]]  # (N,)
+    queries = np.repeat(np.arange(len(targets)), copies)
+    within = np.arange(len(queries)) - np.repeat(np.cumsum(copies) - copies, copies)
+    rows = members[first[group[targets]][queries] + within]
+    order = np.argsort(rows, kind="stable")
+    return queries[order], rows[order], copies
+
+
+def _count_ahead(scores: torch.Tensor, own: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(Q,) how many of the scores (Q, C) beat `own` (Q, 1), ties counting half, without the cells (rows, columns).
+
+    NaN where a score of the row is not finite. Changes `scores`.
+    """
+    # A NaN or Inf anywhere in a row makes its sum non-finite.
+    finite = scores.sum(1).isfinite() & own[:, 0].isfinite()
+    scores[torch.from_numpy(rows).to(scores.device), torch.from_numpy(columns).to(scores.device)] = -torch.inf
+    ahead = (scores > own).sum(1) + 0.5 * (scores == own).sum(1)
+    return torch.where(finite, ahead, torch.nan).double().cpu().numpy()
 
 
 def ranks(
-    predictions: torch.Tensor, gallery: torch.Tensor, targets: torch.Tensor, *, cosine: bool = True
+    predictions: torch.Tensor, gallery: torch.Tensor | np.ndarray, targets: torch.Tensor, *, cosine: bool = True
 ) -> np.ndarray:
     """Rank of each prediction's own gallery item: 1 + number scoring higher + half of the others scoring equal.
 
-    Counted in blocks of queries rather than sorted, so that it costs one matrix product and bounded memory.
+    Counted in blocks of queries and gallery rows rather than sorted: it costs one matrix product, bounded memory and
+    one pass over the gallery, which may be a memory map larger than memory. A matrix product may round equal columns
+    differently depending on their position, so copies of a query's own item are counted as equal by their values,
+    never by their scores.
 
     Args:
         predictions: (N, d) translated captions.
-        gallery: (M, d) images.
+        gallery: (M, d) images; a tensor, an array or a memory map.
         targets: (N,) gallery row of each prediction.
         cosine: normalise both sides; otherwise the plain dot product.
 
@@ -53,22 +96,25 @@ def ranks(
         ValueError: a NaN or Inf among the scores (sorting would place it first or last in silence).
     """
     device = predictions.device
-    targets = torch.as_tensor(targets, device=device).long()
-    gallery = gallery.to(device)
-    unique, group, counts = _unique_rows(gallery.float())
-    predictions, unique = (normalise(predictions), normalise(unique)) if cosine else (predictions.float(), unique)
-    own_group = group[targets]
-    block = max(1, SCORE_BUDGET // len(unique))
-    out = []
-    for lo in range(0, len(predictions), block):
-        scores = predictions[lo : lo + block] @ unique.T  # (block, M')
-        own = scores.gather(1, own_group[lo : lo + block, None])  # (block, 1)
-        higher = (scores > own).float() @ counts
-        equal = (scores == own).float() @ counts - 1  # without the item itself
-        rank = 1 + higher + 0.5 * equal
-        # A NaN or Inf anywhere in a row makes its sum non-finite.
-        out.append(torch.where(scores.sum(1).isfinite(), rank, torch.nan))
-    result = torch.cat(out).double().cpu().numpy()
+    on_host = np.asarray(torch.as_tensor(targets).cpu(), dtype=np.int64)
+    prepare = normalise if cosine else torch.Tensor.float
+    pair_query, pair_row, copies = _copies_of_targets(gallery, on_host)
+    result = np.zeros(len(predictions))
+    for lo in range(0, len(predictions), QUERY_BLOCK):
+        part = slice(lo, lo + QUERY_BLOCK)
+        own = prepare(predictions[part]) * prepare(_rows(gallery, on_host[part], device))
+        result[part] = own.sum(1).double().cpu()
+    own_score = torch.from_numpy(result.astype(np.float32)).to(device)
+    result = 1 + 0.5 * (copies - 1.0)
+    for left in range(0, len(gallery), GALLERY_BLOCK):
+        block = prepare(_rows(gallery, slice(left, left + GALLERY_BLOCK), device)).T  # (d, C)
+        of_block = slice(*np.searchsorted(pair_row, [left, left + GALLERY_BLOCK]))
+        queries, columns = pair_query[of_block], pair_row[of_block] - left
+        for lo in range(0, len(predictions), QUERY_BLOCK):
+            part = slice(lo, lo + QUERY_BLOCK)
+            scores = prepare(predictions[part]) @ block  # (Q, C)
+            here = (queries >= lo) & (queries < lo + QUERY_BLOCK)
+            result[part] += _count_ahead(scores, own_score[part, None], queries[here] - lo, columns[here])
     bad = np.flatnonzero(np.isnan(result))
     if len(bad):
         raise ValueError(f"{len(bad)} of {len(result)} queries have NaN or Inf scores, first: {bad[:5].tolist()}.")

@@ -130,19 +130,28 @@ def test_the_order_of_the_gallery_changes_nothing(case, seed, cosine):
 
 
 @settings(deadline=None)
-@given(case=retrievals(SIGNS, 4), budget=st.integers(1, 40), cosine=st.booleans())
-def test_blocks_give_the_same_ranks(case, budget, cosine):
+@given(case=retrievals(SIGNS, 4), queries=st.integers(1, 9), rows=st.integers(1, 9), cosine=st.booleans())
+def test_blocks_give_the_same_ranks(case, queries, rows, cosine):
     expected = metrics.ranks(*tensors(*case), cosine=cosine)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "SCORE_BUDGET", budget)
+        patch.setattr(metrics, "QUERY_BLOCK", queries)
+        patch.setattr(metrics, "GALLERY_BLOCK", rows)
         np.testing.assert_array_equal(metrics.ranks(*tensors(*case), cosine=cosine), expected)
+
+
+def test_a_memory_mapped_gallery_gives_the_same_ranks(tmp_path):
+    predictions, gallery, targets, _ = real_case(0)
+    np.save(tmp_path / "gallery.npy", gallery)
+    mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    found = metrics.ranks(torch.from_numpy(predictions), mapped, torch.from_numpy(targets))
+    np.testing.assert_array_equal(found, metrics.ranks(*tensors(predictions, gallery, targets)))
 
 
 @pytest.mark.parametrize("cosine", [True, False])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("budget", [1, 16_000_000])
-def test_nan_and_inf_are_errors_that_give_their_number(monkeypatch, value, cosine, budget):
-    monkeypatch.setattr(metrics, "SCORE_BUDGET", budget)
+@pytest.mark.parametrize("block", [1, 4096])
+def test_nan_and_inf_are_errors_that_give_their_number(monkeypatch, value, cosine, block):
+    monkeypatch.setattr(metrics, "QUERY_BLOCK", block)
     predictions, gallery, targets, _ = real_case(0)
     damaged = predictions.copy()
     damaged[[4, 7], 3] = value

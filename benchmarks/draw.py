@@ -1,0 +1,86 @@
+"""The figures of the committed results: `python -m benchmarks.draw` (the challenge size where it was measured)."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from benchmarks import common
+from helpers import plots
+
+STEP_LABELS = {
+    "floor": "bare matrix products (floor)",
+    "ours": "ours: unique images, counts",
+    "written_out_bfloat16": "written out, bfloat16",
+    "written_out_float32": "written out, float32",
+    "pytorch_metric_learning": "pytorch-metric-learning,\nCrossBatchMemory",
+    "lightly": "lightly, memory bank",
+}
+AXIS_LABELS = {
+    "batch": "batch (captions)",
+    "queue": "queue (entries)",
+    "image_dim": "image width (dimensions)",
+    "images": "training images (count; widths 128)",
+}
+
+
+def step_bars(ax: Axes, rows: list[dict]) -> Axes:
+    """Seconds of one step, a bar a candidate, with its ratio to ours."""
+    rows = sorted(rows, key=lambda row: row["median_seconds"])
+    colours = {"floor": plots.MODEL_COLOURS["chance"], "ours": plots.MODEL_COLOURS["bigjump"]}
+    for place, row in enumerate(rows):
+        seconds, name = row["median_seconds"], row["candidate"]
+        ax.barh(place, seconds, color=colours.get(name, plots.BLUE), height=0.7)
+        note = f"{seconds:.2f} s" + ("" if name == "ours" else f"  ({row['over_ours']:.1f} x ours)")
+        ax.annotate(note, (seconds, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.set_yticks(range(len(rows)), [STEP_LABELS[row["candidate"]] for row in rows])
+    ax.invert_yaxis()
+    ax.grid(visible=False, axis="y")
+    ax.set_xscale("log")
+    ax.set_xlim(rows[0]["median_seconds"] / 2, 6 * rows[-1]["median_seconds"])
+    ax.set(xlabel="seconds a training step (log scale)", ylabel="")
+    return ax
+
+
+def scaling_curve(ax: Axes, rows: list[dict], axis: str) -> Axes:
+    """Milliseconds of a step and of its floor against one size, and the step's memory on the right."""
+    rows = [row for row in rows if row["axis"] == axis]
+    values = [row["value"] for row in rows]
+    ax.loglog(values, [1e3 * row["seconds"] for row in rows], "-o", color=plots.MODEL_COLOURS["bigjump"], label="step")
+    floor = [1e3 * row["floor_seconds"] for row in rows]
+    ax.loglog(values, floor, "--", color=plots.MODEL_COLOURS["chance"], label="matrix products")
+    right = ax.twinx()
+    memory = [max(row["step_memory_mb"], 1.0) for row in rows]
+    right.loglog(values, memory, ":s", color=plots.BLUE, ms=4, label="memory of the step (right)")
+    right.set_ylabel("memory (MB)")
+    right.set_ylim(1, 10 ** (len(str(int(max(memory)))) + 1))
+    right.grid(visible=False)
+    lines = ax.get_lines() + right.get_lines()
+    ax.legend(lines, [line.get_label() for line in lines], loc="upper left")
+    ax.set(xlabel=AXIS_LABELS[axis], ylabel="time (ms per step)")
+    ax.set_ylim(top=ax.get_ylim()[1] * 8)
+    return ax
+
+
+def main() -> None:
+    plots.use_style()
+    for device in ("cpu", "cuda"):
+        suffix = "" if device == "cpu" else f"_{device}"
+        step = common.load("step", "challenge", device) or common.load("step", "small", device)
+        if step:
+            fig, ax = plt.subplots(figsize=(8.4, 3.4))
+            step_bars(ax, step["rows"])
+            print(plots.save_figure(fig, f"step_cost{suffix}"))
+        scaling = common.load("scaling", "challenge", device) or common.load("scaling", "small", device)
+        if scaling:
+            fig, axes = plt.subplots(2, 2, figsize=(11, 7.4))
+            for ax, axis in zip(axes.flat, AXIS_LABELS, strict=True):
+                scaling_curve(ax, scaling["rows"], axis)
+            print(plots.save_figure(fig, f"scaling{suffix}"))
+
+
+if __name__ == "__main__":
+    main()

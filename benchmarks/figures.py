@@ -1,0 +1,67 @@
+"""The README's figures, from the artefacts of a finished run: `python -m benchmarks.figures runs/flickr8k`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from helpers import checkpoints, evaluation, geometry, pipeline, plots
+from helpers.config import EvaluationConfig, RunConfig
+
+
+def spectra_and_power(run: pipeline.Run) -> plt.Figure:
+    """Spectra of both spaces on the training side, and what Procrustes and least squares keep of the target's."""
+    fitted = pipeline.fit_geometry(run, pipeline.GeometryConfig())
+    stats = fitted.statistics
+    maps = {"Procrustes": fitted.affine(0.0), "Least squares": fitted.affine(1.0)}
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    plots.spectra(left, {n: geometry.spectrum(c) for n, c in (("captions", stats.cov_x), ("images", stats.cov_y))})
+    mapped = {name: m.matrix @ stats.cov_x @ m.matrix.T for name, m in maps.items()}
+    plots.mean_and_covariance_match(right, stats.cov_y, mapped)
+    return fig
+
+
+def training(run: pipeline.Run, rows: list[dict]) -> plt.Figure:
+    """Validation MRR by epoch of every trained model, and BigJump's temperature beside it."""
+    histories = {
+        name: checkpoints.load_facts(run.directory, name)["history"] for name in (*pipeline.BASELINES, "bigjump")
+    }
+    mrr = {row["model"]: row["mrr"] for row in rows}
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2))
+    plots.training_curves(left, histories, "mrr", references={"procrustes": mrr["procrustes"]})
+    plots.schedule(right, histories["bigjump"], "temperature", "temperature of BigJump (dimensionless)")
+    return fig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    folder = parser.parse_args().run.resolve()
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    run = pipeline.open_run(RunConfig(**facts["config"]))
+    rows, ranks = evaluation.evaluate(run, EvaluationConfig())
+    plots.use_style()
+    groups = run.split.caption_to_gallery
+    fig, ax = plt.subplots(figsize=(7, 3.6))
+    plots.leaderboard_bars(ax, rows)
+    plots.save_figure(fig, "leaderboard")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    plots.rank_cdf(left, ranks, len(run.split.val_images))
+    plots.difficulty(right, np.bincount(groups, weights=1 / ranks["bigjump"]) / np.maximum(np.bincount(groups), 1))
+    plots.save_figure(fig, "ranks")
+    fig, ax = plt.subplots(figsize=(7, 4.4))
+    plots.cost_accuracy(ax, [row for row in rows if row["model"] != "chance"])
+    plots.save_figure(fig, "cost")
+    plots.save_figure(training(run, rows), "training")
+    plots.save_figure(spectra_and_power(run), "spectra")
+
+
+if __name__ == "__main__":
+    main()

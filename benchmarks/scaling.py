@@ -1,0 +1,71 @@
+"""What one training step costs as work grows: batch, queue, width, images; time, memory, and the floor beside it.
+
+`python -m benchmarks.scaling --size challenge`.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+from dataclasses import replace
+
+from benchmarks import common, step
+
+AXES = {
+    "small": {
+        "batch": (64, 128, 256, 512),
+        "queue": (1_024, 4_096, 16_384),
+        "image_dim": (192, 384, 768),
+        "images": (1_000, 10_000, 100_000),
+    },
+    "challenge": {
+        "batch": (128, 256, 512, 1024, 2048),
+        "queue": (4_096, 16_384, 65_536, 262_144),
+        "image_dim": (384, 768, 1536, 3072),
+        "images": (1_000, 10_000, 100_000, 1_000_000),
+    },
+}
+NARROW = {"text_dim": 128, "image_dim": 128}
+"""Widths of the `images` axis, so that a million images fit a small memory; it is the count that is looked at."""
+
+
+def measure(size: common.Size, device: str) -> dict:
+    """Median seconds of a step and of its floor, and the memory that the step takes beside data and model."""
+    data = step.random_data(size, device)
+    ours, present = step.ours(size, data)
+    candidates = {"ours": ours, "floor": step.floor(size, data, present)}
+    ours()
+    before = common.anonymous_memory_mb()
+    with common.PeakMemory() as peak:
+        ours()
+    seconds = common.interleaved(candidates, 3, device)
+    return {
+        "images_scored": present,
+        "seconds": statistics.median(seconds["ours"]),
+        "floor_seconds": statistics.median(seconds["floor"]),
+        "over_floor": common.median_ratio(seconds["ours"], seconds["floor"]),
+        "step_memory_mb": max(0.0, peak.mb - before),
+    }
+
+
+def main() -> None:
+    options = common.arguments(__doc__)
+    base = common.SIZES[options.size]
+    rows = []
+    for axis, values in AXES[options.size].items():
+        for value in values:
+            size = replace(base, **{axis: value})
+            if axis == "images":
+                size = replace(size, captions=max(value, 2 * base.batch), **NARROW)
+            rows.append({"axis": axis, "value": value, **measure(size, options.device)})
+            gc.collect()
+            row = rows[-1]
+            print(
+                f"{axis:10s} {value:9,d}   {1e3 * row['seconds']:8.1f} ms   {row['over_floor']:5.2f} x floor   "
+                f"{row['step_memory_mb']:6.0f} MB"
+            )
+    common.save("scaling", options.size, options.device, {"narrow": NARROW, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
