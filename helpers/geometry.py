@@ -47,7 +47,11 @@ def _symmetric(upper: np.ndarray) -> np.ndarray:
 
 
 def pair_statistics(
-    text: np.ndarray, images: np.ndarray, targets: np.ndarray, fit_on: str = "captions"
+    text: np.ndarray,
+    images: np.ndarray,
+    targets: np.ndarray,
+    fit_on: str = "captions",
+    captions: np.ndarray | None = None,
 ) -> PairStatistics:
     """Sufficient statistics of (caption, image) pairs in one pass over the captions, in blocks.
 
@@ -61,6 +65,7 @@ def pair_statistics(
         images: (M, dy) image embeddings.
         targets: (N,) row of `images` that each caption describes.
         fit_on: `captions` weighs every caption alike; `caption_means` first averages the captions of an image.
+        captions: rows of `text` to use, such as a training side; all where None. Nothing is copied for it.
 
     Returns:
         The statistics in float64. Images that no caption names are left out.
@@ -68,7 +73,8 @@ def pair_statistics(
     Raises:
         ValueError: fewer than two pairs.
     """
-    order = np.argsort(targets, kind="stable")
+    order = np.arange(len(targets)) if captions is None else captions
+    order = order[np.argsort(targets[order], kind="stable")]
     image_ids, starts, counts = np.unique(targets[order], return_index=True, return_counts=True)
     if len(image_ids) < 2:
         raise ValueError(f"{len(image_ids)} image(s) with captions: a covariance needs at least two.")
@@ -93,7 +99,7 @@ def pair_statistics(
         cross += x_per_image.T @ y
         sum_x += x.sum(0)
         sum_y += (y * weight).sum(0)
-    n = len(image_ids) if fit_on == "caption_means" else len(targets)
+    n = len(image_ids) if fit_on == "caption_means" else len(order)
     mean_x, mean_y = sum_x / n, sum_y / n  # of the shifted rows
     return PairStatistics(
         n=n,

@@ -90,8 +90,9 @@ class GeomWithAdapter(nn.Module):
         nn.init.zeros_(self.adapter[-1].weight)
         nn.init.zeros_(self.adapter[-1].bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.geometry(x) + self.adapter(x)  # (B, dy)
+    def forward(self, x: torch.Tensor, geometry: torch.Tensor | None = None) -> torch.Tensor:
+        """Translate x (B, dx); `geometry` is A x + b (B, dy) where it is known already."""
+        return (self.geometry(x) if geometry is None else geometry) + self.adapter(x)  # (B, dy)
 
 
 def fit_standardisation(model: nn.Module, text: torch.Tensor) -> None:

@@ -83,9 +83,7 @@ def save_run(run: Run) -> None:
 
 def training_statistics(run: Run, fit_on: str) -> PairStatistics:
     """Means and covariances of the training side alone; see `geometry.pair_statistics`."""
-    split, data = run.split, run.data
-    text, images = data.text[split.train_captions], data.images[split.train_images]
-    return pair_statistics(text, images, split.train_caption_image, fit_on)
+    return pair_statistics(run.data.text, run.data.images, run.data.targets, fit_on, run.split.train_captions)
 
 
 def fit_geometry(run: Run, settings: GeometryConfig) -> CrossSpace:

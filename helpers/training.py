@@ -101,6 +101,9 @@ class CombinedObjective:
             terms["nce"] = s.nce_weight * losses.info_nce(prediction, target, s.temperature)
         return terms
 
+    def predict(self, model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        return model(self.data.text[rows])  # (B, dy)
+
     def end_step(self, own: torch.Tensor) -> None:
         pass
 
@@ -114,6 +117,7 @@ class BigJumpObjective:
         self.bank = metrics.normalise(data.images).to(self.dtype)  # (M, dy)
         self.queue = ImageQueue(settings.queue_size, len(data.images), data.device)
         self.temperature, self.slice = settings.temperature_start, 0
+        self.geometry: torch.Tensor | None = None  # (N, dy) A x + b of every caption, while A is frozen
 
     def start_epoch(self, epoch: int) -> dict[str, float]:
         s = self.settings
@@ -132,6 +136,17 @@ class BigJumpObjective:
             "moment": s.moment_weight * losses.moment_loss(prediction, target, with_std=False),
             "agreement": s.agreement_weight * losses.agreement_loss(prediction, own),
         }
+
+    def predict(self, model: GeomWithAdapter, rows: torch.Tensor) -> torch.Tensor:
+        """(B, dy) predictions; what a frozen A contributes is computed once, not once an epoch."""
+        text = self.data.text
+        if model.geometry.matrix.requires_grad:
+            self.geometry = None
+            return model(text[rows])
+        if self.geometry is None:
+            with torch.no_grad():
+                self.geometry = torch.cat([model.geometry(block) for block in text.split(8192)])
+        return model(text[rows], self.geometry[rows])
 
     def end_step(self, own: torch.Tensor) -> None:
         self.queue.push(own)
@@ -200,7 +215,7 @@ def train_step(model: nn.Module, objective, optimiser: torch.optim.Optimizer, ro
     data = objective.data
     own = data.own[rows]  # (B,)
     with autocast(data.device, objective.dtype):
-        prediction = model(data.text[rows])  # (B, dy)
+        prediction = objective.predict(model, rows)  # (B, dy)
     terms = objective.terms(prediction, own)
     loss = sum(terms.values())
     optimiser.zero_grad(set_to_none=True)

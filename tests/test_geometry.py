@@ -41,6 +41,17 @@ def test_caption_means_equal_averaging_first():
         np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-6, atol=1e-7)
 
 
+def test_statistics_of_some_captions_equal_those_of_a_copy():
+    text, images, targets = paired()
+    rows = np.random.default_rng(1).permutation(len(text))[:50]
+    got = pair_statistics(text, images, targets, captions=rows)
+    expected = pair_statistics(text[rows], images, targets[rows])
+    assert got.n == expected.n == 50
+    np.testing.assert_allclose(got.cov_xy, expected.cov_xy, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(got.cov_x, expected.cov_x, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(got.mean_y, expected.mean_y, rtol=1e-12)
+
+
 def test_power_one_is_least_squares():
     text, images, targets = paired()
     design = np.column_stack([text, np.ones(len(text))]).astype(np.float64)

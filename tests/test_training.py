@@ -484,3 +484,12 @@ def test_bfloat16_products_train_alike(bigjump, data):
     train(bigjump, data, epochs=6, mixed_precision=True)
     assert validation_mrr(bigjump, data) > start - 0.02
     assert {tensor.dtype for tensor in bigjump.state_dict().values()} == {torch.float32}
+
+
+def test_a_frozen_geometry_that_is_computed_once_changes_nothing(monkeypatch, data, affine):
+    """Against A x + b at every step; A is frozen for two epochs, then free."""
+    once = from_seed(0, data, affine)
+    monkeypatch.setattr(training.BigJumpObjective, "predict", lambda self, model, rows: model(self.data.text[rows]))
+    each_step = from_seed(0, data, affine)
+    for name, values in once[0].items():
+        torch.testing.assert_close(values, each_step[0][name], rtol=1e-4, atol=1e-5)
