@@ -187,14 +187,16 @@ def main() -> None:
         "ours": step,
         "written_out_bfloat16": written_out(size, data, mixed_precision=True),
         "written_out_float32": written_out(size, data, mixed_precision=False),
-        "pytorch_metric_learning": crossbatch_memory(size, data),
     }
     unavailable = {}
-    try:
-        candidates["lightly"] = memory_bank(size, data)
-    except (ImportError, RuntimeError) as error:  # torchvision raises RuntimeError where it does not fit torch
-        unavailable["lightly"] = str(error)
-        print(f"lightly is left out: {error}")
+    for name, make in (("pytorch_metric_learning", crossbatch_memory), ("lightly", memory_bank)):
+        try:  # RuntimeError: no memory, or a torchvision that does not fit torch
+            candidates[name] = make(size, data)
+            candidates[name]()
+        except (ImportError, RuntimeError) as error:
+            candidates.pop(name, None)
+            unavailable[name] = str(error)
+            print(f"{name} is left out: {error}")
     seconds = common.interleaved(candidates, size.repeats, options.device)
     rows = [
         {

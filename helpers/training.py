@@ -128,14 +128,17 @@ class BigJumpObjective:
     def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
         """Weighted terms whose sum is the loss."""
         s, target = self.settings, self.data.images[own]
-        counts = self.queue.counts(self.slice)
-        nce = losses.multi_positive_nce(prediction, self.bank, own, counts, self.temperature, self.dtype)
         return {
-            "nce": s.nce_weight * nce,
+            "nce": s.nce_weight * self.nce(prediction, own),
             "cosine": s.cosine_weight * losses.cosine_loss(prediction, target),
             "moment": s.moment_weight * losses.moment_loss(prediction, target, with_std=False),
             "agreement": s.agreement_weight * losses.agreement_loss(prediction, own),
         }
+
+    def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Multi-positive NCE against the batch's images and the queue's slice."""
+        counts = self.queue.counts(self.slice)
+        return losses.multi_positive_nce(prediction, self.bank, own, counts, self.temperature, self.dtype)
 
     def predict(self, model: GeomWithAdapter, rows: torch.Tensor) -> torch.Tensor:
         """(B, dy) predictions; what a frozen A contributes is computed once, not once an epoch."""

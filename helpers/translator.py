@@ -12,8 +12,8 @@ from torch import nn
 from helpers import checkpoints, metrics
 from helpers.models import predict
 
-SEARCH_BLOCK = 65536
-"""Gallery rows scored at a time, so that a memory-mapped gallery is never held whole."""
+QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
+"""Scores are held for one such block at a time (64 MB), and a memory-mapped gallery is never held whole."""
 
 
 class Translator:
@@ -88,14 +88,17 @@ class Translator:
             raise ValueError(f"The gallery has shape {gallery.shape}; (M, {self.image_dim}) with M > 0 is needed.")
         if k < 1:
             raise ValueError(f"k = {k}: must be at least 1.")
-        queries = torch.from_numpy(self.translate(x))
-        best_scores, best = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-        for lo in range(0, len(gallery), SEARCH_BLOCK):
-            part = torch.from_numpy(np.array(gallery[lo : lo + SEARCH_BLOCK], dtype=np.float32))
-            if not part.isfinite().all():
-                raise ValueError(f"The gallery holds NaN or Inf between rows {lo} and {lo + len(part)}.")
-            scores = torch.cat([best_scores, queries @ metrics.normalise(part).T], dim=1)
-            index = torch.cat([best, torch.arange(lo, lo + len(part)).expand(len(queries), -1)], dim=1)
-            order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-            best_scores, best = scores.gather(1, order), index.gather(1, order)
-        return best.numpy(), best_scores.numpy()
+        queries, k = torch.from_numpy(self.translate(x)), min(k, len(gallery))
+        scores, index = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+        for left in range(0, len(gallery), GALLERY_BLOCK):
+            block = torch.from_numpy(np.array(gallery[left : left + GALLERY_BLOCK], dtype=np.float32))
+            if not block.isfinite().all():
+                raise ValueError(f"The gallery holds NaN or Inf between rows {left} and {left + len(block)}.")
+            block = metrics.normalise(block).T  # (dy, C)
+            parts = [(part @ block).topk(min(k, block.shape[1]), dim=1) for part in queries.split(QUERY_BLOCK)]
+            # The best of the block join the best so far; what is beyond the k best of both can be no result.
+            scores = torch.cat([scores, torch.cat([part.values for part in parts])], dim=1)
+            index = torch.cat([index, left + torch.cat([part.indices for part in parts])], dim=1)
+            scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
+            index = index.gather(1, order)
+        return index.numpy(), scores.numpy()

@@ -1,0 +1,78 @@
+"""The fast loss trains the same model as the written-out one: same seed, same data, MRR epoch by epoch.
+
+`python -m benchmarks.same_accuracy --data-dir DIR --text-dim 384 --image-dim 1280`. The written-out loss holds a queue
+of vectors and a logit for every entry; both run in the device's mixed precision, so that they differ in rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks import common
+from helpers import metrics, pipeline
+from helpers.config import BigJumpConfig, GeometryConfig, RunConfig
+from helpers.models import build_model
+from helpers.reproducibility import seed_all
+from helpers.training import BigJumpObjective, fit
+
+
+class WrittenOutObjective(BigJumpObjective):
+    """BigJump's terms with the NCE as it reads: vectors in the queue, one logit an entry, autograd."""
+
+    def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        entries = self.queue.newest(self.slice).long()  # (Q,)
+        z = F.normalize(prediction.float(), dim=-1)
+        logits = torch.cat([own, entries])  # (B + Q,) images of the columns
+        scores = (z.to(self.dtype) @ self.bank[logits].T).float() / self.temperature  # (B, B + Q)
+        mine = own[:, None] == logits[None, :]
+        positives = scores.masked_fill(~mine, -torch.inf)[:, : len(own)].logsumexp(1)
+        in_queue = torch.arange(len(logits), device=own.device) >= len(own)
+        everything = scores.masked_fill(mine & in_queue, -torch.inf).logsumexp(1)
+        return (everything - positives).mean()
+
+
+def train(run: pipeline.Run, objective_type: type, settings: BigJumpConfig) -> tuple[list[float], np.ndarray]:
+    """MRR of each epoch, and the validation ranks of the model kept."""
+    data = pipeline.device_data(run)
+    affine = pipeline.fit_geometry(run, GeometryConfig()).affine()
+    seed_all(settings.seed)
+    model = build_model("bigjump", run.data.text_dim, run.data.image_dim)
+    model.geometry.set_affine(affine.matrix, affine.bias)
+    history = fit(model.to(data.device), objective_type(settings, data), objective_type.__name__)
+    with torch.inference_mode():
+        ranks = metrics.ranks(model(data.val_text), data.val_images, data.val_own)
+    return [entry["mrr"] for entry in history], ranks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--text-dim", type=int, required=True)
+    parser.add_argument("--image-dim", type=int, required=True)
+    parser.add_argument("--epochs", type=int, default=8)
+    options = parser.parse_args()
+    run = pipeline.open_run(
+        RunConfig("challenge", "same_accuracy", options.data_dir, options.text_dim, options.image_dim)
+    )
+    settings = BigJumpConfig(epochs=options.epochs)
+    fast_mrr, fast = train(run, BigJumpObjective, settings)
+    slow_mrr, slow = train(run, WrittenOutObjective, settings)
+    difference = metrics.paired_difference(fast, slow, run.split.caption_to_gallery)
+    low, high = metrics.bootstrap_interval(1 / slow, run.split.caption_to_gallery)
+    print(f"fast {max(fast_mrr):.4f}, written out {max(slow_mrr):.4f} ({low:.4f} to {high:.4f}): {difference}")
+    content = {
+        "command": "python -m benchmarks.same_accuracy --data-dir DIR "
+        f"--text-dim {options.text_dim} --image-dim {options.image_dim} --epochs {options.epochs}",
+        "mrr_by_epoch": {"fast": fast_mrr, "written_out": slow_mrr},
+        "written_out_interval": [low, high],
+        "difference": difference,
+    }
+    common.save("same_accuracy", f"{options.epochs}_epochs", "cpu", content)
+
+
+if __name__ == "__main__":
+    main()
