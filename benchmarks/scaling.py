@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import gc
+import multiprocessing
 import statistics
 from dataclasses import replace
 
@@ -30,13 +30,16 @@ NARROW = {"text_dim": 128, "image_dim": 128}
 
 
 def measure(size: common.Size, device: str) -> dict:
-    """Median seconds of a step and of its floor, and the memory that the step takes beside data and model."""
+    """Median seconds of a step and of its floor, and the memory that stepping adds to data and weights.
+
+    The latter holds gradients, the optimiser's state and whatever a step allocates on its way.
+    """
     data = step.random_data(size, device)
     ours, present = step.ours(size, data)
     candidates = {"ours": ours, "floor": step.floor(size, data, present)}
-    ours()
     before = common.anonymous_memory_mb()
     with common.PeakMemory() as peak:
+        ours()
         ours()
     seconds = common.interleaved(candidates, 3, device)
     return {
@@ -52,13 +55,15 @@ def main() -> None:
     options = common.arguments(__doc__)
     base = common.SIZES[options.size]
     rows = []
+    fresh = multiprocessing.get_context("spawn")
     for axis, values in AXES[options.size].items():
         for value in values:
             size = replace(base, **{axis: value})
             if axis == "images":
                 size = replace(size, captions=max(value, 2 * base.batch), **NARROW)
-            rows.append({"axis": axis, "value": value, **measure(size, options.device)})
-            gc.collect()
+            # A process a point: memory that one point gave back would hide what the next one takes.
+            with fresh.Pool(1) as process:
+                rows.append({"axis": axis, "value": value, **process.apply(measure, (size, options.device))})
             row = rows[-1]
             print(
                 f"{axis:10s} {value:9,d}   {1e3 * row['seconds']:8.1f} ms   {row['over_floor']:5.2f} x floor   "

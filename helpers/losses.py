@@ -136,8 +136,8 @@ def multi_positive_nce(
     log_weight = counts.log()  # -inf for images that are neither in the batch nor in the queue
     if bank.device.type == "cpu":
         present = counts.nonzero().squeeze(1)
-        # Gathering rows costs memory traffic, scoring absent ones costs arithmetic; at half the bank gathering pays.
-        if 2 * len(present) < len(bank):
+        # Gathering a row costs about what scoring it costs for 40 captions (benchmarks/scaling.py, queue axis).
+        if (len(bank) - len(present)) * len(own) > 40 * len(present):
             position = torch.empty(len(bank), dtype=torch.long)
             position[present] = torch.arange(len(present))
             bank, own, log_weight = bank[present], position[own], log_weight[present]

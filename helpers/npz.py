@@ -11,11 +11,12 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy
@@ -24,6 +25,7 @@ BLOCK_BYTES = 16 * 2**20
 FORTRAN_LIMIT = 2**30
 """Bytes up to which a column-major array is read whole: its rows lie scattered over the member, so it cannot stream."""
 
+T = TypeVar("T")
 _SUFFIX = ".npy"
 _ZIP_MAGIC = b"PK\x03\x04"
 _DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits; a directory that claims more is lying
@@ -60,6 +62,15 @@ def first_five(cases: Iterable[object]) -> str:
     """`a, b, c, d, e, ...`: the cases that an error message shows."""
     shown = list(islice(cases, 6))
     return ", ".join(map(str, shown[:5])) + (", ..." if len(shown) > 5 else "")
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a second thread while the one before is in use: decompression frees the GIL."""
+    with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = worker.submit(next, items, None)
+            yield item
 
 
 class NpzReader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from helpers.npz import NpzReader, first_five
+from helpers.npz import NpzReader, first_five, read_ahead
 
 TEXT_KEY = "captions/embeddings"
 IMAGE_KEY = "images/embeddings"
@@ -165,9 +165,9 @@ def copy_vectors(archive: NpzReader, key: str, out: np.ndarray) -> None:
     """
     not_finite: list[int] = []
     zero: list[int] = []
-    for start, block in archive.blocks(key):
+    for start, block in read_ahead(archive.blocks(key)):
         with np.errstate(over="ignore", invalid="ignore"):
-            rows = block.astype(np.float32)
+            rows = block.astype(np.float32, copy=False)
             squared_norms = np.einsum("ij,ij->i", rows, rows)
         out[start : start + len(rows)] = rows
         not_finite.extend((start + np.flatnonzero(~np.isfinite(squared_norms))).tolist())

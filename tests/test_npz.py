@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import npz
-from helpers.npz import DataError, NpzReader, first_five
+from helpers.npz import DataError, NpzReader, first_five, read_ahead
 
 MATRIX = np.arange(60, dtype=np.float32).reshape(12, 5)
 
@@ -217,3 +217,16 @@ def test_a_missing_key_lists_those_found(tmp_path):
 def test_first_five():
     assert first_five(range(5)) == "0, 1, 2, 3, 4"
     assert first_five(range(6)) == "0, 1, 2, 3, 4, ..."
+
+
+def test_reading_ahead_keeps_the_order_and_passes_errors_on():
+    def items():
+        yield from (1, 2, 3)
+        raise DataError("broken")
+
+    seen = []
+    with pytest.raises(DataError, match="broken"):
+        for item in read_ahead(items()):
+            seen.append(item)
+    assert seen == [1, 2, 3]
+    assert list(read_ahead(iter([]))) == []
