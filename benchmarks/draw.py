@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from benchmarks import common
 from helpers import plots
@@ -39,9 +40,8 @@ def step_bars(ax: Axes, rows: list[dict]) -> Axes:
     ax.set_yticks(range(len(rows)), [STEP_LABELS[row["candidate"]] for row in rows])
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
-    ax.set_xscale("log")
-    ax.set_xlim(rows[0]["median_seconds"] / 2, 6 * rows[-1]["median_seconds"])
-    ax.set(xlabel="seconds a training step (log scale)", ylabel="")
+    ax.set_xlim(0, 1.3 * rows[-1]["median_seconds"])
+    ax.set(xlabel="time (s per training step)", ylabel="")
     return ax
 
 
@@ -61,6 +61,8 @@ def scaling_curve(ax: Axes, rows: list[dict], axis: str) -> Axes:
     lines = ax.get_lines() + right.get_lines()
     ax.legend(lines, [line.get_label() for line in lines], loc="upper left")
     ax.set(xlabel=AXIS_LABELS[axis], ylabel="time (ms per step)")
+    ax.set_xticks(values, [f"{value:,}" for value in values])
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_ylim(top=ax.get_ylim()[1] * 8)
     return ax
 

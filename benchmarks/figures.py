@@ -20,7 +20,7 @@ def spectra_and_power(run: pipeline.Run) -> plt.Figure:
     """Spectra of both spaces on the training side, and what Procrustes and least squares keep of the target's."""
     fitted = pipeline.fit_geometry(run, pipeline.GeometryConfig())
     stats = fitted.statistics
-    maps = {"Procrustes": fitted.affine(0.0), "Least squares": fitted.affine(1.0)}
+    maps = {name: fitted.affine(power) for name, power in pipeline.GEOMETRY_POWERS.items()}
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     plots.spectra(left, {n: geometry.spectrum(c) for n, c in (("captions", stats.cov_x), ("images", stats.cov_y))})
     mapped = {name: m.matrix @ stats.cov_x @ m.matrix.T for name, m in maps.items()}
