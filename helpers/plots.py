@@ -26,6 +26,7 @@ MODEL_COLOURS = dict(zip(config.MODEL_ROWS, _COLOURS, strict=True))
 FALLBACK_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 BLUE, ORANGE, DARK = "#0072B2", "#E69F00", "#333333"
 _MRR_LABEL = "MRR (0 to 1)"
+_BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}  # where curves may run anywhere inside
 Rows = Sequence[Mapping]  # one mapping an epoch, or a model
 
 
@@ -104,7 +105,7 @@ def eps_curves(ax: Axes, eps_values: Sequence[float], mrr: Mapping[str, Sequence
     """MRR against the ridge `eps`, one curve a label."""
     for index, (name, values) in enumerate(mrr.items()):
         ax.semilogx(eps_values, values, "-o", **_look(name, index))
-    return _finish(ax, "ridge eps (share of the mean eigenvalue)", _MRR_LABEL)
+    return _finish(ax, "ridge eps (share of the mean eigenvalue)", _MRR_LABEL, **_BESIDE)
 
 
 def rank_cdf(ax: Axes, ranks: Mapping[str, np.ndarray], gallery_size: int) -> Axes:
@@ -116,7 +117,7 @@ def rank_cdf(ax: Axes, ranks: Mapping[str, np.ndarray], gallery_size: int) -> Ax
     if "chance" not in ranks:
         ax.semilogx(k, k / gallery_size, "--", color=MODEL_COLOURS["chance"], label="Chance, k / gallery")
     ax.set_ylim(-0.02, 1.02)
-    return _finish(ax, f"k (rank among {gallery_size:,} images)", "share of queries with rank ≤ k")
+    return _finish(ax, f"k (rank among {gallery_size:,} images)", "share of queries with rank ≤ k", **_BESIDE)
 
 
 def rank_histogram(ax: Axes, ranks: np.ndarray, gallery_size: int) -> Axes:
@@ -129,9 +130,12 @@ def rank_histogram(ax: Axes, ranks: np.ndarray, gallery_size: int) -> Axes:
 
 
 def mean_and_covariance_match(ax: Axes, target_cov: np.ndarray, mapped_covs: Mapping[str, np.ndarray]) -> Axes:
-    """Variance of the predictions along the target's principal axes, over the target's own: 1 is a perfect match."""
+    """Variance of the predictions along the target's principal axes, over the target's own: 1 is a perfect match.
+
+    Axes with less than a thousandth of the mean variance are left out: a ratio to nearly nothing says nothing.
+    """
     variance, axes = (part[..., ::-1] for part in np.linalg.eigh(np.asarray(target_cov, dtype=np.float64)))
-    keep = variance > variance[0] * 1e-10  # a direction without variance has no ratio
+    keep = variance > 1e-3 * variance.mean()
     for index, (name, cov) in enumerate(mapped_covs.items()):
         mapped = np.einsum("di,de,ei->i", axes, np.asarray(cov, dtype=np.float64), axes, optimize=True)[keep]
         ratio = np.where(mapped > 0, mapped / variance[keep], np.nan)
@@ -151,7 +155,7 @@ def training_curves(ax: Axes, histories: Mapping, key: str = "mrr", references: 
         _by_epoch(ax, history, key, **_look(name, index))
     for index, (name, value) in enumerate((references or {}).items()):
         ax.axhline(value, ls=":", **_look(name, index + len(histories), f": {value:.3f}"))
-    return _finish(ax, "epoch", _MRR_LABEL if key == "mrr" else key)
+    return _finish(ax, "epoch", _MRR_LABEL if key == "mrr" else key, **_BESIDE)
 
 
 def loss_terms(ax: Axes, history: Rows, terms: Sequence[str]) -> Axes:
