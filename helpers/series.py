@@ -7,6 +7,7 @@ import ast
 import difflib
 import json
 import logging
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -17,8 +18,10 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from traitlets.config import Config
 
-from helpers import config, evaluation
+from helpers import config, evaluation, pipeline
 from helpers.config import BaselineConfig, BigJumpConfig, ConfigError, EvaluationConfig, GeometryConfig, RunConfig
+from helpers.data import DataError
+from helpers.split import SplitError
 
 STAGES = {"02": GeometryConfig, "03": BaselineConfig, "04": BigJumpConfig, "05": EvaluationConfig}
 """What a notebook builds from its parameters beside the `RunConfig` that all share."""
@@ -82,7 +85,7 @@ class TrainingProgress:
     def write(self, text: str) -> None:
         lines = [part.strip() for part in text.replace("\r", "\n").split("\n") if part.strip()]
         if lines:
-            self.bar.set_description_str(lines[-1][:110])
+            self.bar.set_description_str(lines[-1][: shutil.get_terminal_size().columns - 1])
 
     def flush(self) -> None:
         pass
@@ -161,8 +164,10 @@ def main(arguments: list[str] | None = None) -> int:
         given |= {"run": options.run, "data_dir": data_dir}
         dealt = check_parameters(given, notebooks(options.only))
         settings = build_settings(dealt)
+        # Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
+        pipeline.open_run(settings)
         run_series(settings, dealt)
-    except ConfigError as error:
+    except (ConfigError, DataError, SplitError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except DeadKernelError:
@@ -174,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\nerror: {where}: {error.ename}: {error.evalue}", file=sys.stderr)
         return 1
     leaderboard = settings.run_dir / "leaderboard.json"
-    if leaderboard.exists():
+    if leaderboard.exists() and any(path.name.startswith("05") for path in dealt):  # it is of this call
         rows = json.loads(leaderboard.read_text(encoding="utf-8"))
         print("\n" + evaluation.format_table(rows, evaluation.ACCURACY_COLUMNS))
     print(f"\n{settings.run_dir}  ({time.perf_counter() - started:.0f} s)")

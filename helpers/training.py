@@ -18,6 +18,9 @@ from helpers.models import GeomWithAdapter, fit_standardisation
 from helpers.queue import ImageQueue
 from helpers.reproducibility import autocast, choose_device, matmul_dtype
 
+BAR = "{l_bar}{bar:16}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]"
+"""Narrow enough for epoch, loss and MRR to stand in one line of a terminal."""
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -255,7 +258,7 @@ def fit(model: nn.Module, objective, label: str) -> list[dict]:
     history: list[dict] = []
     best_state, best_mrr = copy.deepcopy(model.state_dict()), -1.0
     model.train()
-    with tqdm(total=settings.epochs * steps_per_epoch, desc=label, unit="step", mininterval=0.5) as bar:
+    with tqdm(total=settings.epochs * steps_per_epoch, desc=label, bar_format=BAR, mininterval=0.5) as bar:
         for epoch in range(1, settings.epochs + 1):
             started = time.perf_counter()
             micro_unfreeze(model, settings, epoch, history)

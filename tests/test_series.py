@@ -42,8 +42,9 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def dry(monkeypatch):
-    """Notebooks are not executed but noted: (name, output, parameters)."""
+    """Notebooks are not executed but noted: (name, output, parameters); no data are read."""
     executed = []
+    monkeypatch.setattr(series.pipeline, "open_run", lambda settings: None)
     monkeypatch.setattr(series, "run_notebook", lambda path, output, given: executed.append((path.name, output, given)))
     return executed
 
@@ -243,3 +244,19 @@ def test_a_kernel_that_dies_is_no_traceback_either(runs, folder, capsys):
 def test_error_notebook_is_the_one_written_last(runs):
     settings = RunConfig(run="r")
     assert series.error_notebook(settings) == "unknown"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--profile", "challenge", "--data-dir", "nowhere"], "train.npz: no such file"),
+        (["-p", "val_ratio", "0.0001"], "leaves 0 for validation"),
+    ],
+)
+def test_bad_data_leaves_an_earlier_run_as_it_was(runs, capsys, arguments, message):
+    earlier = runs / "r" / "01_data_and_split.ipynb"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("from an earlier run")
+    assert main([*arguments, "--run", "r"]) == 2
+    assert message in capsys.readouterr().err
+    assert earlier.read_text() == "from an earlier run" and list((runs / "r").iterdir()) == [earlier]
