@@ -16,8 +16,9 @@ from benchmarks import common
 from helpers import metrics, pipeline
 from helpers.config import BigJumpConfig, GeometryConfig, RunConfig
 from helpers.models import build_model
+from helpers.objectives import BigJumpObjective
 from helpers.reproducibility import seed_all
-from helpers.training import BigJumpObjective, fit
+from helpers.training import fit
 
 
 class WrittenOutObjective(BigJumpObjective):

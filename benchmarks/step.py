@@ -16,8 +16,9 @@ from helpers import losses
 from helpers.config import BigJumpConfig
 from helpers.metrics import normalise
 from helpers.models import build_model, fit_standardisation
+from helpers.objectives import BigJumpObjective, TrainingData
 from helpers.reproducibility import autocast, matmul_dtype
-from helpers.training import BigJumpObjective, TrainingData, make_optimiser, train_step
+from helpers.training import make_optimiser, train_step
 
 
 def random_data(size: common.Size, device: str) -> TrainingData:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import nn
 
 from helpers.config import ConfigError
@@ -45,6 +46,24 @@ def write_json(path: Path, value: object) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors from any device as safetensors, with text in the header.
+
+    Raises:
+        CheckpointError: the file cannot be written; an earlier one is intact.
+    """
+    # clone: safetensors refuses tensors that share memory, such as best weights that are the current ones.
+    state = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+    try:
+        atomic_write(path, lambda temporary: safetensors.torch.save_file(state, temporary, metadata=metadata))
+    except (OSError, safetensors.SafetensorError) as error:
+        needed = sum(value.numel() * value.element_size() for value in state.values()) / 1e6
+        raise CheckpointError(
+            f"{path}: cannot be written ({error}); it needs {needed:.0f} MB. What was there before is intact. Free "
+            "some space and run again: a training goes on from its last complete epoch."
+        ) from error
+
+
 def model_path(run_dir: Path, name: str) -> Path:
     """Where a run keeps the weights of the row `name`; its facts lie beside it as JSON."""
     return Path(run_dir) / "models" / f"{name}.safetensors"
@@ -56,9 +75,7 @@ def save_model(run_dir: Path, name: str, model: nn.Module, facts: dict) -> Path:
     The weights' own header carries the facts, so that the two can never disagree; the JSON is for readers.
     """
     path = model_path(run_dir, name)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    metadata = {"facts": json.dumps(facts, allow_nan=False)}
-    atomic_write(path, lambda temporary: safetensors.torch.save_file(state, temporary, metadata=metadata))
+    write_tensors(path, model.state_dict(), {"facts": json.dumps(facts, allow_nan=False)})
     write_json(path.with_suffix(".json"), facts)
     return path
 

@@ -65,8 +65,9 @@ class RunConfig:
     Attributes:
         profile: `demo` (synthetic data, written on first use) or `challenge` (files that you supply).
         run: name of the folder under `runs/`; the profile's name where None.
-        data_dir: folder with `train.npz` and `captions.txt`; `data/<profile>` where None. A relative path is taken
-            from the folder in which the kernel was started, then from the project's root.
+        data_dir: folder with `train.npz` and `captions.txt`; `data/<profile>` where None (the demo's lies beside the
+            caches where the project is read-only). A relative path is taken from the folder in which the kernel was
+            started, then from the project's root.
         text_dim, image_dim: widths that the data must have.
         val_ratio: share of the images that validate; at least one image on each side.
         split_seed: seed of the split by image; training has its own seed.
@@ -102,7 +103,9 @@ class RunConfig:
     @property
     def data_path(self) -> Path:
         if self.data_dir is None:
-            return DATA_DIR / self.profile
+            # Demo data are written on first use, so a read-only project keeps them beside its caches.
+            writable = self.profile != "demo" or os.access(DATA_DIR, os.W_OK)
+            return (DATA_DIR if writable else cache_dir()) / self.profile
         given = Path(self.data_dir).expanduser()
         candidates = (given.absolute(), PROJECT_ROOT / given)
         return next((path for path in candidates if path.exists()), candidates[0])

@@ -16,6 +16,7 @@ from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, RunCon
 from helpers.data import PairedEmbeddings, load_paired
 from helpers.geometry import CrossSpace, PairStatistics, fit_cross_space, pair_statistics
 from helpers.models import build_model, predict
+from helpers.progress import Progress
 from helpers.reproducibility import choose_device, seed_all
 from helpers.split import Split, make_split, save_split
 from helpers.synthetic import write_demo
@@ -110,31 +111,49 @@ def save_geometry(run: Run, fitted: CrossSpace, settings: GeometryConfig) -> dic
     return models
 
 
-def train_and_save_baseline(run: Run, name: str, settings: BaselineConfig, data: training.TrainingData) -> list[dict]:
-    """Train one baseline from its seed, store it, and return its history."""
+def train_and_save_baseline(
+    run: Run, name: str, settings: BaselineConfig, data: training.TrainingData, resume: bool = True
+) -> list[dict]:
+    """Train one baseline from its seed (or go on with an interrupted training), store it, and return its history."""
     seed_all(settings.seed)
     shape = {"hidden": settings.hidden, "dropout": settings.dropout}
     model = build_model(name, run.data.text_dim, run.data.image_dim, **shape)
-    history = training.train_baseline(model, data, settings, name)
-    return _save_trained(run, name, model, settings, shape, history)
+    progress = _progress(run, name, settings, resume)
+    history = training.train_baseline(model, data, settings, name, progress)
+    return _save_trained(run, name, model, settings, shape, history, progress)
 
 
-def train_and_save_bigjump(run: Run, settings: BigJumpConfig, data: training.TrainingData) -> list[dict]:
-    """Train BigJump from the stored Procrustes map, store it, and return its history."""
+def train_and_save_bigjump(
+    run: Run, settings: BigJumpConfig, data: training.TrainingData, resume: bool = True
+) -> list[dict]:
+    """Train BigJump from the stored Procrustes map (or go on with an interrupted training), and store it."""
     ensure_geometry(run)
     start, _ = checkpoints.load_model(run.directory, "procrustes")
     seed_all(settings.seed)
     shape = {"hidden": settings.hidden, "dropout": settings.dropout}
     model = build_model("bigjump", run.data.text_dim, run.data.image_dim, **shape)
     model.geometry.load_state_dict(start.state_dict())
-    history = training.train_bigjump(model, data, settings)
-    return _save_trained(run, "bigjump", model, settings, shape, history)
+    # The geometry is part of where the training starts: with another one it is another training.
+    geometry = checkpoints.load_facts(run.directory, "procrustes")["settings"]
+    progress = _progress(run, "bigjump", settings, resume, geometry=geometry)
+    history = training.train_bigjump(model, data, settings, progress)
+    return _save_trained(run, "bigjump", model, settings, shape, history, progress)
 
 
-def _save_trained(run: Run, name: str, model: nn.Module, settings: object, shape: dict, history: list) -> list[dict]:
+def _progress(run: Run, name: str, settings: object, resume: bool, **more: object) -> Progress:
+    path = checkpoints.model_path(run.directory, name).with_suffix(".progress.safetensors")
+    if resume and path.exists():
+        say(f"{name}: an interrupted training was found; it goes on if its data, split and settings are these.")
+    return Progress(path, run.facts(settings, **more), resume)
+
+
+def _save_trained(
+    run: Run, name: str, model: nn.Module, settings: object, shape: dict, history: list[dict], progress: Progress
+) -> list[dict]:
     facts = run.facts(settings, history=history)
     facts["architecture"] |= shape
     checkpoints.save_model(run.directory, name, model, facts)
+    progress.clear()  # only now: until the model is stored, the training is not over
     return history
 
 

@@ -27,6 +27,15 @@ class ImageQueue:
     def __len__(self) -> int:
         return min(self._written, self.capacity)
 
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """Everything that the queue holds."""
+        return {"ring": self._ring, "written": torch.tensor(self._written)}
+
+    def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take over what `state_tensors` of a queue of the same capacity gave."""
+        self._ring.copy_(tensors["ring"])
+        self._written = int(tensors["written"])
+
     def push(self, images: torch.Tensor) -> None:
         """Append indices (B,), oldest first; of more than `capacity` only the newest stay."""
         self._written += max(0, len(images) - self.capacity)

@@ -7,6 +7,7 @@ import ast
 import difflib
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -21,6 +22,7 @@ from traitlets.config import Config
 from helpers import config, evaluation, pipeline
 from helpers.config import BaselineConfig, BigJumpConfig, ConfigError, EvaluationConfig, GeometryConfig, RunConfig
 from helpers.data import DataError
+from helpers.locks import RunInUseError, run_lock
 from helpers.split import SplitError
 
 STAGES = {"02": GeometryConfig, "03": BaselineConfig, "04": BigJumpConfig, "05": EvaluationConfig}
@@ -133,7 +135,6 @@ def build_settings(dealt: dict[Path, dict[str, object]]) -> RunConfig:
 
 def run_series(settings: RunConfig, dealt: dict[Path, dict[str, object]]) -> None:
     """Run notebooks in order with their parameters into the run's folder; stops at the first failure."""
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
     for path, parameters in dealt.items():
         started = time.perf_counter()
         run_notebook(path, settings.run_dir / path.name, parameters)
@@ -147,6 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="demo", choices=config.PROFILES)
     parser.add_argument("--data-dir", help="folder with train.npz and captions.txt")
     parser.add_argument("--run", help="name of the folder under runs/ (default: the profile)")
+    parser.add_argument("--runs-dir", help="folder that holds the runs, such as where the project is read-only")
     parser.add_argument("--only", metavar="NN", help="one notebook, by the start of its name, such as 04")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter; repeatable"
@@ -154,6 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     started = time.perf_counter()
+    if options.runs_dir:  # kernels inherit it
+        os.environ["HELPERS_RUNS_DIR"] = str(Path(options.runs_dir).expanduser().resolve())
     try:
         given = {name: parse_value(value) for name, value in options.p}
         for flag in ("profile", "data_dir", "run"):
@@ -166,8 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
         settings = build_settings(dealt)
         # Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
         pipeline.open_run(settings)
-        run_series(settings, dealt)
-    except (ConfigError, DataError, SplitError) as error:
+        with run_lock(settings.run_dir):
+            run_series(settings, dealt)
+    except (ConfigError, DataError, SplitError, RunInUseError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except DeadKernelError:

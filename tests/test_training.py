@@ -14,6 +14,7 @@ from helpers import training
 from helpers.config import BaselineConfig, BigJumpConfig, OptimiserConfig
 from helpers.geometry import fit_cross_space, pair_statistics
 from helpers.models import Standardise, build_model, predict
+from helpers.objectives import temperature_at
 from helpers.reproducibility import seed_all
 from helpers.split import make_split
 from helpers.training import (
@@ -21,7 +22,6 @@ from helpers.training import (
     learning_rate_factor,
     make_optimiser,
     micro_unfreeze,
-    temperature_at,
     validation_mrr,
 )
 

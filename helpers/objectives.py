@@ -1,0 +1,131 @@
+"""What training minimises: the losses of the baselines and of BigJump, with the state that they carry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from helpers import losses, metrics
+from helpers.config import BaselineConfig, BigJumpConfig
+from helpers.models import GeomWithAdapter
+from helpers.queue import ImageQueue
+from helpers.reproducibility import matmul_dtype
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything a training needs, resident on one device: there is no loader, rows are gathered by index.
+
+    Attributes:
+        text: (N, dx) training captions. own: (N,) row of `images` that each describes.
+        images: (M, dy) training images as stored.
+        val_text: (V, dx). val_images: (G, dy) the validation gallery. val_own: (V,) gallery rows.
+    """
+
+    text: torch.Tensor
+    own: torch.Tensor
+    images: torch.Tensor
+    val_text: torch.Tensor
+    val_images: torch.Tensor
+    val_own: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.text.device
+
+
+class CombinedObjective:
+    """The baselines' loss: alpha (1 - cos) + beta MSE + lambda moment + gamma InfoNCE."""
+
+    def __init__(self, settings: BaselineConfig, data: TrainingData) -> None:
+        self.settings, self.data = settings, data
+        self.dtype = matmul_dtype(data.device, settings.mixed_precision)
+
+    def start_epoch(self, epoch: int) -> dict[str, float]:
+        return {}
+
+    def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Weighted terms whose sum is the loss; a term of weight 0 is not computed."""
+        s, target = self.settings, self.data.images[own]
+        terms = {
+            "cosine": s.cosine_weight * losses.cosine_loss(prediction, target),
+            "mse": s.mse_weight * losses.mse_loss(prediction, target),
+            "moment": s.moment_weight * losses.moment_loss(prediction, target, with_std=True),
+        }
+        if s.nce_weight:
+            terms["nce"] = s.nce_weight * losses.info_nce(prediction, target, s.temperature)
+        return terms
+
+    def predict(self, model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        return model(self.data.text[rows])  # (B, dy)
+
+    def end_step(self, own: torch.Tensor) -> None:
+        pass
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        pass
+
+
+class BigJumpObjective:
+    """BigJump's loss with its queue and temperature curriculum."""
+
+    def __init__(self, settings: BigJumpConfig, data: TrainingData) -> None:
+        self.settings, self.data = settings, data
+        self.dtype = matmul_dtype(data.device, settings.mixed_precision)
+        self.bank = metrics.normalise(data.images).to(self.dtype)  # (M, dy)
+        self.queue = ImageQueue(settings.queue_size, len(data.images), data.device)
+        self.temperature, self.slice = settings.temperature_start, 0
+        self.geometry: torch.Tensor | None = None  # (N, dy) A x + b of every caption, while A is frozen
+
+    def start_epoch(self, epoch: int) -> dict[str, float]:
+        s = self.settings
+        self.temperature = temperature_at(epoch, s.epochs, s.temperature_start, s.temperature_end)
+        self.slice = s.queue_slices[min(epoch, len(s.queue_slices)) - 1]
+        return {"temperature": self.temperature, "queue": min(self.slice, len(self.queue))}
+
+    def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Weighted terms whose sum is the loss."""
+        s, target = self.settings, self.data.images[own]
+        return {
+            "nce": s.nce_weight * self.nce(prediction, own),
+            "cosine": s.cosine_weight * losses.cosine_loss(prediction, target),
+            "moment": s.moment_weight * losses.moment_loss(prediction, target, with_std=False),
+            "agreement": s.agreement_weight * losses.agreement_loss(prediction, own),
+        }
+
+    def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Multi-positive NCE against the batch's images and the queue's slice."""
+        counts = self.queue.counts(self.slice)
+        return losses.multi_positive_nce(prediction, self.bank, own, counts, self.temperature, self.dtype)
+
+    def predict(self, model: GeomWithAdapter, rows: torch.Tensor) -> torch.Tensor:
+        """(B, dy) predictions; what a frozen A contributes is computed once, not once an epoch."""
+        text = self.data.text
+        if model.geometry.matrix.requires_grad:
+            self.geometry = None
+            return model(text[rows])
+        if self.geometry is None:
+            with torch.no_grad():
+                self.geometry = torch.cat([model.geometry(block) for block in text.split(8192)])
+        return model(text[rows], self.geometry[rows])
+
+    def end_step(self, own: torch.Tensor) -> None:
+        self.queue.push(own)
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        return self.queue.state_tensors()
+
+    def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.queue.load_state_tensors(tensors)
+
+
+def temperature_at(epoch: int, epochs: int, start: float, end: float) -> float:
+    """Cosine from `start` at epoch 1 to `end` at the last; epochs count from 1."""
+    progress = (epoch - 1) / max(1, epochs - 1)
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
