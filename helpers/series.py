@@ -19,7 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from traitlets.config import Config
 
-from helpers import config, evaluation, pipeline
+from helpers import config, evaluation, manifest, pipeline
 from helpers.config import BaselineConfig, BigJumpConfig, ConfigError, EvaluationConfig, GeometryConfig, RunConfig
 from helpers.data import DataError
 from helpers.locks import RunInUseError, run_lock
@@ -27,6 +27,10 @@ from helpers.split import SplitError
 
 STAGES = {"02": GeometryConfig, "03": BaselineConfig, "04": BigJumpConfig, "05": EvaluationConfig}
 """What a notebook builds from its parameters beside the `RunConfig` that all share."""
+
+
+class NotebookError(RuntimeError):
+    """A notebook of the series failed; the message names it and the cell."""
 
 
 def notebooks(only: str | None = None) -> list[Path]:
@@ -134,54 +138,110 @@ def build_settings(dealt: dict[Path, dict[str, object]]) -> RunConfig:
 
 
 def run_series(settings: RunConfig, dealt: dict[Path, dict[str, object]]) -> None:
-    """Run notebooks in order with their parameters into the run's folder; stops at the first failure."""
+    """Run notebooks in order with their parameters into the run's folder; stops at the first failure.
+
+    Raises:
+        NotebookError: names the notebook, and the cell where one failed.
+    """
     for path, parameters in dealt.items():
         started = time.perf_counter()
-        run_notebook(path, settings.run_dir / path.name, parameters)
+        try:
+            run_notebook(path, settings.run_dir / path.name, parameters)
+        except DeadKernelError:
+            message = f"notebook {path.name}: its kernel died; out of memory is the usual cause."
+            raise NotebookError(message) from None
+        except PapermillExecutionError as error:
+            message = f"notebook {path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}"
+            raise NotebookError(message) from None
         if not sys.stderr.isatty():
             print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def execute(dealt: dict[Path, dict[str, object]]) -> RunConfig:
+    """Check the settings and the data, run the notebooks with the run's folder locked, and write the manifest.
+
+    Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
+    """
+    settings = build_settings(dealt)
+    pipeline.open_run(settings)
+    with run_lock(settings.run_dir):
+        run_series(settings, dealt)
+        manifest.write_manifest(settings.run_dir, settings.data_path, {p.name: given for p, given in dealt.items()})
+    return settings
+
+
+def verify(run: str) -> int:
+    """Run a finished run again beside it and compare every artefact; the exit status is 1 where one differs.
+
+    Raises:
+        ConfigError: the run has no manifest.
+    """
+    original = RunConfig(run=run).run_dir
+    recorded = manifest.read_manifest(original)
+    known = {path.name: path for path in notebooks()}
+    again = f"{run}.verify"
+    dealt = {known[name]: given | {"run": again} for name, given in sorted(recorded["parameters"].items())}
+    repeated = execute(dealt).run_dir
+    for name, value in manifest.environment().items():
+        if recorded["environment"].get(name) != value:
+            print(f"note: {name} is {value}, was {recorded['environment'].get(name)}")
+    made = manifest.read_manifest(repeated)
+    different = manifest.differences(recorded["inputs"], made["inputs"])
+    different += manifest.differences(recorded["artefacts"], made["artefacts"])
+    if different:
+        print(f"{len(different)} of {len(made['artefacts'])} differ: {', '.join(different)}. See {repeated}.")
+        return 1
+    shutil.rmtree(repeated)
+    print(f"{original}: all {len(made['artefacts'])} artefacts came back bit for bit.")
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m helpers.series", description=__doc__)
     parser.add_argument("--profile", default="demo", choices=config.PROFILES)
     parser.add_argument("--data-dir", help="folder with train.npz and captions.txt")
     parser.add_argument("--run", help="name of the folder under runs/ (default: the profile)")
     parser.add_argument("--runs-dir", help="folder that holds the runs, such as where the project is read-only")
     parser.add_argument("--only", metavar="NN", help="one notebook, by the start of its name, such as 04")
+    parser.add_argument("--verify", metavar="RUN", help="run a finished run again, and compare its artefacts")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter; repeatable"
     )
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def given_parameters(options: argparse.Namespace) -> dict[str, object]:
+    """Parameters of the notebooks, from the flags and from `-p`.
+
+    Raises:
+        ConfigError: `-p` names what has a flag of its own.
+    """
+    given = {name: parse_value(value) for name, value in options.p}
+    for flag in ("profile", "data_dir", "run"):
+        if flag in given:
+            raise ConfigError(f"-p {flag}: use --{flag.replace('_', '-')} instead.")
+    data_dir = str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else None
+    return given | {"profile": options.profile, "run": options.run, "data_dir": data_dir}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line asks for; returns the exit status."""
+    options = parse_arguments(arguments)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     started = time.perf_counter()
     if options.runs_dir:  # kernels inherit it
         os.environ["HELPERS_RUNS_DIR"] = str(Path(options.runs_dir).expanduser().resolve())
     try:
-        given = {name: parse_value(value) for name, value in options.p}
-        for flag in ("profile", "data_dir", "run"):
-            if flag in given:
-                raise ConfigError(f"-p {flag}: use --{flag.replace('_', '-')} instead.")
-        given["profile"] = options.profile
-        data_dir = str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else None
-        given |= {"run": options.run, "data_dir": data_dir}
-        dealt = check_parameters(given, notebooks(options.only))
-        settings = build_settings(dealt)
-        # Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
-        pipeline.open_run(settings)
-        with run_lock(settings.run_dir):
-            run_series(settings, dealt)
+        if options.verify:
+            return verify(options.verify)
+        dealt = check_parameters(given_parameters(options), notebooks(options.only))
+        settings = execute(dealt)
     except (ConfigError, DataError, SplitError, RunInUseError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except DeadKernelError:
-        where = f"notebook {error_notebook(settings)}"
-        print(f"\nerror: {where}: its kernel died; out of memory is the usual cause.", file=sys.stderr)
-        return 1
-    except PapermillExecutionError as error:
-        where = f"notebook {error_notebook(settings)}, cell {error.exec_count}"
-        print(f"\nerror: {where}: {error.ename}: {error.evalue}", file=sys.stderr)
+    except NotebookError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
         return 1
     leaderboard = settings.run_dir / "leaderboard.json"
     if leaderboard.exists() and any(path.name.startswith("05") for path in dealt):  # it is of this call
@@ -189,12 +249,6 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n" + evaluation.format_table(rows, evaluation.ACCURACY_COLUMNS))
     print(f"\n{settings.run_dir}  ({time.perf_counter() - started:.0f} s)")
     return 0
-
-
-def error_notebook(settings: RunConfig) -> str:
-    """Name of the notebook written last: the one that failed."""
-    written = settings.run_dir.glob("[0-9][0-9]_*.ipynb")
-    return max(written, key=lambda path: path.stat().st_mtime, default=Path("unknown")).name
 
 
 if __name__ == "__main__":

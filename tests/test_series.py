@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from helpers import config, series
-from helpers.config import ConfigError, RunConfig
+from helpers.config import ConfigError
 from helpers.series import TrainingProgress, check_parameters, main, notebooks, parse_value
 
 RUN_PARAMETERS = 'profile = "demo"\nrun = None  # a comment\ndata_dir = None\n'
@@ -240,10 +240,6 @@ def test_a_kernel_that_dies_is_no_traceback_either(runs, folder, capsys):
     assert main([]) == 1
     assert "01_dies.ipynb" in capsys.readouterr().err
 
-
-def test_error_notebook_is_the_one_written_last(runs):
-    settings = RunConfig(run="r")
-    assert series.error_notebook(settings) == "unknown"
 
 
 @pytest.mark.parametrize(
