@@ -136,6 +136,7 @@ def load_queries(path: str | Path, *, text_dim: int = 1024) -> QueryEmbeddings:
     with NpzReader(path) as archive:
         archive.require([IDS_KEY, TEXT_KEY])
         n_queries = npz_fields.check_embeddings(archive, TEXT_KEY, text_dim)
+        archive.check_size(TEXT_KEY)
         ids = npz_fields.read_ids(archive, n_queries)
         captions = [""] * n_queries
         if CAPTIONS_KEY in archive:

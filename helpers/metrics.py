@@ -16,8 +16,12 @@ QUERY_BLOCK, GALLERY_BLOCK = 2048, 8192
 
 
 def normalise(rows: torch.Tensor) -> torch.Tensor:
-    """Rows (N, d) at unit L2 length, float32."""
-    return torch.nn.functional.normalize(rows.float(), dim=-1)
+    """Rows (N, d) at unit L2 length, float32; rows of zeros stay as they are."""
+    rows = rows.float()
+    largest = rows.abs().amax(-1, keepdim=True)
+    # Squares of very small or large values vanish or overflow, so such rows are scaled first; the others by exactly 1.
+    extreme = (largest > 0) & largest.isfinite() & ((largest < 1e-10) | (largest > 1e10))
+    return torch.nn.functional.normalize(rows / torch.where(extreme, largest, 1.0), dim=-1)
 
 
 def _rows(gallery: torch.Tensor | np.ndarray, which: slice | np.ndarray, device: torch.device) -> torch.Tensor:

@@ -7,6 +7,7 @@ ends in a `DataError` before anything large is allocated.
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
@@ -24,13 +25,18 @@ from numpy.lib import format as npy
 BLOCK_BYTES = 16 * 2**20
 FORTRAN_LIMIT = 2**30
 """Bytes up to which a column-major array is read whole: its rows lie scattered over the member, so it cannot stream."""
+READ_LIMIT = 2**29
+"""Bytes up to which any other array is read whole: a few kilobytes of a zip can promise a thousand times as many."""
 
 T = TypeVar("T")
 _SUFFIX = ".npy"
 _ZIP_MAGIC = b"PK\x03\x04"
 _DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits; a directory that claims more is lying
 _DEFLATE_SLACK = 64
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)  # RuntimeError: encrypted, unsupported
+_HEADER_LIMIT = 2**14  # bytes of a member in which its npy header must end; NumPy refuses those beyond 10,000
+_SHOWN = 80  # characters of a case that an error message shows
+# What zipfile raises for damage. RuntimeError: encrypted or unsupported; ValueError: impossible places and names.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 class DataError(ValueError):
@@ -61,7 +67,11 @@ class Header:
 def first_five(cases: Iterable[object]) -> str:
     """`a, b, c, d, e, ...`: the cases that an error message shows."""
     shown = list(islice(cases, 6))
-    return ", ".join(map(str, shown[:5])) + (", ..." if len(shown) > 5 else "")
+    return ", ".join(_shorten(str(case)) for case in shown[:5]) + (", ..." if len(shown) > 5 else "")
+
+
+def _shorten(case: str) -> str:
+    return case if len(case) <= _SHOWN else f"{case[:_SHOWN]}... ({len(case)} characters)"
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
@@ -154,8 +164,24 @@ class NpzReader:
         """A small array, whole and read-only, in the file's dtype.
 
         Raises:
-            DataError: as `header`, or the data is damaged.
+            DataError: as `header`; the data is damaged; or the array is larger than `READ_LIMIT`.
         """
+        self.check_size(key)
+        return self._read_whole(key)
+
+    def check_size(self, key: str) -> None:
+        """Check by its header that an array may be held in memory.
+
+        Raises:
+            DataError: as `header`, or the array is larger than `READ_LIMIT`.
+        """
+        held = self.header(key).data_bytes
+        if held > READ_LIMIT:
+            raise self.error(
+                key, f"holds {held} bytes, more than the {READ_LIMIT} that are read into memory: split the file."
+            )
+
+    def _read_whole(self, key: str) -> np.ndarray:
         header = self.header(key)
         with self._member(key) as stream:
             stream.read(header.offset)
@@ -200,7 +226,7 @@ class NpzReader:
                 f"is stored column by column and holds {header.data_bytes} bytes, too much to read whole. "
                 "Save np.ascontiguousarray(array) instead.",
             )
-        array = self.read(key)
+        array = self._read_whole(key)
         for start in range(0, header.shape[0], rows_per_block):
             yield start, np.ascontiguousarray(array[start : start + rows_per_block])
 
@@ -223,29 +249,33 @@ class NpzReader:
             )
 
     def _parse_header(self, key: str, stream: IO[bytes]) -> Header:
+        start = io.BytesIO(stream.read(_HEADER_LIMIT))  # NumPy alone would read as long a header as the file claims
         try:
-            version = npy.read_magic(stream)
+            version = npy.read_magic(start)
             parse = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran_order, dtype = parse(stream)
-        except _DAMAGE:
-            raise
+            shape, fortran_order, dtype = parse(start)
         except Exception as error:  # ast, tokenize and dtype raise a dozen types for a header that is not one
-            raise self.error(key, f"has no valid npy header ({error}). Save plain arrays with np.savez.") from error
+            reason = _shorten(str(error))
+            raise self.error(key, f"has no valid npy header ({reason}). Save plain arrays with np.savez.") from error
         if dtype.hasobject:
             raise self.error(
                 key,
                 f"is an object array ({dtype}): object arrays would need pickle, which can run code; re-save as plain "
                 "arrays, for example with np.asarray(values, dtype=str) or dtype=np.float32.",
             )
-        if dtype.itemsize == 0 or any(size < 0 for size in shape):
+        # Beside zeros, NumPy cannot hold sizes that overflow it; a dtype with a shape of its own would add dimensions.
+        overflow = math.prod(size for size in shape if size) * max(dtype.itemsize, 1) > np.iinfo(np.intp).max
+        if dtype.itemsize == 0 or dtype.subdtype or overflow or len(shape) > 64 or any(size < 0 for size in shape):
             raise self.error(key, f"has shape {shape} of {dtype}, which no array has: export the file again.")
-        return Header(tuple(shape), dtype, fortran_order, stream.tell())
+        return Header(tuple(shape), dtype, fortran_order, start.tell())
 
     @contextmanager
     def _member(self, key: str) -> Iterator[IO[bytes]]:
         try:
             with self._zip.open(self._members[key]) as stream:
                 yield stream
+        except DataError:
+            raise
         except _DAMAGE as error:
             reason = str(error) or type(error).__name__
             raise self.error(key, f"cannot be decompressed ({reason}). Copy or download the file again.") from error
@@ -269,7 +299,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise DataError(f"{path}: cannot be read ({error.strerror}). A file that you may read is needed.") from error
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+    except _DAMAGE as error:
         if magic == _ZIP_MAGIC:
             problem = "starts as an npz, but its end is missing or damaged: copy or download it again."
         else:

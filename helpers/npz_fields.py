@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 import numpy as np
 
 from helpers.npz import NpzReader, first_five, read_ahead
@@ -13,6 +16,7 @@ CAPTIONS_KEY = "captions/text"
 LABEL_KEY = "captions/label"
 NAMES_KEY = "images/names"
 
+_UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
 _PARAMETERS = {TEXT_KEY: "text_dim", IMAGE_KEY: "image_dim"}
 _METADATA = {
     TEXT_KEY: ("metadata/num_captions", "metadata/embedding_dim_text"),
@@ -105,11 +109,19 @@ def read_strings(archive: NpzReader, key: str, n_rows: int, counterpart: str) ->
     dtype = archive.header(key).dtype
     if dtype.kind != "U":
         raise archive.error(key, f"has dtype {dtype}: text is needed; save np.asarray(values, dtype=str).")
-    values = archive.read(key)
+    array = archive.read(key)
     try:
-        return values.tolist()
+        values = array.tolist()
     except (SystemError, ValueError) as error:  # what CPython raises for a code point above U+10FFFF
         raise archive.error(key, f"holds characters that do not exist ({error}): export the file again.") from error
+    unprintable = [row for row, value in enumerate(values) if _UNPRINTABLE.search(value)]
+    if unprintable:
+        raise archive.error(
+            key,
+            f"has {len(unprintable)} row(s) with NUL or half a surrogate pair: {first_five(unprintable)} (rows count "
+            "from 0). Decode these texts as what they are and export them again.",
+        )
+    return values
 
 
 def read_image_names(archive: NpzReader, n_images: int) -> list[str]:
@@ -121,9 +133,8 @@ def read_image_names(archive: NpzReader, n_images: int) -> list[str]:
     names = read_strings(archive, NAMES_KEY, n_images, IMAGE_KEY)
     if n_images < 2:
         raise archive.error(IMAGE_KEY, f"holds {n_images} image: at least 2 are needed to tell a match from a miss.")
-    values, counts = np.unique(np.asarray(names), return_counts=True)
-    if counts.max() > 1:
-        repeated = values[counts > 1].tolist()
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
         raise archive.error(
             NAMES_KEY, f"names {len(repeated)} image(s) more than once: {first_five(repeated)}. Make the names unique."
         )
@@ -137,9 +148,10 @@ def read_ids(archive: NpzReader, n_captions: int) -> np.ndarray:
         DataError: not integers, not one a caption, or an id stands there more than once.
     """
     check_length(archive, IDS_KEY, n_captions, TEXT_KEY)
+    dtype = archive.header(IDS_KEY).dtype
+    if dtype.kind not in "iu" or not np.can_cast(dtype, np.int64):
+        raise archive.error(IDS_KEY, f"has dtype {dtype}: integers are needed; save them as int64.")
     ids = archive.read(IDS_KEY)
-    if ids.dtype.kind not in "iu" or not np.can_cast(ids.dtype, np.int64):
-        raise archive.error(IDS_KEY, f"has dtype {ids.dtype}: integers are needed; save them as int64.")
     values, counts = np.unique(ids, return_counts=True)
     if counts.max() > 1:
         repeated = values[counts > 1].tolist()

@@ -98,6 +98,33 @@ def check_disjoint(split: Split, targets: np.ndarray) -> None:
         raise SplitError("The caption-to-gallery index does not point to the captions' own images.")
 
 
+def near_duplicates(images: np.ndarray, split: Split, threshold: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+    """Validation images that (nearly) repeat a training image: a model has seen such a picture, with other captions.
+
+    Args:
+        images: (M, dy) all image embeddings.
+        threshold: of the cosine after subtraction of the training mean, which unrelated images share.
+
+    Returns:
+        (P, 2) rows of `images`, the validation image and its nearest training image, and (P,) their cosines; the
+        most alike first.
+    """
+    train = images[split.train_images].astype(np.float32)
+    mean = train.mean(0)
+    train = _unit(train - mean)
+    nearest, cosine = np.empty(len(split.val_images), dtype=np.int64), np.empty(len(split.val_images), np.float32)
+    for lo in range(0, len(nearest), 1024):
+        scores = _unit(images[split.val_images[lo : lo + 1024]].astype(np.float32) - mean) @ train.T  # (block, M_t)
+        nearest[lo : lo + 1024], cosine[lo : lo + 1024] = scores.argmax(1), scores.max(1)
+    found = np.flatnonzero(cosine >= threshold)
+    found = found[np.argsort(-cosine[found], kind="stable")]
+    return np.column_stack([split.val_images[found], split.train_images[nearest[found]]]), cosine[found]
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
 def save_split(path: Path, split: Split) -> None:
     """Write the split's arrays as an npz, atomically."""
 

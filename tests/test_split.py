@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.split import SplitError, check_disjoint, make_split, save_split
+from helpers.split import SplitError, check_disjoint, make_split, near_duplicates, save_split
 
 TARGETS = np.repeat(np.arange(40), 3)
 NAMES = {
@@ -138,3 +138,16 @@ def test_a_saved_split_comes_back_without_pickle(tmp_path):
         for name in NAMES:
             np.testing.assert_array_equal(archive[name], getattr(split, name))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["split.npz"]
+
+
+def test_near_duplicates_across_the_split_are_found():
+    rng = np.random.default_rng(0)
+    images = (5 + rng.normal(size=(60, 20))).astype(np.float32)  # the offset alone makes every cosine large
+    split = make_split(np.arange(60), 60, val_ratio=0.2)
+    twin, close, train = split.val_images[3], split.val_images[7], split.train_images
+    images[twin] = images[train[10]]
+    images[close] = images[train[2]] + 0.1 * rng.normal(size=20)
+    pairs, cosine = near_duplicates(images, split)
+    assert pairs.tolist() == [[twin, train[10]], [close, train[2]]]
+    assert cosine[0] == pytest.approx(1, abs=1e-6) and 0.9 < cosine[1] < 1
+    assert len(near_duplicates(images, split, threshold=1.1)[0]) == 0
