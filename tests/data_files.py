@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,25 @@ class DataFiles:
         if self.lines is not None:
             self.captions.write_bytes("".join(f"{line}\n" for line in self.lines).encode())
         return self.folder
+
+
+def store(key: str, value: object) -> Callable[[DataFiles], None]:
+    """A fault: another array under `key`."""
+    return lambda files: files.arrays.__setitem__(key, value)
+
+
+def change(key: str, function: Callable[[np.ndarray], object]) -> Callable[[DataFiles], None]:
+    """A fault: what `function` makes of the array under `key`."""
+    return lambda files: files.arrays.__setitem__(key, function(files.arrays[key]))
+
+
+def put(key: str, where: object, value: object) -> Callable[[DataFiles], None]:
+    """A fault in single values of an array, such as NaN in one row."""
+
+    def fault(files: DataFiles) -> None:
+        files.arrays[key][where] = value
+
+    return fault
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

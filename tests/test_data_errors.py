@@ -2,27 +2,20 @@
 
 import numpy as np
 import pytest
-from data_files import N_CAPTIONS, TEXT_DIM, DataFiles, npy_header, tree_bytes, write_members
+from data_files import (
+    N_CAPTIONS,
+    TEXT_DIM,
+    DataFiles,
+    change,
+    npy_header,
+    put,
+    store,
+    tree_bytes,
+    write_members,
+)
 
 from helpers.data import DataError, load_queries
 from helpers.npz import NpzReader
-
-
-def _set(key, value):
-    return lambda files: files.arrays.__setitem__(key, value)
-
-
-def _change(key, function):
-    return lambda files: files.arrays.__setitem__(key, function(files.arrays[key]))
-
-
-def _put(key, where, value):
-    """A fault in the values of one array, such as NaN in one row."""
-
-    def fault(files):
-        files.arrays[key][where] = value
-
-    return fault
 
 
 def _line(number, text):
@@ -71,37 +64,40 @@ def _labels_without_texts(files):
 
 BAD_CONTENT = {
     "key missing": (lambda files: files.drop("images/names"), "missing: images/names. Keys found: metadata/num_cap"),
-    "objects": (_set("captions/embeddings", np.array([[1.0], "x"], dtype=object)), "'captions/embeddings' .*pickle"),
+    "objects": (store("captions/embeddings", np.array([[1.0], "x"], dtype=object)), "'captions/embeddings' .*pickle"),
     "dims of text array": (
         lambda files: (
             files.drop("metadata/embedding_dim_text"),
-            _change("captions/embeddings", lambda array: array[:, 1:])(files),
+            change("captions/embeddings", lambda array: array[:, 1:])(files),
         ),
         "'captions/embeddings' has width 5 but text_dim is 6. Set text_dim=5, or",
     ),
     "dims of metadata": (
-        _set("metadata/embedding_dim_image", np.array([7])),
+        store("metadata/embedding_dim_image", np.array([7])),
         "'metadata/embedding_dim_image' says 7, but 'images/embeddings' has width 5 .*image_dim is 5",
     ),
-    "count of metadata": (_set("metadata/num_captions", np.array([9])), "says 9, but 'captions/embeddings' has 8 rows"),
-    "metadata no integer": (_set("metadata/num_images", np.array([4.0])), "'metadata/num_images' is float64"),
+    "count of metadata": (
+        store("metadata/num_captions", np.array([9])),
+        "says 9, but 'captions/embeddings' has 8 rows",
+    ),
+    "metadata no integer": (store("metadata/num_images", np.array([4.0])), "'metadata/num_images' is float64"),
     "dtype": (
-        _change("captions/embeddings", lambda a: a.astype(int)),
+        change("captions/embeddings", lambda a: a.astype(int)),
         "'captions/embeddings' has dtype int64: float16",
     ),
-    "one dimension": (_change("images/embeddings", np.ravel), r"'images/embeddings' has shape \(20,\)"),
-    "NaN": (_put("captions/embeddings", ([1, 5], 2), np.nan), r"'captions/embeddings' has 2 row\(s\) .*NaN.*: 1, 5 "),
-    "infinity": (_put("images/embeddings", (3, 0), -np.inf), r"'images/embeddings' has 1 row\(s\) .*infinity.*: 3 "),
+    "one dimension": (change("images/embeddings", np.ravel), r"'images/embeddings' has shape \(20,\)"),
+    "NaN": (put("captions/embeddings", ([1, 5], 2), np.nan), r"'captions/embeddings' has 2 row\(s\) .*NaN.*: 1, 5 "),
+    "infinity": (put("images/embeddings", (3, 0), -np.inf), r"'images/embeddings' has 1 row\(s\) .*infinity.*: 3 "),
     "beyond float32": (
-        _change("images/embeddings", lambda array: array.astype(float) * 1e200),
+        change("images/embeddings", lambda array: array.astype(float) * 1e200),
         r"'images/embeddings' has 4 row\(s\) .*overflow float32: 0, 1, 2, 3 ",
     ),
-    "zero vectors": (_put("captions/embeddings", slice(0, 6), 0), r"6 row\(s\) .*norm 0\): 0, 1, 2, 3, 4, \.\.\."),
-    "more embeddings than ids": (_change("captions/ids", lambda a: a[1:]), r"'captions/ids' has shape \(7,\).* 8 rows"),
-    "more embeddings than texts": (_change("captions/text", lambda a: a[1:]), r"'captions/text' has shape \(7,\)"),
-    "more embeddings than names": (_change("images/names", lambda a: a[1:]), r"'images/names' has shape \(3,\).* 4 "),
-    "names are bytes": (_change("images/names", lambda a: a.astype("S")), r"'images/names' has dtype \|S5: text"),
-    "image named twice": (_put("images/names", slice(1, 3), "0.jpg"), r"'images/names' names 1 image\(s\) .*: 0.jpg"),
+    "zero vectors": (put("captions/embeddings", slice(0, 6), 0), r"6 row\(s\) .*norm 0\): 0, 1, 2, 3, 4, \.\.\."),
+    "more embeddings than ids": (change("captions/ids", lambda a: a[1:]), r"'captions/ids' has shape \(7,\).* 8 rows"),
+    "more embeddings than texts": (change("captions/text", lambda a: a[1:]), r"'captions/text' has shape \(7,\)"),
+    "more embeddings than names": (change("images/names", lambda a: a[1:]), r"'images/names' has shape \(3,\).* 4 "),
+    "names are bytes": (change("images/names", lambda a: a.astype("S")), r"'images/names' has dtype \|S5: text"),
+    "image named twice": (put("images/names", slice(1, 3), "0.jpg"), r"'images/names' names 1 image\(s\) .*: 0.jpg"),
     "one image": (_one_image, "'images/embeddings' holds 1 image: at least 2"),
     "no captions": (_no_captions, "'captions/embeddings' holds 0 rows"),
     "more embeddings than lines": (lambda files: files.lines.pop(), "captions.txt: holds 7 captions .* has 8 rows"),
@@ -177,10 +173,10 @@ def test_bad_input_is_a_data_error_and_leaves_earlier_caches_alone(tmp_path, fil
     ("make", "message"),
     [
         (lambda files: files.drop("captions/ids"), "missing: captions/ids"),
-        (_set("captions/ids", np.array(["a"] * N_CAPTIONS)), "'captions/ids' has dtype <U1: integers"),
-        (_set("captions/ids", np.zeros(N_CAPTIONS, int)), r"'captions/ids' holds 1 id\(s\) more than once: 0\."),
-        (_put("captions/embeddings", 3, 0), r"'captions/embeddings' has 1 row\(s\) that are zero vectors .*: 3 "),
-        (_change("captions/embeddings", lambda array: array[:, 1:]), "says 6, but .* width 5 .*text_dim is 6"),
+        (store("captions/ids", np.array(["a"] * N_CAPTIONS)), "'captions/ids' has dtype <U1: integers"),
+        (store("captions/ids", np.zeros(N_CAPTIONS, int)), r"'captions/ids' holds 1 id\(s\) more than once: 0\."),
+        (put("captions/embeddings", 3, 0), r"'captions/embeddings' has 1 row\(s\) that are zero vectors .*: 3 "),
+        (change("captions/embeddings", lambda array: array[:, 1:]), "says 6, but .* width 5 .*text_dim is 6"),
     ],
 )
 def test_bad_queries(files, make, message):

@@ -11,7 +11,19 @@ from functools import cache
 
 import numpy as np
 import pytest
-from data_files import IMAGE_DIM, N_CAPTIONS, N_IMAGES, TARGETS, TEXT_DIM, DataFiles, npy_bytes, npy_header
+from data_files import (
+    IMAGE_DIM,
+    N_CAPTIONS,
+    N_IMAGES,
+    TARGETS,
+    TEXT_DIM,
+    DataFiles,
+    change,
+    npy_bytes,
+    npy_header,
+    put,
+    store,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,29 +37,12 @@ SECONDS, BYTES = 10, 2**27
 MEGABYTE = 2**20
 
 
-def _set(key, value):
-    return lambda files: files.arrays.__setitem__(key, value)
-
-
-def _change(key, function):
-    return lambda files: files.arrays.__setitem__(key, function(files.arrays[key]))
-
-
-def _put(key, where, value):
-    """A fault in single values of an array of numbers."""
-
-    def fault(files):
-        files.arrays[key][where] = value
-
-    return fault
-
-
 def _double(key, where, value):
-    return lambda files: (_change(key, lambda array: array.astype(float))(files), _put(key, where, value)(files))
+    return lambda files: (change(key, lambda array: array.astype(float))(files), put(key, where, value)(files))
 
 
 def _labels(function):
-    return lambda files: _set("captions/label", function(files.use_labels()))(files)
+    return lambda files: store("captions/label", function(files.use_labels()))(files)
 
 
 def _labelled_texts(text):
@@ -63,42 +58,42 @@ NAME_WITH_NUL = np.array(["a\0b", "1.jpg", "2.jpg", "3.jpg"])
 HALF_A_PAIR = np.array(["0.jpg", "1.jpg", "2.jpg", "\ud83d.jpg"])
 
 BAD_ARRAYS = {
-    "complex": (_change(TEXT, lambda a: a.astype(complex)), f"'{TEXT}' has dtype complex128: float16"),
-    "long double": (_change(TEXT, lambda a: a.astype(np.longdouble)), f"'{TEXT}' has dtype"),
-    "truth values": (_change(IMAGES, lambda a: a > 0), f"'{IMAGES}' has dtype bool: float16"),
-    "words": (_change(IMAGES, lambda a: a.astype(str)), f"'{IMAGES}' has dtype <U"),
-    "dates": (_set(TEXT, np.zeros((8, 6), "<M8[s]")), f"'{TEXT}' has dtype datetime64"),
-    "structured": (_set(IMAGES, np.zeros((4, 5), STRUCTURED)), rf"'{IMAGES}' has dtype \[\('x'"),
-    "three dimensions": (_change(TEXT, lambda a: a[:, None]), rf"'{TEXT}' has shape \(8, 1, 6\)"),
-    "a scalar": (_set(TEXT, np.float32(1)), rf"'{TEXT}' has shape \(\)"),
-    "no columns": (lambda files: (_change(TEXT, lambda a: a[:, :0])(files), files.drop("metadata/embedding_dim_text")),
+    "complex": (change(TEXT, lambda a: a.astype(complex)), f"'{TEXT}' has dtype complex128: float16"),
+    "long double": (change(TEXT, lambda a: a.astype(np.longdouble)), f"'{TEXT}' has dtype"),
+    "truth values": (change(IMAGES, lambda a: a > 0), f"'{IMAGES}' has dtype bool: float16"),
+    "words": (change(IMAGES, lambda a: a.astype(str)), f"'{IMAGES}' has dtype <U"),
+    "dates": (store(TEXT, np.zeros((8, 6), "<M8[s]")), f"'{TEXT}' has dtype datetime64"),
+    "structured": (store(IMAGES, np.zeros((4, 5), STRUCTURED)), rf"'{IMAGES}' has dtype \[\('x'"),
+    "three dimensions": (change(TEXT, lambda a: a[:, None]), rf"'{TEXT}' has shape \(8, 1, 6\)"),
+    "a scalar": (store(TEXT, np.float32(1)), rf"'{TEXT}' has shape \(\)"),
+    "no columns": (lambda files: (change(TEXT, lambda a: a[:, :0])(files), files.drop("metadata/embedding_dim_text")),
                    f"'{TEXT}' has width 0 but text_dim is 6"),
-    "no images": (_change(IMAGES, lambda a: a[:0]), f"'{IMAGES}' holds 0 rows"),
-    "NaN first": (_put(TEXT, (0, 0), np.nan), rf"'{TEXT}' has 1 row\(s\) .*: 0 "),
-    "NaN last": (_put(IMAGES, (-1, -1), np.nan), rf"'{IMAGES}' has 1 row\(s\) .*: 3 "),
-    "infinity first": (_put(IMAGES, (0, 0), np.inf), rf"'{IMAGES}' has 1 row\(s\) .*: 0 "),
-    "infinity last": (_put(TEXT, (-1, -1), np.inf), rf"'{TEXT}' has 1 row\(s\) .*: 7 "),
+    "no images": (change(IMAGES, lambda a: a[:0]), f"'{IMAGES}' holds 0 rows"),
+    "NaN first": (put(TEXT, (0, 0), np.nan), rf"'{TEXT}' has 1 row\(s\) .*: 0 "),
+    "NaN last": (put(IMAGES, (-1, -1), np.nan), rf"'{IMAGES}' has 1 row\(s\) .*: 3 "),
+    "infinity first": (put(IMAGES, (0, 0), np.inf), rf"'{IMAGES}' has 1 row\(s\) .*: 0 "),
+    "infinity last": (put(TEXT, (-1, -1), np.inf), rf"'{TEXT}' has 1 row\(s\) .*: 7 "),
     "one huge value": (_double(TEXT, (7, 5), 1e39), rf"'{TEXT}' has 1 row\(s\) .*overflow float32: 7 "),
-    "norm that overflows": (_put(TEXT, (2, 0), 1e20), rf"'{TEXT}' has 1 row\(s\) .*overflow float32: 2 "),
-    "norm that vanishes": (_put(IMAGES, 1, 1e-30), rf"'{IMAGES}' has 1 row\(s\) .*norm 0\): 1 "),
+    "norm that overflows": (put(TEXT, (2, 0), 1e20), rf"'{TEXT}' has 1 row\(s\) .*overflow float32: 2 "),
+    "norm that vanishes": (put(IMAGES, 1, 1e-30), rf"'{IMAGES}' has 1 row\(s\) .*norm 0\): 1 "),
     "value that vanishes": (_double(IMAGES, 2, 1e-60), rf"'{IMAGES}' has 1 row\(s\) .*norm 0\): 2 "),
-    "NaN and zeros": (lambda files: (_put(TEXT, 1, np.nan)(files), _put(TEXT, 4, 0)(files)),
+    "NaN and zeros": (lambda files: (put(TEXT, 1, np.nan)(files), put(TEXT, 4, 0)(files)),
                       rf"'{TEXT}' has 1 row\(s\) that hold NaN.*: 1; 1 row\(s\) that are zero .*: 4 "),
-    "names of numbers": (_set(NAMES, np.arange(4)), f"'{NAMES}' has dtype int64: text"),
-    "names in a column": (_change(NAMES, lambda a: a[:, None]), rf"'{NAMES}' has shape \(4, 1\)"),
-    "names that are empty": (_set(NAMES, np.array([""] * 4)), rf"'{NAMES}' names 1 image\(s\) more than once"),
-    "names that end in NUL": (_set(NAMES, np.array(["a", "a\0", "2.jpg", "3.jpg"])), f"'{NAMES}' names 1 image.*: a."),
-    "NUL in a name": (_set(NAMES, NAME_WITH_NUL), rf"'{NAMES}' has 1 row\(s\) with NUL .*: 0 "),
-    "surrogate in a name": (_set(NAMES, HALF_A_PAIR), rf"'{NAMES}' has 1 row\(s\) .*surrogate pair: 3 "),
+    "names of numbers": (store(NAMES, np.arange(4)), f"'{NAMES}' has dtype int64: text"),
+    "names in a column": (change(NAMES, lambda a: a[:, None]), rf"'{NAMES}' has shape \(4, 1\)"),
+    "names that are empty": (store(NAMES, np.array([""] * 4)), rf"'{NAMES}' names 1 image\(s\) more than once"),
+    "names that end in NUL": (store(NAMES, np.array(["a", "a\0", "2.jpg", "3.jpg"])), f"'{NAMES}' names 1 image.*: a."),
+    "NUL in a name": (store(NAMES, NAME_WITH_NUL), rf"'{NAMES}' has 1 row\(s\) with NUL .*: 0 "),
+    "surrogate in a name": (store(NAMES, HALF_A_PAIR), rf"'{NAMES}' has 1 row\(s\) .*surrogate pair: 3 "),
     "surrogate in a text": (_labelled_texts("\udfff"), r"'captions/text' has 1 row\(s\) .*surrogate pair: 0 "),
     "NUL in a text": (_labelled_texts("a\0b"), r"'captions/text' has 1 row\(s\) with NUL .*: 0 "),
-    "no such character": (_set(NAMES, np.array([0x110000, 1, 2, 3], "<u4").view("<U1")), f"'{NAMES}' .*do not exist"),
-    "ids in a column": (_change(IDS, lambda a: a[:, None]), rf"'{IDS}' has shape \(8, 1\)"),
-    "metadata of two": (_set("metadata/num_images", np.array([4, 4])), "'metadata/num_images' is int64 of shape"),
-    "metadata below zero": (_set("metadata/num_captions", np.array([-8])), "'metadata/num_captions' says -8, but"),
-    "metadata in words": (_set("metadata/num_images", np.array(["4"])), "'metadata/num_images' is <U1"),
-    "metadata of truth": (_set("metadata/embedding_dim_text", np.array([True])), "embedding_dim_text' is bool"),
-    "metadata empty": (_set("metadata/embedding_dim_image", np.array([], int)), r"embedding_dim_image' .*\(0,\)"),
+    "no such character": (store(NAMES, np.array([0x110000, 1, 2, 3], "<u4").view("<U1")), f"'{NAMES}' .*do not exist"),
+    "ids in a column": (change(IDS, lambda a: a[:, None]), rf"'{IDS}' has shape \(8, 1\)"),
+    "metadata of two": (store("metadata/num_images", np.array([4, 4])), "'metadata/num_images' is int64 of shape"),
+    "metadata below zero": (store("metadata/num_captions", np.array([-8])), "'metadata/num_captions' says -8, but"),
+    "metadata in words": (store("metadata/num_images", np.array(["4"])), "'metadata/num_images' is <U1"),
+    "metadata of truth": (store("metadata/embedding_dim_text", np.array([True])), "embedding_dim_text' is bool"),
+    "metadata empty": (store("metadata/embedding_dim_image", np.array([], int)), r"embedding_dim_image' .*\(0,\)"),
     "labels that are columns": (_labels(lambda a: TARGETS), r"'captions/label' has shape \(8,\): \(8, 4\)"),
     "labels of three dimensions": (_labels(lambda a: a[..., None]), r"'captions/label' has shape \(8, 4, 1\)"),
     "labels that are complex": (_labels(lambda a: a.astype(complex)), "'captions/label' has dtype complex128"),
@@ -318,16 +313,16 @@ def _refused(load, message, path):
 
 
 BAD_QUERIES = {
-    "ids beyond int64": (_change(IDS, lambda a: a.astype(np.uint64)), f"'{IDS}' has dtype uint64: integers"),
-    "ids of truth values": (_change(IDS, lambda a: a > 0), f"'{IDS}' has dtype bool: integers"),
-    "ids of fractions": (_change(IDS, lambda a: a + 0.5), f"'{IDS}' has dtype float64: integers"),
-    "structured ids": (_set(IDS, np.zeros(8, STRUCTURED)), rf"'{IDS}' has dtype \[\('x'"),
-    "fewer ids": (_change(IDS, lambda a: a[:-1]), rf"'{IDS}' has shape \(7,\) but '{TEXT}' has 8 rows"),
-    "ids of all twice": (_change(IDS, lambda a: a // 2), rf"'{IDS}' holds 4 id\(s\) more than once: 0, 1, 2, 3\."),
-    "infinity in the last row": (_put(TEXT, (7, 0), -np.inf), rf"'{TEXT}' has 1 row\(s\) .*: 7 "),
-    "fewer texts": (_change("captions/text", lambda a: a[:-1]), r"'captions/text' has shape \(7,\)"),
-    "texts of bytes": (_change("captions/text", lambda a: a.astype("S")), r"'captions/text' has dtype \|S"),
-    "count that disagrees": (_set("metadata/num_captions", np.array([7])), "'metadata/num_captions' says 7"),
+    "ids beyond int64": (change(IDS, lambda a: a.astype(np.uint64)), f"'{IDS}' has dtype uint64: integers"),
+    "ids of truth values": (change(IDS, lambda a: a > 0), f"'{IDS}' has dtype bool: integers"),
+    "ids of fractions": (change(IDS, lambda a: a + 0.5), f"'{IDS}' has dtype float64: integers"),
+    "structured ids": (store(IDS, np.zeros(8, STRUCTURED)), rf"'{IDS}' has dtype \[\('x'"),
+    "fewer ids": (change(IDS, lambda a: a[:-1]), rf"'{IDS}' has shape \(7,\) but '{TEXT}' has 8 rows"),
+    "ids of all twice": (change(IDS, lambda a: a // 2), rf"'{IDS}' holds 4 id\(s\) more than once: 0, 1, 2, 3\."),
+    "infinity in the last row": (put(TEXT, (7, 0), -np.inf), rf"'{TEXT}' has 1 row\(s\) .*: 7 "),
+    "fewer texts": (change("captions/text", lambda a: a[:-1]), r"'captions/text' has shape \(7,\)"),
+    "texts of bytes": (change("captions/text", lambda a: a.astype("S")), r"'captions/text' has dtype \|S"),
+    "count that disagrees": (store("metadata/num_captions", np.array([7])), "'metadata/num_captions' says 7"),
 }
 
 
