@@ -13,12 +13,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from helpers import checkpoints, evaluation, geometry, pipeline, plots
-from helpers.config import EvaluationConfig, RunConfig
+from helpers.config import EvaluationConfig, GeometryConfig, RunConfig
 
 
 def spectra_and_power(run: pipeline.Run) -> plt.Figure:
     """Spectra of both spaces on the training side, and what Procrustes and least squares keep of the target's."""
-    fitted = pipeline.fit_geometry(run, pipeline.GeometryConfig())
+    fitted = pipeline.fit_geometry(run, GeometryConfig())
     stats = fitted.statistics
     maps = {name: fitted.affine(power) for name, power in pipeline.GEOMETRY_POWERS.items()}
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4))

@@ -17,7 +17,7 @@ from helpers import metrics, pipeline
 from helpers.config import BigJumpConfig, GeometryConfig, RunConfig
 from helpers.models import build_model
 from helpers.objectives import BigJumpObjective
-from helpers.reproducibility import seed_all
+from helpers.reproducibility import choose_device, seed_all
 from helpers.training import fit
 
 
@@ -72,7 +72,7 @@ def main() -> None:
         "written_out_interval": [low, high],
         "difference": difference,
     }
-    common.save("same_accuracy", f"{options.epochs}_epochs", "cpu", content)
+    common.save("same_accuracy", f"{options.epochs}_epochs", choose_device().type, content)
 
 
 if __name__ == "__main__":

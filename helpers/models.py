@@ -12,9 +12,9 @@ from helpers.config import ConfigError
 class Standardise(nn.Module):
     """(x - mean) / std of each dimension, so that a learning rate means the same for every encoder.
 
-    Encoders differ in scale by a factor of twenty (unit-length sentence embeddings, raw transformer means) and in
-    offset, and a network on raw vectors trains faster or slower by as much. Affine, so that it changes nothing that
-    a closed form could express. Identity until `fit` is called.
+    Encoders differ widely in scale (sentence embeddings of unit length, raw transformer means) and in offset, and a
+    network on raw vectors trains faster or slower accordingly. Affine, so that it changes nothing that a closed form
+    could express. Identity until `fit` is called.
 
     Attributes:
         mean, scale: (dx,) buffers, stored with the weights.
