@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-# Before torch or a kernel starts: two threads are what the suite is timed on, and results depend on the number.
+# Before torch or a kernel starts: two threads are what the suite is timed on. Results do not depend on the number.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TQDM_DISABLE", "1")
 # The suite makes artefacts of its own and leaves those under runs/ alone.

@@ -16,7 +16,8 @@ def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def mse_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean squared difference over rows and dimensions; both (B, d)."""
-    return F.mse_loss(prediction.float(), target.float())
+    # Row by row first: the mean of a whole matrix is summed in an order that depends on the number of threads.
+    return F.mse_loss(prediction.float(), target.float(), reduction="none").mean(-1).mean()
 
 
 def moment_loss(prediction: torch.Tensor, target: torch.Tensor, *, with_std: bool) -> torch.Tensor:

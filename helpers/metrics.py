@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 import torch
 
+from helpers.reproducibility import one_blas_thread
+
 QUERY_BLOCK, GALLERY_BLOCK = 2048, 8192
 """Scores are held for one such block at a time (64 MB), so the memory of ranking does not depend on the sizes."""
 
@@ -142,6 +144,7 @@ def chance_ranks(n_queries: int, gallery_size: int, seed: int = 0) -> np.ndarray
     return np.random.default_rng(seed).permutation(dealt)
 
 
+@one_blas_thread()
 def _resampled_means(values: np.ndarray, groups: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """(samples,) means of `values` under resampling of whole groups with replacement."""
     _, index = np.unique(groups, return_inverse=True)

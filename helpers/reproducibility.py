@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 
 def seed_all(seed: int) -> torch.Generator:
@@ -27,6 +29,18 @@ def seed_all(seed: int) -> torch.Generator:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     return torch.Generator().manual_seed(seed)
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold the BLAS and LAPACK of NumPy and SciPy to one thread; a context, or a decorator of a function.
+
+    They order their sums by the number of threads, so a closed form would differ in its last bits between machines
+    with other core counts, and a training that starts from it in its digits. Torch's products are not concerned:
+    theirs come out alike on any number of threads, which the tests hold.
+    """
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def choose_device() -> torch.device:

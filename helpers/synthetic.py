@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.npz import DataError
+from helpers.reproducibility import one_blas_thread
 
 VERSION = 5
 """Part of what `demo.json` records: raise it when the output of the generator changes."""
@@ -166,6 +167,7 @@ def _is_current(folder: Path, settings: dict[str, int]) -> bool:
     return recorded == settings and all((folder / name).is_file() for name in FILES)
 
 
+@one_blas_thread()
 def write_demo(
     directory: str | Path,
     *,

@@ -1,0 +1,119 @@
+"""The number of threads changes nothing: closed forms, trained weights and scores come out bit for bit alike."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from helpers import geometry, metrics, synthetic
+from helpers.config import BaselineConfig, BigJumpConfig
+from helpers.models import build_model, fit_standardisation
+from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
+from helpers.reproducibility import matmul_dtype, one_blas_thread, seed_all
+from helpers.training import epoch_order, make_optimiser, train_step, validation_mrr
+
+# Kernels run on one thread below some 32768 elements, so smaller data would pass whatever the code did.
+DX, DY, HIDDEN, BATCH, STEPS = 192, 320, 256, 256, 4
+COMMON = {"batch_size": BATCH, "hidden": HIDDEN, "learning_rate": 1e-3}
+THREADS = (1, 2, 3)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def pairs(n_images=600, per_image=3, dx=DX, dy=DY):
+    rng = np.random.default_rng(0)
+    images = (rng.normal(size=(n_images, dy)) + 1).astype(np.float32)
+    targets = rng.permutation(np.repeat(np.arange(n_images), per_image))
+    text = images[targets] @ rng.normal(size=(dy, dx)) / 10 + rng.normal(size=(len(targets), dx))
+    return text.astype(np.float32), images, targets
+
+
+def trained(name, mixed_precision, threads):
+    """Every loss, gradient and weight of a few steps, and the validation MRR after them."""
+    torch.set_num_threads(threads)
+    text, images, own = (torch.from_numpy(array) for array in pairs())
+    data = TrainingData(text, own, images, text[:300], images, own[:300])
+    seed_all(0)
+    model = build_model(name, DX, DY, hidden=HIDDEN)
+    common = COMMON | {"mixed_precision": mixed_precision}
+    if name == "bigjump":
+        objective = BigJumpObjective(BigJumpConfig(**common, queue_slices=(400,)), data)
+        model.geometry.set_affine(np.random.default_rng(1).normal(size=(DY, DX)), np.zeros(DY))
+        model.geometry.matrix.requires_grad_(True)
+    else:
+        objective = CombinedObjective(BaselineConfig(**common, nce_weight=0.1), data)
+    fit_standardisation(model, text)
+    optimiser = make_optimiser(model, objective.settings)
+    objective.start_epoch(1)
+    model.train()
+    order = torch.from_numpy(epoch_order(own.numpy(), 2, np.random.default_rng(2)))
+    found = {}
+    for step, rows in enumerate(order.split(BATCH)[:STEPS]):
+        found |= {f"{step} {term}": value for term, value in train_step(model, objective, optimiser, rows).items()}
+        found |= {f"{step} gradient of {n}": p.grad.clone() for n, p in model.named_parameters()}
+    found |= model.state_dict()
+    return found | {"mrr": torch.tensor(validation_mrr(model, data))}
+
+
+@pytest.mark.parametrize("mixed_precision", [True, False], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["linear", "mlp1", "mlp2", "bigjump"])
+def test_training(name, mixed_precision):
+    if mixed_precision and matmul_dtype(torch.device("cpu"), True) == torch.float32:
+        pytest.skip("this processor has no bfloat16 products")
+    one, *others = (trained(name, mixed_precision, threads) for threads in THREADS)
+    for other in others:
+        assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+def closed_form(limit):
+    text, images, targets = pairs()
+    torch.set_num_threads(limit)
+    with threadpool_limits(limits=limit, user_api="blas"):
+        fitted = geometry.fit_cross_space(geometry.pair_statistics(text, images, targets), 1e-2)
+        affine = fitted.affine(0.0)
+        return {**dataclasses.asdict(fitted.statistics), "A": affine.matrix, "b": affine.bias,
+                "spectrum": geometry.spectrum(fitted.statistics.cov_y)}  # fmt: skip
+
+
+def test_closed_forms():
+    one, two = closed_form(1), closed_form(2)
+    assert [key for key in one if not np.array_equal(one[key], two[key])] == []
+
+
+def test_intervals():
+    rng = np.random.default_rng(0)
+    values, groups = rng.random(9000), rng.integers(0, 3000, 9000)
+    found = set()
+    for limit in THREADS:
+        with threadpool_limits(limits=limit, user_api="blas"):
+            found.add(metrics.bootstrap_interval(values, groups, samples=400))
+    assert len(found) == 1
+
+
+def test_demo_data(tmp_path):
+    files = []
+    for limit in (1, 2):
+        with threadpool_limits(limits=limit, user_api="blas"):
+            folder = synthetic.write_demo(tmp_path / str(limit), n_images=300, text_dim=256, image_dim=384)
+        files.append((folder / "train.npz").read_bytes())
+    assert files[0] == files[1]
+
+
+def blas_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_blas_has_its_threads_back_afterwards():
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = blas_threads()
+        with pytest.raises(KeyError), one_blas_thread():
+            assert blas_threads() <= {1}
+            raise KeyError
+        assert blas_threads() == before
