@@ -71,6 +71,8 @@ class RunConfig:
         text_dim, image_dim: widths that the data must have.
         val_ratio: share of the images that validate; at least one image on each side.
         split_seed: seed of the split by image; training has its own seed.
+        test_ratio: share of the images that no training and no choice sees, judged once at the end; 0 for none.
+        group_duplicates: keep images that nearly repeat one another on one side of the split.
     """
 
     profile: str = "demo"
@@ -80,6 +82,8 @@ class RunConfig:
     image_dim: int = 1536
     val_ratio: float = 0.1
     split_seed: int = 42
+    test_ratio: float = 0.0
+    group_duplicates: bool = False
 
     def __post_init__(self) -> None:
         require(self.profile in PROFILES, f"profile = {self.profile!r}: choose one of {', '.join(PROFILES)}.")
@@ -90,6 +94,7 @@ class RunConfig:
         )
         _require_positive(self, "text_dim", "image_dim")
         require(0 < self.val_ratio < 1, f"val_ratio = {self.val_ratio!r}: must be between 0 and 1, both excluded.")
+        _require_fraction(self, "test_ratio")
         _require_not_negative(self, "split_seed")
 
     @property

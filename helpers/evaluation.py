@@ -11,45 +11,84 @@ from helpers.models import predict
 from helpers.pipeline import Run
 from helpers.reproducibility import choose_device
 
+TEST_LEADERBOARD = "test_leaderboard.json"
 
-def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Judge every stored model of a run on its validation side.
+
+def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Accuracy of every stored model of a run on one side of its split.
+
+    Args:
+        side: `validation` or `test`.
 
     Returns:
-        Rows in the order of `MODEL_ROWS` (plain JSON values), and the ranks (V,) of each row. `gpu_ms_per_query` is
-        null without an accelerator.
+        Rows in the order of `MODEL_ROWS` (plain JSON values), and the ranks (V,) of each row.
     """
-    split = run.split
-    targets, gallery = split.caption_to_gallery, torch.from_numpy(np.ascontiguousarray(run.gallery))
-    device = choose_device()
+    captions, images, targets = run.split.judged(side)
+    gallery = np.ascontiguousarray(run.data.images[images])
     rows, ranks = [], {}
     for name in MODEL_ROWS:
         if name == "chance":
             ranks[name] = metrics.chance_ranks(len(targets), len(gallery), settings.seed)
-            cost = {"parameters": 0, "megabytes": 0.0, "cpu_ms_per_query": 0.0, "gpu_ms_per_query": None}
             size = min(settings.gallery_size, len(np.unique(targets)))
             # Every rank from 1 to `size` alike, the last counting 0 (where there is another).
             challenge = float(np.mean(np.append(1 / np.arange(1, size), 0.0))) if size > 1 else 1.0
         else:
-            model, facts = checkpoints.load_model(run.directory, name)
-            predictions = predict(model, run.data.text, split.val_captions)
-            ranks[name] = metrics.ranks(torch.from_numpy(predictions), gallery, torch.from_numpy(targets))
+            predictions = predict(checkpoints.load_model(run.directory, name)[0], run.data.text, captions)
+            ranks[name] = metrics.ranks(*map(torch.from_numpy, (predictions, gallery, targets)))
             challenge = metrics.challenge_mrr(
                 predictions,
-                run.gallery,
+                gallery,
                 targets,
                 gallery_size=settings.gallery_size,
                 rounds=settings.gallery_rounds,
                 seed=settings.seed,
             )
-            cost = measure_cost(model, facts["architecture"]["text_dim"], device, settings.latency_repeats)
-        reciprocal = 1 / ranks[name]
         low, high = metrics.bootstrap_interval(
-            reciprocal, targets, samples=settings.bootstrap_samples, seed=settings.seed
+            1 / ranks[name], targets, samples=settings.bootstrap_samples, seed=settings.seed
         )
         scores = metrics.summarise(ranks[name])
-        rows.append({"model": name, **scores, "mrr_low": low, "mrr_high": high, "challenge_mrr": challenge, **cost})
+        rows.append({"model": name, **scores, "mrr_low": low, "mrr_high": high, "challenge_mrr": challenge})
     return rows, ranks
+
+
+def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Judge every stored model of a run on its validation side, and measure what it costs.
+
+    Returns:
+        As `judge`, each row with its costs. `gpu_ms_per_query` is null without an accelerator.
+    """
+    rows, ranks = judge(run, settings, "validation")
+    device = choose_device()
+    for row in rows:
+        if row["model"] == "chance":
+            row |= {"parameters": 0, "megabytes": 0.0, "cpu_ms_per_query": 0.0, "gpu_ms_per_query": None}
+        else:
+            model, facts = checkpoints.load_model(run.directory, row["model"])
+            row |= measure_cost(model, facts["architecture"]["text_dim"], device, settings.latency_repeats)
+    return rows, ranks
+
+
+def evaluate_test(run: Run, settings: EvaluationConfig) -> list[dict]:
+    """Judge every stored model on the test side and write `test_leaderboard.json`.
+
+    Without a test side there are no rows, and a file that an earlier run left is removed.
+    """
+    path = run.directory / TEST_LEADERBOARD
+    if not run.split.has_test:
+        path.unlink(missing_ok=True)
+        return []
+    rows, _ = judge(run, settings, "test")
+    checkpoints.write_json(path, rows)
+    return rows
+
+
+def chosen_on_test(rows: list[dict], test_rows: list[dict]) -> str:
+    """The test score of the model that the validation rows choose, in a sentence; says so where there is no test."""
+    if not test_rows:
+        return "no test side: test_ratio is 0"
+    chosen = max((row for row in rows if row["model"] != "chance"), key=lambda row: row["mrr"])["model"]
+    row = next(row for row in test_rows if row["model"] == chosen)
+    return f"chosen by validation: {chosen}, test MRR {row['mrr']:.3f} ({row['mrr_low']:.3f} to {row['mrr_high']:.3f})"
 
 
 def measure_cost(model: torch.nn.Module, text_dim: int, device: torch.device, repeats: int) -> dict:

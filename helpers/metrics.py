@@ -35,7 +35,7 @@ def _rows(gallery: torch.Tensor | np.ndarray, which: slice | np.ndarray, device:
     return gallery[which].to(device).float()
 
 
-def _groups_of_copies(gallery: torch.Tensor | np.ndarray) -> np.ndarray:
+def groups_of_copies(gallery: torch.Tensor | np.ndarray) -> np.ndarray:
     """(M,) group of each gallery row; rows with the same values share one.
 
     By a 64-bit digest, so that a gallery that is only mapped into memory is read once and never held.
@@ -55,7 +55,7 @@ def _copies_of_targets(gallery: torch.Tensor | np.ndarray, targets: np.ndarray) 
     Returns:
         Queries and rows of the P pairs, (P,) each, and the number of copies of each query's item, (N,).
     """
-    group = _groups_of_copies(gallery)
+    group = groups_of_copies(gallery)
     members = np.argsort(group, kind="stable")  # gallery rows, group by group
     sizes = np.bincount(group)
     first = np.concatenate([[0], np.cumsum(sizes)[:-1]])

@@ -14,6 +14,7 @@ from torch import nn
 from helpers import checkpoints, config, metrics, training
 from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, RunConfig
 from helpers.data import PairedEmbeddings, load_paired
+from helpers.duplicates import duplicate_groups
 from helpers.geometry import CrossSpace, PairStatistics, fit_cross_space, pair_statistics
 from helpers.models import build_model, predict
 from helpers.progress import Progress
@@ -66,12 +67,16 @@ def say(message: str) -> None:
 def open_run(settings: RunConfig) -> Run:
     """Load and validate the data of a run (writing the demo data on first use), and split it.
 
-    The split is recomputed rather than read: it takes milliseconds and cannot be stale.
+    The split is recomputed rather than read: it takes milliseconds (with groups of near-duplicates about what one
+    product of all images with one another takes) and cannot be stale.
     """
     if settings.profile == "demo" and settings.data_dir is None:
         write_demo(settings.data_path, text_dim=settings.text_dim, image_dim=settings.image_dim)
     data = load_paired(settings.data_path, text_dim=settings.text_dim, image_dim=settings.image_dim)
-    split = make_split(data.targets, data.n_images, settings.val_ratio, settings.split_seed)
+    groups = duplicate_groups(data.images) if settings.group_duplicates else None
+    split = make_split(
+        data.targets, data.n_images, settings.val_ratio, settings.split_seed, settings.test_ratio, groups
+    )
     return Run(settings, data, split)
 
 

@@ -225,6 +225,14 @@ def given_parameters(options: argparse.Namespace) -> dict[str, object]:
     return given | {"profile": options.profile, "run": options.run, "data_dir": data_dir}
 
 
+def print_leaderboards(run_dir: Path) -> None:
+    """Print the validation leaderboard of a run and, where it has one, that of its test side."""
+    for name, title in (("leaderboard.json", ""), (evaluation.TEST_LEADERBOARD, "test, which no choice has seen:\n")):
+        if (run_dir / name).exists():
+            rows = json.loads((run_dir / name).read_text(encoding="utf-8"))
+            print("\n" + title + evaluation.format_table(rows, evaluation.ACCURACY_COLUMNS))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit status."""
     options = parse_arguments(arguments)
@@ -243,10 +251,8 @@ def main(arguments: list[str] | None = None) -> int:
     except NotebookError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
-    leaderboard = settings.run_dir / "leaderboard.json"
-    if leaderboard.exists() and any(path.name.startswith("05") for path in dealt):  # it is of this call
-        rows = json.loads(leaderboard.read_text(encoding="utf-8"))
-        print("\n" + evaluation.format_table(rows, evaluation.ACCURACY_COLUMNS))
+    if any(path.name.startswith("05") for path in dealt):  # the leaderboards are of this call
+        print_leaderboards(settings.run_dir)
     print(f"\n{settings.run_dir}  ({time.perf_counter() - started:.0f} s)")
     return 0
 

@@ -39,6 +39,7 @@ REFUSED = {
         "text_dim": POSITIVE,
         "image_dim": POSITIVE,
         "val_ratio": (0, 1, -0.1, 1.5, NAN),
+        "test_ratio": SHARE,
         "split_seed": NOT_NEGATIVE,
     },
     GeometryConfig: {"eps": POSITIVE, "fit_on": ("", "images", "caption_mean")},
@@ -86,7 +87,7 @@ def test_a_bad_value_is_refused_by_name(kind, name, value):
         kind(**{name: value})
 
 
-UNCHECKED = {"run", "data_dir", "mixed_precision"}  # a name of its own test, a path, a switch
+UNCHECKED = {"run", "data_dir", "mixed_precision", "group_duplicates"}  # a name of its own test, a path, switches
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -98,6 +99,8 @@ def test_no_setting_is_left_unchecked(kind):
     ("kind", "values"),
     [
         (RunConfig, {"split_seed": 0, "val_ratio": 0.999, "text_dim": 1}),
+        (RunConfig, {"test_ratio": 0.0, "group_duplicates": True}),
+        (RunConfig, {"test_ratio": 0.999}),
         (GeometryConfig, {"eps": 1e-12, "fit_on": "caption_means"}),
         (BaselineConfig, {"warmup_epochs": 0, "weight_decay": 0, "final_lr_ratio": 1, "dropout": 0, "seed": 0}),
         (BaselineConfig, {"cosine_weight": 0, "mse_weight": 0, "moment_weight": 0, "nce_weight": 3}),

@@ -170,6 +170,8 @@ BAD = [
     (["-p", "text_dim", "wide"], "text_dim = 'wide'"),
     (["-p", "val_ratio", "none"], "val_ratio = None"),
     (["-p", "val_ratio", "1.5"], "val_ratio = 1.5: must be between 0 and 1"),
+    (["-p", "test_ratio", "-0.1"], "test_ratio = -0.1: must be at least 0 and less than 1"),
+    (["-p", "group_duplicates", "1"], "Parameter group_duplicates = 1: give a value of the type of its default, False"),
     (["-p", "run", "a"], "-p run: use --run instead"),
     (["-p", "data_dir", "a"], "-p data_dir: use --data-dir instead"),
     (["--run", "../a"], "run = '../a': a plain folder name is needed"),
@@ -247,6 +249,8 @@ def test_a_kernel_that_dies_is_no_traceback_either(runs, folder, capsys):
     [
         (["--profile", "challenge", "--data-dir", "nowhere"], "train.npz: no such file"),
         (["-p", "val_ratio", "0.0001"], "leaves 0 for validation"),
+        (["-p", "test_ratio", "0.0001"], "leaves 0 for the test"),
+        (["-p", "test_ratio", "0.9"], "val_ratio + test_ratio = 0.1 + 0.9"),
     ],
 )
 def test_bad_data_leaves_an_earlier_run_as_it_was(runs, capsys, arguments, message):

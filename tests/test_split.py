@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.split import SplitError, check_disjoint, make_split, near_duplicates, save_split
+from helpers.duplicates import near_duplicates
+from helpers.split import SplitError, check_disjoint, make_split, save_split
 
 TARGETS = np.repeat(np.arange(40), 3)
 NAMES = {
@@ -147,7 +148,7 @@ def test_near_duplicates_across_the_split_are_found():
     twin, close, train = split.val_images[3], split.val_images[7], split.train_images
     images[twin] = images[train[10]]
     images[close] = images[train[2]] + 0.1 * rng.normal(size=20)
-    pairs, cosine = near_duplicates(images, split)
+    pairs, cosine = near_duplicates(images, split.val_images, train)
     assert pairs.tolist() == [[twin, train[10]], [close, train[2]]]
     assert cosine[0] == pytest.approx(1, abs=1e-6) and 0.9 < cosine[1] < 1
-    assert len(near_duplicates(images, split, threshold=1.1)[0]) == 0
+    assert len(near_duplicates(images, split.val_images, train, threshold=1.1)[0]) == 0
