@@ -156,7 +156,8 @@ def _take(sizes: np.ndarray, wanted: int) -> np.ndarray:
     """(K,) which groups to take, in their order, so that `wanted` items come together as nearly as may be.
 
     A group that no longer fits is passed over, so the count is met exactly wherever single images are left. Where
-    none fits any more, the smallest of those left is added if overshooting by it is nearer than falling short.
+    none fits any more, the smallest of those left is added if overshooting by it is nearer than falling short; the
+    last group is left for training.
     """
     taken, missing = np.zeros(len(sizes), dtype=bool), wanted
     for i, size in enumerate(sizes):
@@ -166,7 +167,7 @@ def _take(sizes: np.ndarray, wanted: int) -> np.ndarray:
         if not missing:
             return taken
     left = np.flatnonzero(~taken)
-    if len(left):
+    if len(left) > 1:
         smallest = left[np.argmin(sizes[left])]
         taken[smallest] = sizes[smallest] - missing < missing
     return taken
