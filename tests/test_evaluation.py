@@ -11,6 +11,7 @@ from helpers import evaluation, metrics
 from helpers.checkpoints import save_model
 from helpers.config import MODEL_ROWS, EvaluationConfig
 from helpers.evaluation import differences_to_best, evaluate
+from helpers.manifest import artefact_digests
 from helpers.models import build_model
 from helpers.split import make_split
 
@@ -93,7 +94,6 @@ def run(tmp_path):
     return SimpleNamespace(
         split=split,
         data=SimpleNamespace(text=text, images=images),
-        gallery=images[split.val_images],
         directory=tmp_path,
     )
 
@@ -125,3 +125,41 @@ def test_chance_under_the_challenge_is_the_mean_over_all_ranks(run, gallery_size
     settings = EvaluationConfig(bootstrap_samples=2, gallery_size=gallery_size, gallery_rounds=1, latency_repeats=1)
     rows, _ = evaluate(run, settings)
     assert rows[0]["challenge_mrr"] == pytest.approx(expected)  # of one image the first place is the only one
+
+
+def with_test_side(run):
+    split = make_split(np.repeat(np.arange(50), 3), 50, val_ratio=0.4, test_ratio=0.3)
+    return SimpleNamespace(**vars(run) | {"split": split})
+
+
+def test_the_test_side_has_a_table_of_its_own(run):
+    judged = with_test_side(run)
+    rows = evaluation.evaluate_test(judged, SETTINGS)
+    path = run.directory / "test_leaderboard.json"
+    assert json.loads(path.read_text()) == rows and "test_leaderboard.json" in artefact_digests(run.directory)
+    assert not (run.directory / "leaderboard.json").exists()
+    assert [row["model"] for row in rows] == list(MODEL_ROWS)
+    by_model = {row["model"]: row for row in rows}
+    assert by_model["procrustes"]["mrr"] == 1 and by_model["bigjump"]["median_rank"] == 8  # of 15 images
+    assert all(row["mrr_low"] <= row["mrr"] <= row["mrr_high"] + 1e-12 for row in rows)
+    _, ranks = evaluation.judge(judged, SETTINGS, "test")
+    assert {len(values) for values in ranks.values()} == {45}
+    validation, _ = evaluate(judged, SETTINGS)
+    assert by_model["chance"]["mrr"] != next(row["mrr"] for row in validation if row["model"] == "chance")
+
+
+def test_without_a_test_side_a_table_from_before_is_removed(run):
+    evaluation.evaluate_test(with_test_side(run), SETTINGS)
+    assert evaluation.evaluate_test(run, SETTINGS) == []
+    assert not (run.directory / "test_leaderboard.json").exists()
+    assert evaluation.evaluate_test(run, SETTINGS) == []  # nor is it an error that there is none
+
+
+def test_the_model_that_validation_chose_is_named_whoever_leads_the_test():
+    def table(**mrr):
+        return [{"model": n, "mrr": v, "mrr_low": v - 0.1, "mrr_high": v + 0.1} for n, v in mrr.items()]
+
+    validation, test = table(chance=0.9, mlp1=0.5, bigjump=0.4), table(chance=0.1, mlp1=0.3, bigjump=0.6)
+    said = "chosen by validation: mlp1, test MRR 0.300 (0.200 to 0.400)"
+    assert evaluation.chosen_on_test(validation, test) == said
+    assert evaluation.chosen_on_test(validation, []) == "no test side: test_ratio is 0"

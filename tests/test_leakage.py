@@ -1,4 +1,7 @@
-"""Nothing that is fitted or trained sees the validation side: change all of it, and the same comes out."""
+"""Nothing that is fitted or trained sees the validation side, and nothing that chooses sees the test side.
+
+Each test changes all of a side and expects the same bits. Identical images under two names are in test_duplicates.
+"""
 
 import dataclasses
 
@@ -6,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import pipeline, training
-from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, RunConfig
+from helpers import checkpoints, evaluation, geometry, pipeline, training
+from helpers.config import BaselineConfig, BigJumpConfig, EvaluationConfig, GeometryConfig, RunConfig
 from helpers.data import PairedEmbeddings
+from helpers.manifest import TIMINGS, artefact_digests
 from helpers.models import build_model
 from helpers.objectives import BigJumpObjective
 from helpers.reproducibility import seed_all
@@ -18,10 +22,11 @@ DX, DY, N_IMAGES = 10, 14, 50
 SMALL = {"epochs": 3, "batch_size": 32, "hidden": 16, "mixed_precision": False}
 
 
-def opened(text, images, targets):
+def opened(text, images, targets, test_ratio=0.0, name="leak"):
     names = [f"{i}.jpg" for i in range(N_IMAGES)]
     data = PairedEmbeddings(text, images, targets, ["a caption"] * len(text), names, "fingerprint")
-    return pipeline.Run(RunConfig(run="leak"), data, make_split(targets, N_IMAGES, val_ratio=0.2))
+    split = make_split(targets, N_IMAGES, val_ratio=0.2, test_ratio=test_ratio)
+    return pipeline.Run(RunConfig(run=name), data, split)
 
 
 @pytest.fixture
@@ -50,6 +55,20 @@ def test_closed_forms(run, other, fit_on):
         one, two = (pipeline.fit_geometry(each, settings).affine(power) for each in (run, other))
         np.testing.assert_array_equal(one.matrix, two.matrix)
         np.testing.assert_array_equal(one.bias, two.bias)
+
+
+@pytest.mark.parametrize("fit_on", ["captions", "caption_means"])
+def test_means_covariances_whitenings_and_spectra(run, other, fit_on):
+    def fitted(each):
+        found = pipeline.fit_geometry(each, GeometryConfig(fit_on=fit_on))
+        stats = found.statistics
+        spectra = {name: geometry.spectrum(getattr(stats, name)) for name in ("cov_x", "cov_y")}
+        roots = {f"{side} {name}": value for side in ("white_x", "white_y")
+                 for name, value in vars(getattr(found, side)).items()}  # fmt: skip
+        return {**vars(stats), **roots, **spectra, "correlations": found.correlations}
+
+    one, two = fitted(run), fitted(other)
+    assert len(one) == 11 and [name for name in one if not np.array_equal(one[name], two[name])] == []
 
 
 def losses_of(run, name):
@@ -81,8 +100,81 @@ def test_the_bank_of_negatives_holds_training_images_only(run):
     torch.testing.assert_close(objective.bank, expected)
 
 
+def test_the_queue_holds_training_images_only(run):
+    data = pipeline.device_data(run, torch.device("cpu"))
+    settings = BigJumpConfig(**SMALL, queue_size=500, queue_slices=(500,))
+    objective = BigJumpObjective(settings, data)
+    model = build_model("bigjump", DX, DY, hidden=SMALL["hidden"])
+    optimiser = training.make_optimiser(model, settings)
+    for rows in torch.arange(len(data.own)).split(settings.batch_size):
+        training.train_step(model, objective, optimiser, rows)
+    queued = run.split.train_images[objective.queue.newest(500).numpy()]
+    expected = np.bincount(run.data.targets[run.split.train_captions], minlength=N_IMAGES)
+    np.testing.assert_array_equal(np.bincount(queued, minlength=N_IMAGES), expected)
+    assert not expected[run.split.val_images].any()
+
+
 def test_a_caption_of_a_validation_image_in_training_is_refused(run):
     split, moved = run.split, run.split.val_captions[0]
     leaky = dataclasses.replace(split, train_captions=np.sort(np.append(split.train_captions, moved)))
     with pytest.raises(SplitError, match="on both sides"):
         check_disjoint(leaky, run.data.targets)
+
+
+@pytest.mark.parametrize("side", ["val_captions", "test_captions"])
+def test_a_caption_of_the_test_side_elsewhere_is_refused(run, side):
+    split = make_split(run.data.targets, N_IMAGES, val_ratio=0.2, test_ratio=0.2)
+    moved = {"val_captions": split.test_captions[0], "test_captions": split.val_captions[0]}[side]
+    leaky = dataclasses.replace(split, **{side: np.append(getattr(split, side), moved)})
+    with pytest.raises(SplitError, match=r"on both sides of the split \(validation, test\)"):
+        check_disjoint(leaky, run.data.targets)
+
+
+def huge(run):
+    """Every test caption and image far away, and the captions' images dealt anew among the test images."""
+    text, images, targets = run.data.text.copy(), run.data.images.copy(), run.data.targets.copy()
+    captions, rows, _ = run.split.judged("test")
+    rng = np.random.default_rng(2)
+    text[captions] = 1e30 * rng.normal(size=(len(captions), DX))
+    images[rows] = -1e30 * rng.normal(size=(len(rows), DY))
+    targets[captions] = rng.permutation(targets[captions])
+    return text, images, targets
+
+
+def whole(run):
+    """Fit, train, choose and judge everything as the notebooks do; the leaderboard without timings."""
+    pipeline.save_geometry(run, pipeline.fit_geometry(run, GeometryConfig()), GeometryConfig())
+    data = pipeline.device_data(run, torch.device("cpu"))
+    for name in pipeline.BASELINES:
+        pipeline.train_and_save_baseline(run, name, BaselineConfig(**SMALL), data)
+    bigjump = BigJumpConfig(**SMALL, queue_size=100, queue_slices=(0, 50, 100), unfreeze_epoch=2, refreeze_drop=0.0)
+    history = pipeline.train_and_save_bigjump(run, bigjump, data)
+    settings = EvaluationConfig(bootstrap_samples=50, gallery_size=5, gallery_rounds=2, latency_repeats=1)
+    rows, ranks = evaluation.evaluate(run, settings)
+    differences = evaluation.differences_to_best(ranks, run.split.caption_to_gallery, settings)
+    rows = [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
+    return rows, differences, [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
+
+
+def test_the_test_side_changes_no_bit_of_what_is_trained_and_chosen(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
+    one = opened(run.data.text, run.data.images, run.data.targets, 0.2, "one")
+    two = opened(*huge(one), 0.2, "two")
+    assert not np.array_equal(one.data.targets, two.data.targets) and one.split.digest == two.split.digest
+    assert whole(one) == whole(two)
+    digests = artefact_digests(one.directory)
+    assert len(digests) == 12 and digests == artefact_digests(two.directory)  # weights and facts of six models
+    assert checkpoints.load_facts(one.directory, "bigjump")["split"] != run.split.digest
+
+
+def test_the_test_leaderboard_judges_the_test_side_alone(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
+    with_test = opened(run.data.text, run.data.images, run.data.targets, 0.2, "one")
+    rows, _, _ = whole(with_test)
+    settings = EvaluationConfig(bootstrap_samples=50, gallery_size=5, gallery_rounds=2, latency_repeats=1)
+    before = evaluation.evaluate_test(with_test, settings)
+    assert [row["mrr"] for row in before] != [row["mrr"] for row in rows]
+    text, images = run.data.text.copy(), run.data.images.copy()
+    text[with_test.split.val_captions], images[with_test.split.train_images] = 1e3, -1e3
+    changed = opened(text, images, run.data.targets, 0.2, "one")
+    assert evaluation.evaluate_test(changed, settings) == before

@@ -214,7 +214,13 @@ def test_the_leaderboard_of_the_run_is_printed_at_the_end(runs, dry, capsys):
     (runs / "demo").mkdir(parents=True)
     (runs / "demo" / "leaderboard.json").write_text(json.dumps([row]))
     assert main([]) == 0
-    assert re.search(r"model +MRR .*\nmlp1 +0\.250 .* 2\.0 +3\.5\n", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"model +MRR .*\nmlp1 +0\.250 .* 2\.0 +3\.5\n", said) and "no choice" not in said
+    (runs / "demo" / "test_leaderboard.json").write_text(json.dumps([row | {"mrr": 0.125}]))
+    assert main([]) == 0
+    assert re.search(r"mlp1 +0\.250 (.|\n)*\ntest, .*:\nmodel +MRR .*\nmlp1 +0\.125 ", capsys.readouterr().out)
+    assert main(["--only", "01"]) == 0  # which has made no leaderboard
+    assert "MRR" not in capsys.readouterr().out
 
 
 def test_a_failing_notebook_stops_the_series_and_is_named(runs, folder, capsys):
