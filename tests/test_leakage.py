@@ -93,7 +93,9 @@ def test_training(run, other, name):
         assert names and all(torch.equal(standardise[0][key], standardise[1][key]) for key in names)
 
 
-def test_the_bank_of_negatives_holds_training_images_only(run):
+@pytest.mark.parametrize("test_ratio", [0.0, 0.2])
+def test_the_bank_of_negatives_holds_training_images_only(run, test_ratio):
+    run = opened(run.data.text, run.data.images, run.data.targets, test_ratio)
     data = pipeline.device_data(run, torch.device("cpu"))
     objective = BigJumpObjective(BigJumpConfig(**SMALL), data)
     expected = torch.nn.functional.normalize(torch.from_numpy(run.data.images[run.split.train_images]), dim=-1)
