@@ -16,7 +16,9 @@ FIGURES_DIR = PROJECT_ROOT / "figures"
 DATA_DIR = PROJECT_ROOT / "data"
 
 PROFILES = ("demo", "challenge")
-MODEL_ROWS = ("chance", "least_squares", "procrustes", "linear", "mlp1", "mlp2", "bigjump")
+RECIPES = ("published", "plus")
+"""What notebook 04 trains: BigJump as published, or the ensemble of `PlusConfig`."""
+MODEL_ROWS = ("chance", "least_squares", "procrustes", "linear", "mlp1", "mlp2", "bigjump", "bigjump_plus")
 """The rows of the leaderboard, in the order in which the notebooks introduce them."""
 
 
@@ -242,6 +244,58 @@ class BigJumpConfig(OptimiserConfig):
         require(
             len(self.queue_slices) > 0 and all(0 <= n <= self.queue_size for n in self.queue_slices),
             f"queue_slices = {self.queue_slices}: one value or more, each from 0 to queue_size = {self.queue_size}.",
+        )
+
+
+@dataclass(frozen=True)
+class PlusConfig(OptimiserConfig):
+    """The recipe `plus`: an ensemble trained on the NCE over every training image, its settings chosen on inner splits.
+
+    What depends on the data is derived from the training side alone: temperature and number of epochs by inner splits
+    of the training images, the batch size by `plus.batch_size_for`, the number of members by `plus.members_for`.
+
+    Attributes:
+        epochs: of the search, at most; the ensemble is trained for as many as the search found best.
+        batch_size: at most; see `plus.batch_size_for`.
+        final_lr_ratio: 1, a constant rate, so that every epoch of the search could have been the last.
+        hidden: width of a member's hidden layer.
+        dropout: after the hidden activation.
+        members: MLPs in the ensemble, at most; see `plus.members_for`.
+        max_parameters: of the whole ensemble.
+        temperatures: candidates, ascending, in units of the root mean square distance of the unit image vectors from
+            their mean.
+        average_power: weights are averaged over training, the t-th step's with weight proportional to t^power.
+        inner_ratio: share of the training images that an inner split holds out.
+        inner_images: images that the inner splits hold out together, at least (five splits at most).
+        patience: the search stops where the last so many epochs, or a third of them all if that is more, brought
+            nothing better.
+    """
+
+    epochs: int = 60
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    warmup_epochs: float = 0.5
+    final_lr_ratio: float = 1.0
+    hidden: int = 2048
+    dropout: float = 0.5
+    members: int = 8
+    max_parameters: int = 25_000_000
+    temperatures: tuple[float, ...] = (0.02, 0.033, 0.055)
+    average_power: float = 6.0
+    inner_ratio: float = 0.1
+    inner_images: int = 100
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "temperatures", tuple(self.temperatures))
+        _require_positive(self, "hidden", "members", "max_parameters", "average_power", "inner_images", "patience")
+        _require_fraction(self, "dropout", "inner_ratio")
+        _require_positive(self, "inner_ratio")
+        ascending = self.temperatures == tuple(sorted(self.temperatures))
+        require(
+            len(self.temperatures) > 0 and self.temperatures[0] > 0 and ascending,
+            f"temperatures = {self.temperatures}: one value or more, each greater than 0, in ascending order.",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from helpers import checkpoints, efficiency, metrics
+from helpers import checkpoints, efficiency, hubness, metrics
 from helpers.config import MODEL_ROWS, EvaluationConfig
 from helpers.models import predict
 from helpers.pipeline import Run
@@ -32,8 +32,11 @@ def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], 
             size = min(settings.gallery_size, len(np.unique(targets)))
             # Every rank from 1 to `size` alike, the last counting 0 (where there is another).
             challenge = float(np.mean(np.append(1 / np.arange(1, size), 0.0))) if size > 1 else 1.0
+            corrected = dict.fromkeys(("hubness_mrr", "hubness_low", "hubness_high", "hubness_beta"))
         else:
-            predictions = predict(checkpoints.load_model(run.directory, name)[0], run.data.text, captions)
+            model = checkpoints.load_model(run.directory, name)[0]
+            predictions = predict(model, run.data.text, captions)
+            corrected = against_hubness(run, model, predictions, gallery, targets, settings)
             ranks[name] = metrics.ranks(*map(torch.from_numpy, (predictions, gallery, targets)))
             challenge = metrics.challenge_mrr(
                 predictions,
@@ -47,17 +50,53 @@ def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], 
             1 / ranks[name], targets, samples=settings.bootstrap_samples, seed=settings.seed
         )
         scores = metrics.summarise(ranks[name])
-        rows.append({"model": name, **scores, "mrr_low": low, "mrr_high": high, "challenge_mrr": challenge})
+        interval = {"mrr_low": low, "mrr_high": high}
+        rows.append({"model": name, **scores, **interval, "challenge_mrr": challenge, **corrected})
     return rows, ranks
+
+
+def against_hubness(
+    run: Run,
+    model: torch.nn.Module,
+    predictions: np.ndarray,
+    gallery: np.ndarray,
+    targets: np.ndarray,
+    settings: EvaluationConfig,
+) -> dict[str, float]:
+    """MRR and its interval where each image's popularity among training captions is subtracted; and the beta chosen.
+
+    Args:
+        predictions: (V, dy). gallery: (G, dy). targets: (V,) gallery rows.
+    """
+    split, text = run.split, run.data.text
+    beta = hubness.choose_beta(
+        lambda rows: predict(model, text, split.train_captions[rows]),
+        split.train_caption_image,
+        run.data.images[split.train_images],
+        len(gallery),
+    )
+    bank = predict(model, text, hubness.sample(split.train_captions))
+    offsets = hubness.popularity(torch.from_numpy(bank), gallery, beta)
+    rank = metrics.ranks(*map(torch.from_numpy, (predictions, gallery, targets)), offsets=offsets)
+    low, high = metrics.bootstrap_interval(
+        1 / rank, targets, samples=settings.bootstrap_samples, seed=settings.seed
+    )
+    return {
+        "hubness_mrr": float(np.mean(1 / rank)), "hubness_low": low, "hubness_high": high, "hubness_beta": beta,
+    }  # fmt: skip
 
 
 def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Judge every stored model of a run on its validation side, and measure what it costs.
 
+    The bank of training captions that `Translator.search` needs against hubness is written to the run's folder.
+
     Returns:
         As `judge`, each row with its costs. `gpu_ms_per_query` is null without an accelerator.
     """
     rows, ranks = judge(run, settings, "validation")
+    betas = {row["model"]: row["hubness_beta"] for row in rows if row["hubness_beta"]}
+    hubness.save_bank(run.directory, run.data.text[hubness.sample(run.split.train_captions)], betas)
     device = choose_device()
     for row in rows:
         if row["model"] == "chance":
@@ -161,6 +200,12 @@ ACCURACY_COLUMNS = (
     ("p75_rank", "p75", ".1f"),
 )
 DIFFERENCE_COLUMNS = (("difference", "best - model", ".3f"), ("low", "low", ".3f"), ("high", "high", ".3f"))
+HUBNESS_COLUMNS = (
+    ("hubness_mrr", "MRR against hubness", ".3f"),
+    ("hubness_low", "low", ".3f"),
+    ("hubness_high", "high", ".3f"),
+    ("hubness_beta", "beta", ".0f"),
+)
 CHALLENGE_COLUMNS = (("challenge_mrr", "MRR, galleries of 100, dot product", ".3f"),)
 COST_COLUMNS = (
     ("parameters", "parameters", ",d"),

@@ -145,3 +145,28 @@ def multi_positive_nce(
     exact = torch.promote_types(prediction.dtype, torch.float32)  # sums in float32, or float64 if given so
     z = F.normalize(prediction.to(exact), dim=-1)
     return _BankNCE.apply(z, bank, own, log_weight, log_positives, temperature, matmul_dtype)
+
+
+def bank_nce(
+    prediction: torch.Tensor,
+    bank: torch.Tensor,
+    own: torch.Tensor,
+    temperature: float,
+    matmul_dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """NCE of captions against every image of the bank: softmax cross-entropy of z_i . y_u / temperature over all u.
+
+    z_i is the prediction at unit length; the bank's rows are taken as they are. Subtracting one vector from all of
+    them changes no softmax, and so no loss.
+
+    Args:
+        prediction: (B, d), any length.
+        bank: (M, d) image vectors, frozen, in `matmul_dtype`.
+        own: (B,) bank row of each caption's image.
+        temperature: positive.
+        matmul_dtype: of the two large products; sums are float32.
+    """
+    exact = torch.promote_types(prediction.dtype, torch.float32)
+    z = F.normalize(prediction.to(exact), dim=-1)
+    weight = torch.zeros(len(bank), dtype=exact, device=bank.device)  # log: every image counts once
+    return _BankNCE.apply(z, bank, own, weight, torch.zeros_like(z[:, 0]), temperature, matmul_dtype)

@@ -26,7 +26,7 @@ def normalise(rows: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(rows / torch.where(extreme, largest, 1.0), dim=-1)
 
 
-def _rows(gallery: torch.Tensor | np.ndarray, which: slice | np.ndarray, device: torch.device) -> torch.Tensor:
+def rows(gallery: torch.Tensor | np.ndarray, which: slice | np.ndarray, device: torch.device) -> torch.Tensor:
     """Some rows of a tensor, an array or a memory map, as float32 on `device`."""
     if isinstance(gallery, np.ndarray):
         gallery, which = torch.from_numpy(np.array(gallery[which], dtype=np.float32)), slice(None)
@@ -43,7 +43,7 @@ def groups_of_copies(gallery: torch.Tensor | np.ndarray) -> np.ndarray:
     digests = np.empty(len(gallery), dtype=np.uint64)
     for lo in range(0, len(gallery), GALLERY_BLOCK):
         # + 0 turns -0 into 0, which is equal to it and has other bytes.
-        block = _rows(gallery, slice(lo, lo + GALLERY_BLOCK), torch.device("cpu")).numpy() + 0
+        block = rows(gallery, slice(lo, lo + GALLERY_BLOCK), torch.device("cpu")).numpy() + 0
         for row, values in enumerate(block, start=lo):
             digests[row] = int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little")
     return np.unique(digests, return_inverse=True)[1].ravel()
@@ -80,7 +80,12 @@ def _count_ahead(scores: torch.Tensor, own: torch.Tensor, rows: np.ndarray, colu
 
 
 def ranks(
-    predictions: torch.Tensor, gallery: torch.Tensor | np.ndarray, targets: torch.Tensor, *, cosine: bool = True
+    predictions: torch.Tensor,
+    gallery: torch.Tensor | np.ndarray,
+    targets: torch.Tensor,
+    *,
+    cosine: bool = True,
+    offsets: torch.Tensor | None = None,
 ) -> np.ndarray:
     """Rank of each prediction's own gallery item: 1 + number scoring higher + half of the others scoring equal.
 
@@ -94,6 +99,7 @@ def ranks(
         gallery: (M, d) images; a tensor, an array or a memory map.
         targets: (N,) gallery row of each prediction.
         cosine: normalise both sides; otherwise the plain dot product.
+        offsets: (M,) subtracted from every score of a gallery item, such as `hubness.popularity`.
 
     Returns:
         (N,) float64, from 1 to M; halves stand for ties.
@@ -108,17 +114,21 @@ def ranks(
     result = np.zeros(len(predictions))
     for lo in range(0, len(predictions), QUERY_BLOCK):
         part = slice(lo, lo + QUERY_BLOCK)
-        own = prepare(predictions[part]) * prepare(_rows(gallery, on_host[part], device))
+        own = prepare(predictions[part]) * prepare(rows(gallery, on_host[part], device))
         result[part] = own.sum(1).double().cpu()
     own_score = torch.from_numpy(result.astype(np.float32)).to(device)
+    if offsets is not None:
+        own_score -= offsets.to(device)[torch.from_numpy(on_host).to(device)]
     result = 1 + 0.5 * (copies - 1.0)
     for left in range(0, len(gallery), GALLERY_BLOCK):
-        block = prepare(_rows(gallery, slice(left, left + GALLERY_BLOCK), device)).T  # (d, C)
+        block = prepare(rows(gallery, slice(left, left + GALLERY_BLOCK), device)).T  # (d, C)
         of_block = slice(*np.searchsorted(pair_row, [left, left + GALLERY_BLOCK]))
         queries, columns = pair_query[of_block], pair_row[of_block] - left
         for lo in range(0, len(predictions), QUERY_BLOCK):
             part = slice(lo, lo + QUERY_BLOCK)
             scores = prepare(predictions[part]) @ block  # (Q, C)
+            if offsets is not None:
+                scores -= offsets[left : left + GALLERY_BLOCK].to(device)
             here = (queries >= lo) & (queries < lo + QUERY_BLOCK)
             result[part] += _count_ahead(scores, own_score[part, None], queries[here] - lo, columns[here])
     bad = np.flatnonzero(np.isnan(result))

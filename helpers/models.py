@@ -1,4 +1,4 @@
-"""The translators: three baselines, a fixed affine map, and BigJump's affine map with a residual adapter."""
+"""The translators: three baselines, a fixed affine map, BigJump's affine map with a residual adapter, an ensemble."""
 
 from __future__ import annotations
 
@@ -95,6 +95,42 @@ class GeomWithAdapter(nn.Module):
         return (self.geometry(x) if geometry is None else geometry) + self.adapter(x)  # (B, dy)
 
 
+class EnsembleMLP(nn.Module):
+    """K MLPs of one hidden layer, trained side by side in batched products, whose unit outputs are averaged.
+
+    Args:
+        text_dim, image_dim: widths of input and output.
+        hidden: width of each member's hidden layer.
+        dropout: after the hidden activation.
+        members: K.
+    """
+
+    def __init__(self, text_dim: int, image_dim: int, hidden: int, dropout: float, members: int) -> None:
+        super().__init__()
+        self.standardise = Standardise(text_dim)
+        self.dropout = nn.Dropout(dropout)
+
+        def uniform(fan_in: int, *shape: int) -> nn.Parameter:  # as in nn.Linear
+            return nn.Parameter(torch.empty(members, *shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))
+
+        self.weight_in, self.bias_in = uniform(text_dim, text_dim, hidden), uniform(text_dim, 1, hidden)
+        self.weight_out, self.bias_out = uniform(hidden, hidden, image_dim), uniform(hidden, 1, image_dim)
+
+    @property
+    def members(self) -> int:
+        return len(self.weight_in)
+
+    def member_outputs(self, x: torch.Tensor) -> torch.Tensor:
+        """Each member's own translation, (K, B, dy), of any length, of x (B, dx)."""
+        x = self.standardise(x).expand(self.members, -1, -1)  # (K, B, dx)
+        hidden = nn.functional.gelu(torch.baddbmm(self.bias_in, x, self.weight_in))  # (K, B, h)
+        return torch.baddbmm(self.bias_out, self.dropout(hidden), self.weight_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean over members of their unit vectors, (B, dy): of length 1 at most, shorter where members disagree."""
+        return nn.functional.normalize(self.member_outputs(x), dim=-1).mean(0)
+
+
 def fit_standardisation(model: nn.Module, text: torch.Tensor) -> None:
     """Fit every `Standardise` of a model on training captions (N, dx), on the device of the model."""
     for module in model.modules():
@@ -102,7 +138,9 @@ def fit_standardisation(model: nn.Module, text: torch.Tensor) -> None:
             module.fit(text)
 
 
-def build_model(name: str, text_dim: int, image_dim: int, *, hidden: int = 1024, dropout: float = 0.1) -> nn.Module:
+def build_model(
+    name: str, text_dim: int, image_dim: int, *, hidden: int = 1024, dropout: float = 0.1, members: int = 1
+) -> nn.Module:
     """The architecture of a leaderboard row.
 
     Raises:
@@ -115,6 +153,8 @@ def build_model(name: str, text_dim: int, image_dim: int, *, hidden: int = 1024,
         return GeomLinear(text_dim, image_dim)
     if name == "bigjump":
         return GeomWithAdapter(text_dim, image_dim, hidden, dropout)
+    if name == "bigjump_plus":
+        return EnsembleMLP(text_dim, image_dim, hidden, dropout, members)
     raise ConfigError(f"No model is called {name!r}.")
 
 

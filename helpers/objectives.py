@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from helpers import losses, metrics
-from helpers.config import BaselineConfig, BigJumpConfig
+from helpers.config import BigJumpConfig, OptimiserConfig
 from helpers.models import GeomWithAdapter
 from helpers.queue import ImageQueue
 from helpers.reproducibility import matmul_dtype
@@ -37,15 +37,58 @@ class TrainingData:
         return self.text.device
 
 
-class CombinedObjective:
-    """The baselines' loss: alpha (1 - cos) + beta MSE + lambda moment + gamma InfoNCE."""
+class Objective:
+    """What the training loop asks of a loss; the defaults are those of a loss without state.
 
-    def __init__(self, settings: BaselineConfig, data: TrainingData) -> None:
+    Attributes:
+        settings, data: as given.
+        dtype: of the matrix products.
+        keeps_last: the last epoch's model is the result, not the best by validation MRR.
+    """
+
+    keeps_last = False
+
+    def __init__(self, settings: OptimiserConfig, data: TrainingData) -> None:
         self.settings, self.data = settings, data
         self.dtype = matmul_dtype(data.device, settings.mixed_precision)
 
     def start_epoch(self, epoch: int) -> dict[str, float]:
+        """Prepare an epoch, counted from 1; what is returned joins its entry in the history."""
         return {}
+
+    def predict(self, model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        """Translate the captions `rows` (B,); differentiable."""
+        return model(self.data.text[rows])  # (B, dy)
+
+    def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Weighted terms whose sum is the loss.
+
+        Args:
+            prediction: what `predict` gave. own: (B,) row of the image of each caption.
+        """
+        raise NotImplementedError
+
+    def end_step(self, own: torch.Tensor) -> None:
+        """Called after each update, with the images of its captions (B,)."""
+
+    def judged(self, model: nn.Module) -> nn.Module:
+        """The model that validation sees, and that is kept."""
+        return model
+
+    def is_over(self, history: list[dict]) -> bool:
+        """Whether training ends before its last epoch."""
+        return False
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """What an interrupted training needs to go on."""
+        return {}
+
+    def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take back what `state_tensors` gave."""
+
+
+class CombinedObjective(Objective):
+    """The baselines' loss: alpha (1 - cos) + beta MSE + lambda moment + gamma InfoNCE."""
 
     def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
         """Weighted terms whose sum is the loss; a term of weight 0 is not computed."""
@@ -59,25 +102,12 @@ class CombinedObjective:
             terms["nce"] = s.nce_weight * losses.info_nce(prediction, target, s.temperature)
         return terms
 
-    def predict(self, model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
-        return model(self.data.text[rows])  # (B, dy)
 
-    def end_step(self, own: torch.Tensor) -> None:
-        pass
-
-    def state_tensors(self) -> dict[str, torch.Tensor]:
-        return {}
-
-    def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        pass
-
-
-class BigJumpObjective:
+class BigJumpObjective(Objective):
     """BigJump's loss with its queue and temperature curriculum."""
 
     def __init__(self, settings: BigJumpConfig, data: TrainingData) -> None:
-        self.settings, self.data = settings, data
-        self.dtype = matmul_dtype(data.device, settings.mixed_precision)
+        super().__init__(settings, data)
         self.bank = metrics.normalise(data.images).to(self.dtype)  # (M, dy)
         self.queue = ImageQueue(settings.queue_size, len(data.images), data.device)
         self.temperature, self.slice = settings.temperature_start, 0

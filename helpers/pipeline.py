@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers import checkpoints, config, metrics, training
-from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, RunConfig
+from helpers import checkpoints, config, metrics, plus, training
+from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, PlusConfig, RunConfig
 from helpers.data import PairedEmbeddings, load_paired
 from helpers.duplicates import duplicate_groups
 from helpers.geometry import CrossSpace, PairStatistics, fit_cross_space, pair_statistics
@@ -145,6 +146,31 @@ def train_and_save_bigjump(
     return _save_trained(run, "bigjump", model, settings, shape, history, progress)
 
 
+def train_and_save_plus(
+    run: Run, settings: PlusConfig, data: training.TrainingData, resume: bool = True
+) -> list[dict]:
+    """Let the training side choose the settings of the recipe plus, train the ensemble (or go on), and store it.
+
+    The choice is kept beside the model until the training is over, so that a resumed one does not search again.
+    """
+    path = checkpoints.model_path(run.directory, "bigjump_plus").with_suffix(".choice.json")
+    facts = json.loads(json.dumps(run.facts(settings)))
+    stored = json.loads(path.read_text(encoding="utf-8")) if resume and path.exists() else {}
+    if stored.get("facts") == facts:
+        choice = plus.Choice(**stored["choice"])
+    else:
+        choice = plus.search(data, settings)
+        checkpoints.write_json(path, {"facts": facts, "choice": vars(choice)})
+    members = plus.members_for(run.data.text_dim, run.data.image_dim, settings)
+    model = plus.build_ensemble(data, settings, members)
+    shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": members}
+    progress = _progress(run, "bigjump_plus", settings, resume, choice=vars(choice))
+    history = plus.train_plus(model, data, settings, choice, progress)
+    _save_trained(run, "bigjump_plus", model, settings, shape, history, progress, choice=vars(choice))
+    path.unlink()
+    return history
+
+
 def _progress(run: Run, name: str, settings: object, resume: bool, **more: object) -> Progress:
     path = checkpoints.model_path(run.directory, name).with_suffix(".progress.safetensors")
     if resume and path.exists():
@@ -153,9 +179,16 @@ def _progress(run: Run, name: str, settings: object, resume: bool, **more: objec
 
 
 def _save_trained(
-    run: Run, name: str, model: nn.Module, settings: object, shape: dict, history: list[dict], progress: Progress
+    run: Run,
+    name: str,
+    model: nn.Module,
+    settings: object,
+    shape: dict,
+    history: list[dict],
+    progress: Progress,
+    **more: object,
 ) -> list[dict]:
-    facts = run.facts(settings, history=history)
+    facts = run.facts(settings, history=history, **more)
     facts["architecture"] |= shape
     checkpoints.save_model(run.directory, name, model, facts)
     progress.clear()  # only now: until the model is stored, the training is not over
@@ -189,3 +222,8 @@ def ensure_baselines(run: Run) -> None:
 def ensure_bigjump(run: Run) -> None:
     """Find BigJump in the run, or train it with the defaults of notebook 04."""
     _ensure(run, ("bigjump",), lambda _: train_and_save_bigjump(run, BigJumpConfig(), device_data(run)), "04")
+
+
+def ensure_plus(run: Run) -> None:
+    """Find the ensemble of the recipe plus in the run, or train it with its defaults."""
+    _ensure(run, ("bigjump_plus",), lambda _: train_and_save_plus(run, PlusConfig(), device_data(run)), "04, plus")

@@ -76,11 +76,12 @@ def make_optimiser(model: nn.Module, settings: OptimiserConfig) -> torch.optim.A
     Biases are not decayed, and neither is A: decay would pull the closed form towards zero.
     """
     geometry = [model.geometry.matrix] if isinstance(model, GeomWithAdapter) else []
-    rest = [p for p in model.parameters() if not any(p is g for g in geometry)]
+    rest = [(name, p) for name, p in model.named_parameters() if not any(p is g for g in geometry)]
+    weights, biases = [p for name, p in rest if "bias" not in name], [p for name, p in rest if "bias" in name]
     rate = settings.learning_rate
     groups = [
-        {"name": "weights", "params": [p for p in rest if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"name": "biases", "params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        {"name": "weights", "params": weights, "weight_decay": settings.weight_decay},
+        {"name": "biases", "params": biases, "weight_decay": 0.0},
     ]
     if geometry:
         lr = rate * settings.geometry_lr_ratio
@@ -141,11 +142,11 @@ def run_epoch(model: nn.Module, objective, optimiser, schedule, order: torch.Ten
 
 
 def fit(model: nn.Module, objective, label: str, progress: Progress | None = None) -> list[dict]:
-    """Train `model` in place and leave it at its best epoch by validation MRR.
+    """Train `model` in place and leave it at its best epoch by validation MRR, or the last where the objective says so.
 
     Args:
         model: on the device of the objective's data.
-        objective: `CombinedObjective` or `BigJumpObjective`; holds settings and data, gives weighted terms a step.
+        objective: an `objectives.Objective`; holds settings and data, gives weighted terms a step.
         label: name shown beside the progress bar.
         progress: where the state is kept after every epoch, and whether to go on from there.
 
@@ -178,14 +179,17 @@ def fit(model: nn.Module, objective, label: str, progress: Progress | None = Non
             entry |= run_epoch(model, objective, optimiser, schedule, order, bar)
             entry |= {f"lr_{group['name']}": group["lr"] for group in optimiser.param_groups}
             entry["geometry_free"] = isinstance(model, GeomWithAdapter) and model.geometry.matrix.requires_grad
-            entry |= {"mrr": validation_mrr(model, data), "seconds": time.perf_counter() - started}
+            judged = objective.judged(model)
+            entry |= {"mrr": validation_mrr(judged, data), "seconds": time.perf_counter() - started}
             _require_finite(entry, label)
-            if entry["mrr"] > max((done["mrr"] for done in history), default=-1.0):
-                state.best = copy.deepcopy(model.state_dict())
+            if objective.keeps_last or entry["mrr"] > max((done["mrr"] for done in history), default=-1.0):
+                state.best = copy.deepcopy(judged.state_dict())
             history.append(entry)
             if progress is not None:
                 progress.save(state)
             bar.set_postfix(epoch=f"{epoch}/{settings.epochs}", loss=f"{entry['loss']:.3f}", mrr=f"{entry['mrr']:.3f}")
+            if objective.is_over(history):
+                break
     model.load_state_dict(state.best)
     model.eval()
     return history

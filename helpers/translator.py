@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers import checkpoints, metrics
+from helpers import checkpoints, hubness, metrics
 from helpers.models import predict
 
 QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
@@ -24,8 +24,9 @@ class Translator:
         text_dim, image_dim: widths of input and output.
     """
 
-    def __init__(self, name: str, model: nn.Module, text_dim: int, image_dim: int) -> None:
+    def __init__(self, name: str, model: nn.Module, text_dim: int, image_dim: int, run: Path | None = None) -> None:
         self.name, self.model, self.text_dim, self.image_dim = name, model.eval(), text_dim, image_dim
+        self._run = run
 
     @classmethod
     def load(cls, run: str | Path, model: str | None = None) -> Translator:
@@ -45,7 +46,7 @@ class Translator:
             rows = json.loads(path.read_text(encoding="utf-8"))
             model = max((row for row in rows if row["model"] != "chance"), key=lambda row: row["mrr"])["model"]
         network, facts = checkpoints.load_model(run, model)
-        return cls(model, network, facts["architecture"]["text_dim"], facts["architecture"]["image_dim"])
+        return cls(model, network, facts["architecture"]["text_dim"], facts["architecture"]["image_dim"], run)
 
     def raw(self, x: np.ndarray) -> np.ndarray:
         """Translate (N, dx) to (N, dy) float32 at the model's own length, as the dot-product protocol needs it.
@@ -70,24 +71,53 @@ class Translator:
         """Translate (N, dx) to L2-normalised (N, dy) float32; raises as `raw` does."""
         return metrics.normalise(torch.from_numpy(self.raw(x))).numpy()
 
-    def search(self, x: np.ndarray, gallery: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    def popularity(self, gallery: np.ndarray) -> np.ndarray:
+        """How much each gallery image attracts captions that are not its own, (M,) float32 in units of cosine.
+
+        From the run's bank of training captions; see `hubness.popularity`. It depends on the gallery alone, so for
+        many searches of one gallery it is computed once and handed to `search`.
+
+        Raises:
+            CheckpointError: the run has no bank; notebook 05 writes it.
+            ValueError: wrong shape of the gallery, or NaN or Inf in it.
+        """
+        self._check_gallery(gallery)
+        if self._run is None:
+            raise checkpoints.CheckpointError("This translator was not loaded from a run, so there is no bank.")
+        bank, beta = hubness.load_bank(self._run, self.name)
+        found = hubness.popularity(torch.from_numpy(self.raw(bank)), gallery, beta).numpy()
+        if not np.isfinite(found).all():
+            raise ValueError("The gallery holds NaN or Inf.")
+        return found
+
+    def _check_gallery(self, gallery: np.ndarray) -> None:
+        if gallery.ndim != 2 or gallery.shape[1] != self.image_dim or not len(gallery):
+            raise ValueError(f"The gallery has shape {gallery.shape}; (M, {self.image_dim}) with M > 0 is needed.")
+
+    def search(
+        self, x: np.ndarray, gallery: np.ndarray, k: int = 10, hubness: bool | np.ndarray = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The k best gallery rows for each query, by cosine, best first.
 
         Rows that are copies of one another may come in any order: their scores can differ in the last bit.
 
         Args:
             x: (N, dx) queries. gallery: (M, dy) image embeddings of any length. k: capped at M.
+            hubness: True lowers the scores of images that attract training captions beyond their share, and raises
+                those of images that attract few: far better ranks where the gallery is of the kind that the captions
+                describe (README). An array (M,) is what `popularity` gave for this gallery before.
 
         Returns:
-            Indices (N, k) int64 and cosine scores (N, k) float32.
+            Indices (N, k) int64 and cosine scores (N, k) float32, less the popularity where it is asked for.
 
         Raises:
             ValueError: wrong shapes, NaN or Inf in queries or gallery, or k < 1.
+            CheckpointError: hubness is True and the run has no bank; notebook 05 writes it.
         """
-        if gallery.ndim != 2 or gallery.shape[1] != self.image_dim or not len(gallery):
-            raise ValueError(f"The gallery has shape {gallery.shape}; (M, {self.image_dim}) with M > 0 is needed.")
+        self._check_gallery(gallery)
         if k < 1:
             raise ValueError(f"k = {k}: must be at least 1.")
+        offsets = self._offsets(gallery, hubness)
         queries, k = torch.from_numpy(self.translate(x)), min(k, len(gallery))
         scores, index = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
         for left in range(0, len(gallery), GALLERY_BLOCK):
@@ -95,10 +125,20 @@ class Translator:
             if not block.isfinite().all():
                 raise ValueError(f"The gallery holds NaN or Inf between rows {left} and {left + len(block)}.")
             block = metrics.normalise(block).T  # (dy, C)
-            parts = [(part @ block).topk(min(k, block.shape[1]), dim=1) for part in queries.split(QUERY_BLOCK)]
+            offset = offsets[left : left + GALLERY_BLOCK]
+            parts = [(part @ block - offset).topk(min(k, len(offset)), dim=1) for part in queries.split(QUERY_BLOCK)]
             # The best of the block join the best so far; what is beyond the k best of both can be no result.
             scores = torch.cat([scores, torch.cat([part.values for part in parts])], dim=1)
             index = torch.cat([index, left + torch.cat([part.indices for part in parts])], dim=1)
             scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
             index = index.gather(1, order)
         return index.numpy(), scores.numpy()
+
+    def _offsets(self, gallery: np.ndarray, popularity: bool | np.ndarray) -> torch.Tensor:
+        """(M,) what `search` subtracts from the scores."""
+        if isinstance(popularity, (bool, np.bool_)):
+            popularity = self.popularity(gallery) if popularity else np.zeros(len(gallery), dtype=np.float32)
+        popularity = np.asarray(popularity, dtype=np.float32)
+        if popularity.shape != (len(gallery),):
+            raise ValueError(f"hubness has shape {popularity.shape}; the gallery needs ({len(gallery)},).")
+        return torch.from_numpy(popularity)

@@ -1,0 +1,187 @@
+"""The recipe `plus`: an ensemble trained on the NCE over all training images, its settings chosen on the training side.
+
+The loss sees each image less the mean of all: for the rank of an image nothing changes, since every score of a caption
+moves alike, but the gradient no longer fights the large common offset of an image encoder's space.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from helpers import losses, metrics
+from helpers.config import PlusConfig
+from helpers.models import EnsembleMLP
+from helpers.objectives import Objective, TrainingData
+from helpers.progress import Progress
+from helpers.reproducibility import seed_all
+from helpers.split import SplitError, make_split
+from helpers.training import fit
+
+
+class PlusObjective(Objective):
+    """NCE of each member over the whole bank of training images, and the running average of the weights.
+
+    The t-th step's weights enter the average in proportion to t^power, so that the window is a share of the training
+    so far, whatever the number of steps (Karras et al., 2024). The average is what validation sees.
+    """
+
+    def __init__(
+        self, settings: PlusConfig, data: TrainingData, model: EnsembleMLP, temperature: float, searching: bool
+    ) -> None:
+        super().__init__(settings, data)
+        images = metrics.normalise(data.images)  # (M, dy)
+        images = images - images.mean(0)
+        self.bank = images.to(self.dtype)
+        self.temperature = temperature * float(images.square().sum(1).mean().sqrt())
+        self.keeps_last, self.searching = not searching, searching
+        self.model, self.average, self.updates = model, copy.deepcopy(model), 0
+
+    def predict(self, model: EnsembleMLP, rows: torch.Tensor) -> torch.Tensor:
+        """(K, B, dy): every member's own translation."""
+        return model.member_outputs(self.data.text[rows])
+
+    def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The mean over members of their NCE."""
+        each = [losses.bank_nce(member, self.bank, own, self.temperature, self.dtype) for member in prediction]
+        return {"nce": torch.stack(each).mean()}
+
+    @torch.no_grad()
+    def end_step(self, own: torch.Tensor) -> None:
+        self.updates += 1
+        share = 1 - (1 - 1 / self.updates) ** (self.settings.average_power + 1)
+        torch._foreach_lerp_(list(self.average.parameters()), [p.detach() for p in self.model.parameters()], share)
+
+    def judged(self, model: EnsembleMLP) -> EnsembleMLP:
+        self.average.standardise.load_state_dict(model.standardise.state_dict())
+        return self.average
+
+    def is_over(self, history: list[dict]) -> bool:
+        """In a search: nothing better for `patience` epochs, or a third of all epochs if that is more."""
+        best = max(range(len(history)), key=lambda i: history[i]["mrr"])
+        return self.searching and len(history) - 1 - best >= max(self.settings.patience, len(history) // 3)
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        return {"updates": torch.tensor(self.updates), **self.average.state_dict()}
+
+    def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.updates = int(tensors["updates"])
+        self.average.load_state_dict({name: tensor for name, tensor in tensors.items() if name != "updates"})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What inner splits of the training images chose.
+
+    Attributes:
+        temperature: in units of the spread of the unit image vectors.
+        epochs: passes over the training captions.
+        mrr: mean over the inner splits at that point; an inner gallery is smaller than the real one.
+        curves: for each candidate, its temperature and its mean MRR by epoch.
+    """
+
+    temperature: float
+    epochs: int
+    mrr: float
+    curves: list[dict]
+
+
+def batch_size_for(n_captions: int, at_most: int) -> int:
+    """Captions a step: sixteen steps an epoch or more, as long as that leaves 128 captions a step."""
+    return int(min(at_most, max(128, n_captions // 16), n_captions))
+
+
+def members_for(text_dim: int, image_dim: int, settings: PlusConfig) -> int:
+    """MLPs in the ensemble: as many as `max_parameters` holds, up to `members`, and at least one."""
+    each = (text_dim + 1) * settings.hidden + (settings.hidden + 1) * image_dim
+    return max(1, min(settings.members, settings.max_parameters // each))
+
+
+def build_ensemble(data: TrainingData, settings: PlusConfig, members: int) -> EnsembleMLP:
+    """An untrained ensemble from the seed of the settings, on the device of the data."""
+    seed_all(settings.seed)
+    dims = data.text.shape[1], data.images.shape[1]
+    return EnsembleMLP(*dims, settings.hidden, settings.dropout, members).to(data.device)
+
+
+def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingData:
+    """The training side divided once more by image: validation of what this gives are training images.
+
+    Raises:
+        SplitError: too few training images to hold one out.
+    """
+    own = data.own.cpu().numpy()
+    n_images = len(data.images)
+    ratio = max(settings.inner_ratio, 1 / n_images + 1e-9)
+    split = make_split(own, n_images, ratio, split_seed=settings.seed + 1000 + fold)
+
+    def take(tensor: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        return tensor[torch.from_numpy(rows).to(tensor.device)]
+
+    return TrainingData(
+        text=take(data.text, split.train_captions),
+        own=torch.from_numpy(split.train_caption_image).to(data.device),
+        images=take(data.images, split.train_images),
+        val_text=take(data.text, split.val_captions),
+        val_images=take(data.images, split.val_images),
+        val_own=torch.from_numpy(split.caption_to_gallery).to(data.device),
+    )
+
+
+def search(data: TrainingData, settings: PlusConfig) -> Choice:
+    """Choose temperature and number of epochs on inner splits of the training images; validation plays no part.
+
+    One member is trained for each candidate temperature and inner split. MRR rises and falls once along the
+    temperatures, so the search walks from the middle one downhill and stops on either side where it gets worse. Few
+    images make one inner split unreliable, so splits are added (up to five) until they hold out `inner_images`
+    together.
+
+    Raises:
+        SplitError: too few training images to hold one out.
+    """
+    if len(data.images) < 3:
+        raise SplitError(f"{len(data.images)} training images: the recipe plus needs 3 or more, to choose settings by.")
+    curves: dict[int, list[float]] = {}
+
+    def best(index: int) -> float:
+        if index not in curves:
+            curves[index] = _inner_curve(data, settings, settings.temperatures[index])
+        return max(curves[index])
+
+    last, index = len(settings.temperatures) - 1, len(settings.temperatures) // 2
+    for step in (-1, 1):
+        while 0 <= index + step <= last and best(index + step) > best(index):
+            index += step
+    best(index)  # not looked at yet where it is the only candidate
+    epoch = int(np.argmax(curves[index]))
+    tried = [{"temperature": settings.temperatures[i], "mrr": curve} for i, curve in sorted(curves.items())]
+    return Choice(settings.temperatures[index], epoch + 1, curves[index][epoch], tried)
+
+
+def _inner_curve(data: TrainingData, settings: PlusConfig, temperature: float) -> list[float]:
+    """MRR by epoch at one temperature, averaged over the inner splits."""
+    held_out = max(1, int(settings.inner_ratio * len(data.images)))
+    folds = min(5, math.ceil(settings.inner_images / held_out))
+    runs = []
+    for fold in range(folds):
+        inner = inner_split(data, settings, fold)
+        given = replace(settings, batch_size=batch_size_for(len(inner.text), settings.batch_size))
+        model = build_ensemble(inner, given, members=1)
+        objective = PlusObjective(given, inner, model, temperature, searching=True)
+        label = f"inner split {fold + 1}/{folds}, temperature {temperature:g}"
+        runs.append([entry["mrr"] for entry in fit(model, objective, label)])
+    common = min(map(len, runs))
+    return np.mean([run[:common] for run in runs], axis=0).tolist()
+
+
+def train_plus(
+    model: EnsembleMLP, data: TrainingData, settings: PlusConfig, choice: Choice, progress: Progress | None = None
+) -> list[dict]:
+    """Train the ensemble as chosen; the last epoch's average is kept, whatever validation says. See `training.fit`."""
+    given = replace(settings, epochs=choice.epochs, batch_size=batch_size_for(len(data.text), settings.batch_size))
+    objective = PlusObjective(given, data, model, choice.temperature, searching=False)
+    return fit(model, objective, "bigjump_plus", progress)
