@@ -14,13 +14,15 @@ from benchmarks.peers.networks import QueueConfig, SymmetricConfig, TripletConfi
 from benchmarks.peers.trained import Trained
 from helpers.config import BaselineConfig, BigJumpConfig
 
-_EPS_GRID = (1e-3, 1e-2, 1e-1, 1.0)
-
 _ALL: tuple[Method, ...] = (
     ClosedForm("least_squares", solve_power, grid(eps=(EPS,), power=(1.0,))),
-    ClosedForm("ridge", solve_power, grid(eps=(1e-4, *_EPS_GRID, 10.0), power=(1.0,))),
+    ClosedForm("ridge", solve_power, grid(eps=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), power=(1.0,))),
     ClosedForm("procrustes", solve_power, grid(eps=(EPS,), power=(0.0,))),
-    ClosedForm("cca", solve_cca, grid(eps=_EPS_GRID, scale=(-1.0, 1.0), power=(0.0, 0.5, 1.0, 1.5, 2.0))),
+    ClosedForm(
+        "cca",
+        solve_cca,
+        grid(eps=(1e-2, 1e-1, 1.0, 10.0), scale=(-1.0, 0.0, 1.0), power=(0.0, 0.5, 1.0, 1.5, 2.0)),
+    ),
     ClosedForm(
         "kernel_ridge",
         solve_kernel_ridge,
@@ -32,7 +34,7 @@ _ALL: tuple[Method, ...] = (
         ),
         seeded=True,
     ),
-    ClosedForm("asif", solve_asif, grid(neighbours=(10, 30, 100, 300), temperature=(0.02, 0.05, 0.1))),
+    ClosedForm("asif", solve_asif, grid(neighbours=(10, 30, 100, 300), temperature=(0.05, 0.1, 0.2))),
     Trained("linear", BaselineConfig(), networks.baseline("linear")),
     Trained("mlp1", BaselineConfig(), networks.baseline("mlp1")),
     Trained("mlp2", BaselineConfig(), networks.baseline("mlp2")),

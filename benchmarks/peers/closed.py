@@ -83,16 +83,16 @@ def solve_cca(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> I
     """Canonical correlation analysis with powers of the correlations as weights (Gong et al., 2014).
 
     In the canonical space a caption scores an image by u' S^power v, with u = U' C_x^{-1/2} x and v = V' C_y^{-1/2} y.
-    That is the dot product of y with C_y^{-1/2} V S^power U' C_x^{-1/2} x, the translation that is searched with here
-    (`scale` -1). Where `scale` is 1 it is coloured by C_y^{1/2} instead, as Procrustes is. Images are taken at unit
-    length and centred; their mean adds the same to every score of a caption, so it is left out.
+    That is the dot product of y with C_y^{scale/2} V S^power U' C_x^{-1/2} x at scale -1, the translation that is
+    searched with here. Scale 1 colours it as Procrustes does, and 0 does neither. Images are taken at unit length and
+    centred; their mean adds the same to every score of a caption, so it is left out.
     """
     statistics = _statistics(data, metrics.normalise(data.images))
     for eps, of_eps in itertools.groupby(settings, key=lambda setting: setting["eps"]):
         space = geometry.fit_cross_space(statistics, eps)
+        back = {1.0: space.white_y.root, 0.0: np.eye(len(space.right)), -1.0: space.white_y.inverse_root}
         for setting in of_eps:
-            back = space.white_y.root if setting["scale"] > 0 else space.white_y.inverse_root
-            matrix = back @ space.rotation(setting["power"]) @ space.white_x.inverse_root
+            matrix = back[setting["scale"]] @ space.rotation(setting["power"]) @ space.white_x.inverse_root
             yield _affine(matrix, -matrix @ statistics.mean_x, data.device)
 
 
@@ -114,10 +114,11 @@ def solve_asif(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> 
         def translate(block: torch.Tensor) -> torch.Tensor:
             near, rows = (metrics.normalise(block - mean) @ keys.T).topk(k)  # (B, k)
             weights = (near / setting["temperature"]).softmax(1)
-            return torch.einsum("bk,bkd->bd", weights, images[data.own[rows]])
+            # One product with all images is faster than gathering (B, k, dy) of them.
+            of_image = weights.new_zeros(len(block), len(images)).scatter_add_(1, data.own[rows], weights)  # (B, M)
+            return of_image @ images
 
-        # Blocks keep the gathered images, (256, k, dy), below a few hundred megabytes.
-        return lambda text: torch.cat([translate(block) for block in text.split(256)])
+        return lambda text: torch.cat([translate(block) for block in text.split(1024)])
 
     for setting in settings:
         yield Fitted(predictor(setting), keys.numel() + images.numel())
