@@ -17,10 +17,12 @@ from torch.nn.functional import normalize
 from benchmarks import accuracy, accuracy_table, draw, hubness, protocol
 from benchmarks.peers import METHODS, losses
 from benchmarks.peers.closed import ClosedForm, grid, solve_power
-from benchmarks.peers.method import Fitted
+from benchmarks.peers.method import SEARCH_SEED, Fitted
 from helpers import metrics
 from helpers.data import PairedEmbeddings, load_paired
+from helpers.reproducibility import seed_all
 from helpers.synthetic import write_demo
+from helpers.training import fit
 
 CPU = torch.device("cpu")
 OPTIONS = argparse.Namespace(splits=[0], seeds=1, only=[], train_images=None)
@@ -94,8 +96,9 @@ def test_triplet_without_negatives_is_zero_and_finite():
     assert loss.item() == 0 and z.grad.isfinite().all()
 
 
-def test_symmetric_nce_equals_loops():
-    z, bank, tau = unit(6, 4, 0, torch.float32), unit(7, 4, 1, torch.float32), 0.3
+@pytest.mark.parametrize("tau", [0.3, 0.01])
+def test_symmetric_nce_equals_loops(tau):
+    z, bank = unit(6, 4, 0, torch.float32), unit(7, 4, 1, torch.float32)
     e = (z.double() @ bank.double().T / tau).exp().tolist()
     images = OWN.tolist()
     present = sorted(set(images))
@@ -199,6 +202,30 @@ def test_garbage_among_the_scored_images_changes_no_choice(data, tmp_path):
         files = (tmp_path / folder / "results").rglob("*_search_*.json")
         found[folder] = {path.name: json.loads(path.read_text()) | {"seconds": 0} for path in files}
     assert found["as_is"] == found["garbage"] and len(found["as_is"]) == len(METHODS)
+
+
+@pytest.mark.parametrize("name", ["mlp1", "bigjump"])
+def test_search_trains_as_the_helpers_do_and_the_final_fit_repeats_it(data, name):
+    inner = protocol.make_problem(data, 0, None, CPU).inner
+    method = replace(METHODS[name], rate_factors=(1.0,))
+    method = replace(method, settings=replace(method.settings, epochs=4, hidden=16, batch_size=64, seed=SEARCH_SEED))
+    chosen, fitted = method.search(inner)
+    seed_all(SEARCH_SEED)
+    model, objective = method.build(method.settings, inner)
+    history = fit(model, objective, name)
+    assert [row["mrr"] for row in chosen["history"]] == [row["mrr"] for row in history][: len(chosen["history"])]
+    again = method.fit(inner, chosen, SEARCH_SEED)
+    assert torch.equal(again.predict(inner.val_text), fitted.predict(inner.val_text))
+    assert not torch.equal(method.fit(inner, chosen, 1).predict(inner.val_text), fitted.predict(inner.val_text))
+
+
+def test_a_rate_that_diverges_is_passed_over(data):
+    inner = protocol.make_problem(data, 0, None, CPU).inner
+    method = replace(METHODS["linear"].tiny(), rate_factors=(math.inf, 1.0))
+    chosen, _ = method.search(inner)
+    assert chosen["learning_rate"] == method.settings.learning_rate and chosen["candidates"][0]["epochs"] == 0
+    with pytest.raises(FloatingPointError, match="no learning rate"):
+        replace(method, rate_factors=(math.inf,)).search(inner)
 
 
 def test_missing_ranks_leave_intervals_and_tests_empty(data, tmp_path):

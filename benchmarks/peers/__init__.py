@@ -29,7 +29,7 @@ _ALL: tuple[Method, ...] = (
         grid(
             landmarks=(4000,),
             gamma=(0.5, 1.0, 2.0),
-            ridge=(1e-6, 1e-5, 1e-4, 1e-3),
+            ridge=(1e-5, 1e-4, 1e-3, 1e-2),
             whitening=(0.0, 0.5, 1.0),
         ),
         seeded=True,

@@ -59,9 +59,8 @@ def _moments(features: Features, data: TrainingData, images: torch.Tensor) -> tu
     return mean / n, gram / n, cross / n
 
 
-def _whitening(covariance: torch.Tensor, power: float) -> torch.Tensor:
-    """C^{-power/2} (d, d) of a covariance, float64."""
-    values, vectors = torch.linalg.eigh(covariance)
+def _whitening(values: torch.Tensor, vectors: torch.Tensor, power: float) -> torch.Tensor:
+    """C^{-power/2} (d, d) of a covariance with these eigenvalues and eigenvectors, float64."""
     values = values.clamp(min=0) + WHITENING_EPS * values.mean()
     return (vectors * values ** (-power / 2)) @ vectors.T
 
@@ -81,9 +80,9 @@ def solve_kernel_ridge(data: TrainingData, settings: tuple[Setting, ...], seed: 
             damped = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
             weights = torch.cholesky_solve(cross, torch.linalg.cholesky(damped))  # (L, dy)
             shift = mean @ weights
-            covariance = weights.T @ gram @ weights - shift[:, None] * shift
+            spectrum = torch.linalg.eigh(weights.T @ gram @ weights - shift[:, None] * shift)
             for setting in of_ridge:
-                yield _fitted(features, weights @ _whitening(covariance, setting["whitening"]))
+                yield _fitted(features, weights @ _whitening(*spectrum, setting["whitening"]))
 
 
 def _fitted(features: Features, weights: torch.Tensor) -> Fitted:

@@ -38,9 +38,12 @@ def symmetric_nce(
     """
     present, column = torch.unique(own, return_inverse=True)  # (U,), (B,)
     logits = (z.to(matmul_dtype) @ bank[present].T).float() / temperature  # (B, U)
-    to_image = torch.nn.functional.cross_entropy(logits, column)
-    mine = torch.arange(len(present), device=own.device) == column[:, None]  # (B, U)
-    positive = logits.masked_fill(~mine, -torch.inf).logsumexp(0)
+    own_logit = logits.gather(1, column[:, None]).squeeze(1)  # (B,)
+    to_image = (logits.logsumexp(1) - own_logit).mean()
+    # The log of the sum over an image's captions, from the B own logits alone: another (B, U) matrix costs more.
+    top = logits.new_full((len(present),), -torch.inf).scatter_reduce(0, column, own_logit.detach(), "amax")
+    above = (own_logit - top[column]).exp()
+    positive = top + torch.zeros_like(top).index_add(0, column, above).log()  # (U,)
     to_caption = (logits.logsumexp(0) - positive).mean()
     return (to_image + to_caption) / 2
 
