@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from helpers import metrics
 from helpers.checkpoints import atomic_write, write_json
 from helpers.data import PairedEmbeddings
 from helpers.objectives import TrainingData
-from helpers.split import make_split
+from helpers.split import Split, make_split
 from helpers.training import training_data
 
 VAL_RATIO = 0.1
@@ -60,29 +60,28 @@ def make_problem(data: PairedEmbeddings, split_seed: int, train_images: int | No
         ValueError: `train_images` is more than there are, or none.
     """
     split = make_split(data.targets, data.n_images, VAL_RATIO, split_seed)
-    outer = training_data(data.text, data.images, split, device)
-    own, images = split.train_caption_image, split.train_images
-    kept = np.arange(len(images))
     if train_images is not None:
-        if not 0 < train_images <= len(images):
-            raise ValueError(f"train_images = {train_images}: must be between 1 and {len(images)}.")
-        kept = np.sort(np.random.default_rng(split_seed).permutation(len(images))[:train_images])
-    captions = np.flatnonzero(np.isin(own, kept))
-    train_text, train_own = outer.text.cpu().numpy()[captions], np.searchsorted(kept, own[captions])
-    train_rows = outer.images.cpu().numpy()[kept]
-    inner_split = make_split(train_own, len(kept), VAL_RATIO, INNER_SEED + split_seed)
-    move = lambda array: torch.from_numpy(array).to(device)  # noqa: E731
-    train = TrainingData(
-        text=move(train_text),
-        own=move(train_own),
-        images=move(train_rows),
-        val_text=outer.val_text[:0],
-        val_images=outer.val_images[:0],
-        val_own=outer.val_own[:0],
+        split = _fewer(split, train_images, split_seed)
+    outer = training_data(data.text, data.images, split, device)
+    inner_split = make_split(split.train_caption_image, len(split.train_images), VAL_RATIO, INNER_SEED + split_seed)
+    inner = training_data(outer.text.cpu().numpy(), outer.images.cpu().numpy(), inner_split, device)
+    empty = {name: getattr(outer, name)[:0] for name in ("val_text", "val_images", "val_own")}
+    digest = _digest(data.fingerprint, split.digest)
+    return Problem(split_seed, digest, inner, replace(outer, **empty), outer.val_text, outer.val_images, outer.val_own)
+
+
+def _fewer(split: Split, n_images: int, seed: int) -> Split:
+    """The split with a seeded choice of `n_images` of its training images; what is scored stays as it is."""
+    if not 0 < n_images <= len(split.train_images):
+        raise ValueError(f"train_images = {n_images}: must be between 1 and {len(split.train_images)}.")
+    kept = np.sort(np.random.default_rng(seed).permutation(len(split.train_images))[:n_images])
+    captions = np.flatnonzero(np.isin(split.train_caption_image, kept))
+    return replace(
+        split,
+        train_images=split.train_images[kept],
+        train_captions=split.train_captions[captions],
+        train_caption_image=np.searchsorted(kept, split.train_caption_image[captions]),
     )
-    inner = training_data(train_text, train_rows, inner_split, device)
-    digest = _digest(data.fingerprint, split.digest, images[kept].tolist())
-    return Problem(split_seed, digest, inner, train, outer.val_text, outer.val_images, outer.val_own)
 
 
 def _digest(*parts: object) -> str:

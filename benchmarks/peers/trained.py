@@ -75,8 +75,7 @@ class Trained:
         fit_standardisation(model, data.text)
         optimiser = make_optimiser(model, settings)
         steps = math.ceil(len(data.own) / settings.batch_size)
-        factor = lambda step: self.schedule(step, steps, settings)  # noqa: E731
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self.schedule(step, steps, settings))
         rng, own = np.random.default_rng(seed), data.own.cpu().numpy()
         for epoch in range(1, settings.epochs + 1):
             model.train()
