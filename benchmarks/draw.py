@@ -95,7 +95,7 @@ def accuracy_dots(ax: Axes, result: dict) -> Axes:
     ax.set_yticks(range(len(result["rows"])), [METHOD_LABELS.get(row["model"], row["model"]) for row in result["rows"]])
     ax.invert_yaxis()
     ax.margins(x=0.12)
-    ax.legend(loc="lower right", markerscale=0.9)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)  # above: markers may lie anywhere inside
     runs = f"{_count(result['seeds'], 'seed')} on {_count(len(result['splits']), 'split')}"
     ax.set(xlabel=f"MRR (0 to 1; {result['gallery']:,} images), 95% interval; mean of {runs}", ylabel="")
     return ax
