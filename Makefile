@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 
 SIZE ?= small
 DEVICE ?= cpu
+DATA_DIR ?= data/challenge
+TEXT_DIM ?= 1024
+IMAGE_DIM ?= 1536
 
-.PHONY: run test lab notebooks lint bench figures clean
+.PHONY: run test lab notebooks lint bench accuracy figures clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m helpers.series --profile demo --run demo
@@ -31,6 +34,11 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	for name in step ranking closed_form scaling; do \
 	    $(BIN)/python -m benchmarks.$$name --size $(SIZE) --device $(DEVICE) || exit 1; done
+	$(BIN)/python -m benchmarks.draw
+
+# Every method on your data, choices made on its training images alone; goes on where an earlier call stopped.
+accuracy: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.accuracy --data-dir "$(DATA_DIR)" --text-dim $(TEXT_DIM) --image-dim $(IMAGE_DIM)
 	$(BIN)/python -m benchmarks.draw
 
 # The README's figures, from the reference run that the README names.

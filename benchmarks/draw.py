@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -25,6 +27,16 @@ AXIS_LABELS = {
     "queue": "queue (entries)",
     "image_dim": "image width (dimensions)",
     "images": "training images (count; widths 128)",
+}
+METHOD_LABELS = plots.MODEL_LABELS | {
+    "ridge": "Ridge (searched)",
+    "cca": "CCA, weighted",
+    "kernel_ridge": "Kernel ridge, whitened",
+    "asif": "Nearest captions (after ASIF)",
+    "vse_mlp": "MLP, VSE++ loss",
+    "residual_nce": "Residual MLP, InfoNCE",
+    "queue_nce": "MLP, InfoNCE with queue",
+    "bigjump_plus": "BigJump plus",
 }
 
 
@@ -67,8 +79,40 @@ def scaling_curve(ax: Axes, rows: list[dict], axis: str) -> Axes:
     return ax
 
 
+def accuracy_dots(ax: Axes, result: dict) -> Axes:
+    """MRR and its interval a method, best on top: filled by plain cosine, hollow with the correction for hubs."""
+    for place, row in enumerate(result["rows"]):
+        colour = plots.MODEL_COLOURS["bigjump"] if row["model"].startswith("bigjump") else plots.BLUE
+        look = {"color": colour, "ms": 7, "label": "" if place else "plain cosine"}
+        if row["mrr_low"] is not None:  # null where the ranks lie on another machine
+            ax.hlines(place, row["mrr_low"], row["mrr_high"], color=colour, lw=1.6)
+        ax.plot(row["mrr"], place, "o", **look)
+        look["label"] = "" if place else "search corrected for hubs"
+        ax.plot(row["hubness_mrr"], place, "o", **look, mfc="none", mew=1.4)
+        start = min(row["mrr"], row["hubness_mrr"], row["mrr_low"] or row["mrr"])
+        note = f"{row['mrr']:.3f}"
+        ax.annotate(note, (start, place), xytext=(-8, 0), textcoords="offset points", va="center", ha="right", size=9)
+    ax.set_yticks(range(len(result["rows"])), [METHOD_LABELS.get(row["model"], row["model"]) for row in result["rows"]])
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)  # above: markers may lie anywhere inside
+    runs = f"{_count(result['seeds'], 'seed')} on {_count(len(result['splits']), 'split')}"
+    ax.set(xlabel=f"MRR (0 to 1; {result['gallery']:,} images), 95% interval; mean of {runs}", ylabel="")
+    return ax
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + ("s" if n > 1 else "")
+
+
 def main() -> None:
     plots.use_style()
+    path = common.RESULTS_DIR / "accuracy.json"
+    if path.exists():
+        result = json.loads(path.read_text(encoding="utf-8"))
+        fig, ax = plt.subplots(figsize=(8.4, 1.4 + 0.36 * len(result["rows"])))
+        accuracy_dots(ax, result)
+        print(plots.save_figure(fig, "accuracy"))
     for device in ("cpu", "cuda"):
         suffix = "" if device == "cpu" else f"_{device}"
         step = common.load("step", "challenge", device) or common.load("step", "small", device)

@@ -155,7 +155,7 @@ def chance_ranks(n_queries: int, gallery_size: int, seed: int = 0) -> np.ndarray
 
 
 @one_blas_thread()
-def _resampled_means(values: np.ndarray, groups: np.ndarray, samples: int, seed: int) -> np.ndarray:
+def resampled_means(values: np.ndarray, groups: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """(samples,) means of `values` under resampling of whole groups with replacement."""
     _, index = np.unique(groups, return_inverse=True)
     totals, sizes = np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
@@ -177,7 +177,7 @@ def bootstrap_interval(
     The groups are images: captions of one image succeed and fail together, so resampling captions would give an
     interval that is too narrow.
     """
-    means = _resampled_means(values, groups, samples, seed)
+    means = resampled_means(values, groups, samples, seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

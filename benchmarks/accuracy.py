@@ -1,0 +1,129 @@
+"""Accuracy of every method of `benchmarks.peers` on any data, with choices made on the training images alone.
+
+`python -m benchmarks.accuracy --data-dir DIR --text-dim 384 --image-dim 1280 [--splits 0 1] [--seeds 3]`. Every
+finished search and run is a file, so that an interrupted call goes on and a changed method is computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks import accuracy_table, common, protocol
+from benchmarks.peers import METHODS
+from benchmarks.peers.method import Method
+from helpers import config
+from helpers.checkpoints import write_json
+from helpers.data import PairedEmbeddings, load_paired
+from helpers.evaluation import format_table
+from helpers.reproducibility import choose_device
+from helpers.synthetic import write_demo
+
+SMOKE = {"n_images": 60, "text_dim": 12, "image_dim": 16}
+
+
+def run_all(methods: Sequence[Method], problems: Sequence[protocol.Problem], seeds: int, store: protocol.Store) -> None:
+    """Compute what is not there yet: method by method, so that an interrupted call leaves whole rows."""
+    for method in methods:
+        for problem in problems:
+            for seed in accuracy_table.seeds_of(method, seeds):
+                started = time.perf_counter()
+                _, result = protocol.final_run(method, problem, seed, store)
+                print(
+                    f"{method.name}, split {problem.split_seed}, seed {seed}: MRR {result['mrr']:.4f}, corrected "
+                    f"{result['hubness']['mrr']:.4f} ({time.perf_counter() - started:.0f} s)",
+                    flush=True,
+                )
+
+
+def summarise(
+    methods: Sequence[Method], problems: Sequence[protocol.Problem], seeds: int, store: protocol.Store
+) -> list[dict]:
+    """Rows of the table, for the methods of which all runs are there, in whichever call they were computed."""
+    found = {method.name: accuracy_table.gather(method, problems, seeds, store) for method in methods}
+    groups = {problem.split_seed: problem.own.cpu().numpy() for problem in problems}
+    return accuracy_table.table({name: runs for name, runs in found.items() if runs is not None}, groups)
+
+
+def store_of(data: PairedEmbeddings, results: Path, caches: Path) -> protocol.Store:
+    """A data set's own folders: small results under `results`, ranks under `caches`."""
+    return protocol.Store(*(folder / "accuracy" / data.fingerprint[:8] for folder in (results, caches)))
+
+
+def compare(
+    data: PairedEmbeddings,
+    methods: Sequence[Method],
+    options: argparse.Namespace,
+    store: protocol.Store,
+    device: torch.device,
+) -> list[dict]:
+    """Run what `options.only` names of `methods` (all where empty), write and print the table of all that is there."""
+    problems = [protocol.make_problem(data, split, options.train_images, device) for split in options.splits]
+    chosen = [method for method in methods if not options.only or method.name in options.only]
+    run_all(chosen, problems, options.seeds, store)
+    rows = summarise(methods, problems, options.seeds, store)
+    subset = "" if options.train_images is None else f" --train-images {options.train_images}"
+    splits = " ".join(map(str, options.splits))
+    facts = {
+        "command": f"python -m benchmarks.accuracy --data-dir DIR --text-dim {data.text_dim} --image-dim "
+        f"{data.image_dim} --splits {splits} --seeds {options.seeds}{subset}",
+        "data": {"fingerprint": data.fingerprint, "captions": data.n_captions, "images": data.n_images},
+        "splits": options.splits,
+        "seeds": options.seeds,
+        "train_images": len(problems[0].train.images),
+        "gallery": len(problems[0].gallery),
+        "interval": "95 %, bootstrap over images of reciprocal ranks averaged over seeds; ends averaged over splits",
+        "machine": common.machine(device.type),
+        "versions": common.versions(),
+    }
+    suffix = subset.replace(" --train-images ", "_")
+    write_json(store.results.parents[1] / f"accuracy{suffix}.json", {**facts, "rows": rows})
+    print(format_table(rows, accuracy_table.COLUMNS))
+    return rows
+
+
+def smoke(options: argparse.Namespace) -> list[dict]:
+    """Everything once at tiny sizes, in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = {name: SMOKE[name] for name in ("text_dim", "image_dim")}
+        data = load_paired(write_demo(Path(folder, "data"), **SMOKE), **sizes, cache_dir=Path(folder, "cache"))
+        options.splits, options.seeds = [0], 1
+        methods = [method.tiny() for method in METHODS.values()]
+        store = store_of(data, Path(folder, "results"), Path(folder, "cache"))
+        return compare(data, methods, options, store, choose_device())
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--text-dim", type=int, default=1024)
+    parser.add_argument("--image-dim", type=int, default=1536)
+    parser.add_argument("--splits", type=int, nargs="+", default=[0, 1], help="seeds of the splits by image")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of a training, on every split")
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=[], help="methods to compute; all where left out")
+    parser.add_argument("--train-images", type=int, help="keep a seeded choice of so many training images")
+    parser.add_argument("--smoke", action="store_true", help="everything once at tiny sizes, on demo data")
+    options = parser.parse_args(arguments)
+    if not options.smoke and options.data_dir is None:
+        parser.error("--data-dir is needed (or --smoke)")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    if options.smoke:
+        smoke(options)
+        return
+    data = load_paired(options.data_dir, text_dim=options.text_dim, image_dim=options.image_dim)
+    store = store_of(data, common.RESULTS_DIR, config.cache_dir())
+    compare(data, list(METHODS.values()), options, store, choose_device())
+
+
+if __name__ == "__main__":
+    main()

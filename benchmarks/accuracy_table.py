@@ -1,0 +1,137 @@
+"""The comparison's table: means over seeds and splits, intervals and paired differences by bootstrap over images.
+
+Reciprocal ranks are averaged over seeds first. An interval is computed a split, and the ends of the splits' intervals
+are averaged. Differences are resampled a split, and the splits' resampled means are averaged, which also gives p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks import protocol
+from benchmarks.peers.method import Method
+from helpers import metrics
+
+SAMPLES = 2000
+SCORES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "ndcg", "median_rank")
+COLUMNS = (
+    ("mrr", "MRR", ".4f"),
+    ("mrr_low", "low", ".4f"),
+    ("mrr_high", "high", ".4f"),
+    ("hubness_mrr", "corrected", ".4f"),
+    ("recall_at_1", "R@1", ".3f"),
+    ("recall_at_5", "R@5", ".3f"),
+    ("recall_at_10", "R@10", ".3f"),
+    ("median_rank", "median", ".1f"),
+    ("to_best_other", "to best other", "+.4f"),
+    ("to_best_other_low", "low", "+.4f"),
+    ("to_best_other_high", "high", "+.4f"),
+    ("p", "p", ".3f"),
+    ("search_seconds", "search s", ".0f"),
+    ("seconds", "fit s", ".0f"),
+    ("parameters", "parameters", ",d"),
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All runs of a method.
+
+    Attributes:
+        results: {split seed: one result a seed}.
+        reciprocal: {split seed: (2, V) reciprocal ranks averaged over seeds}; None where a file of them is missing.
+    """
+
+    results: Mapping[int, Sequence[dict]]
+    reciprocal: Mapping[int, np.ndarray] | None
+
+
+def seeds_of(method: Method, seeds: int) -> range:
+    """The seeds that a method is run with: one where chance has no part in it."""
+    return range(seeds if method.seeded else 1)
+
+
+def gather(method: Method, problems: Sequence[protocol.Problem], seeds: int, store: protocol.Store) -> Finished | None:
+    """The runs of a method, or None unless all of them are there."""
+    results, reciprocal = {}, {}
+    for problem in problems:
+        runs = [protocol.finished(method, problem, seed, store) for seed in seeds_of(method, seeds)]
+        if not all(runs):
+            return None
+        results[problem.split_seed] = [result for _, result in runs]
+        reciprocal[problem.split_seed] = [store.load_ranks(name) for name, _ in runs]
+    if any(rank is None for ranks in reciprocal.values() for rank in ranks):
+        return Finished(results, None)
+    return Finished(results, {split: np.mean(ranks, axis=0) for split, ranks in reciprocal.items()})
+
+
+def interval(finished: Finished, groups: Mapping[int, np.ndarray], row: int) -> tuple[float | None, float | None]:
+    """95 % interval of the MRR, by plain cosine (`row` 0) or with the correction (1); None where ranks are missing."""
+    if finished.reciprocal is None:
+        return None, None
+    ends = [
+        metrics.bootstrap_interval(values[row], groups[split], samples=SAMPLES)
+        for split, values in finished.reciprocal.items()
+    ]
+    low, high = np.mean(ends, axis=0)
+    return float(low), float(high)
+
+
+def paired_test(a: Finished, b: Finished, groups: Mapping[int, np.ndarray]) -> dict[str, float | None]:
+    """MRR of a minus MRR of b on the same captions, its 95 % interval, and a two-sided p."""
+    keys = ("to_best_other", "to_best_other_low", "to_best_other_high", "p")
+    if a.reciprocal is None or b.reciprocal is None:
+        return dict.fromkeys(keys)
+    differences = {split: a.reciprocal[split][0] - b.reciprocal[split][0] for split in groups}
+    resampled = np.mean(
+        # Splits are resampled apart from one another: they hold other images.
+        [metrics.resampled_means(d, groups[split], SAMPLES, seed=split) for split, d in differences.items()],
+        axis=0,
+    )
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    # One is added to both counts, since a p of 0 is more than a finite number of resamples can say.
+    tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
+    p = min(1.0, 2 * (tail + 1) / (SAMPLES + 1))
+    values = (float(np.mean([d.mean() for d in differences.values()])), float(low), float(high), float(p))
+    return dict(zip(keys, values, strict=True))
+
+
+def _row(name: str, finished: Finished, groups: Mapping[int, np.ndarray]) -> dict:
+    by_split = finished.results
+    runs = [run for results in by_split.values() for run in results]
+    low, high = interval(finished, groups, 0)
+    hubness_low, hubness_high = interval(finished, groups, 1)
+    return {
+        "model": name,
+        **{score: float(np.mean([run[score] for run in runs])) for score in SCORES},
+        "mrr_low": low,
+        "mrr_high": high,
+        "mrr_by_split": {str(s): float(np.mean([run["mrr"] for run in results])) for s, results in by_split.items()},
+        "mrr_by_run": {str(s): [run["mrr"] for run in results] for s, results in by_split.items()},
+        "hubness_mrr": float(np.mean([run["hubness"]["mrr"] for run in runs])),
+        "hubness_mrr_low": hubness_low,
+        "hubness_mrr_high": hubness_high,
+        "chosen": {str(split): results[0]["chosen"] for split, results in by_split.items()},
+        "seconds": float(np.mean([run["seconds"] for run in runs])),
+        "search_seconds": float(np.mean([run["search_seconds"] for run in runs])),
+        "parameters": runs[0]["parameters"],
+        "runs": len(runs),
+    }
+
+
+def table(finished: Mapping[str, Finished], groups: Mapping[int, np.ndarray]) -> list[dict]:
+    """One row a method, best first.
+
+    Args:
+        groups: {split seed: (V,) image of each scored caption}.
+    """
+    rows = sorted((_row(name, runs, groups) for name, runs in finished.items()), key=lambda row: -row["mrr"])
+    for place, row in enumerate(rows):
+        others = rows[:1] if place else rows[1:2]
+        row["best_other"] = others[0]["model"] if others else None
+        other = finished[row["best_other"]] if others else Finished({}, None)
+        row |= paired_test(finished[row["model"]], other, groups)
+    return rows

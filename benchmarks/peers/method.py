@@ -1,0 +1,46 @@
+"""What a method is to the comparison: it chooses on an inner split, and fits once on all training images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from helpers.objectives import TrainingData
+
+SEARCH_SEED = 0
+"""Of every training that a choice is made from."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A translator: `predict` maps captions (N, dx) to (N, dy) float32; `parameters` are the numbers that it stores."""
+
+    predict: Callable[[torch.Tensor], torch.Tensor]
+    parameters: int
+
+
+class Method(Protocol):
+    """One row of the comparison.
+
+    Attributes:
+        name: of the row and of its files.
+        seeded: whether a seed changes the result; a method without chance is fitted once.
+    """
+
+    name: str
+    seeded: bool
+
+    def facts(self) -> dict:
+        """Everything that determines a result beside data and seed, as JSON values; a change makes a new file."""
+
+    def tiny(self) -> Method:
+        """The same method at a size for tests."""
+
+    def search(self, inner: TrainingData) -> tuple[dict, Fitted]:
+        """Choose by the MRR on the inner validation side; what was chosen (JSON values), and its translator."""
+
+    def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
+        """Fit on all training images as `chosen` says; the validation side of `data` is empty."""

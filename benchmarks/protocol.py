@@ -1,0 +1,183 @@
+"""How the comparison of methods is run: one split, choices on its training images alone, each result in its own file.
+
+No choice is made on images that are scored. A search sees the inner split of the training images; a final fit sees all
+of them and an empty validation side; only then is it scored, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import hubness
+from benchmarks.peers.method import SEARCH_SEED, Fitted, Method
+from helpers import metrics
+from helpers.checkpoints import atomic_write, write_json
+from helpers.data import PairedEmbeddings
+from helpers.objectives import TrainingData
+from helpers.split import Split, make_split
+from helpers.training import training_data
+
+VAL_RATIO = 0.1
+INNER_SEED = 1000
+"""Added to the split's seed for the inner split."""
+VERSION = 1
+"""Part of every result's name: raise it when the protocol changes."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One split of one data set.
+
+    Attributes:
+        split_seed: of the split; inner seeds derive from it.
+        digest: of the data, the split and the training images kept.
+        inner: the training images, split again; what choices are made on.
+        train: all training images, with an empty validation side.
+        text, gallery, own: captions (V, dx), images (G, dy) and gallery rows (V,) to be scored.
+    """
+
+    split_seed: int
+    digest: str
+    inner: TrainingData
+    train: TrainingData
+    text: torch.Tensor
+    gallery: torch.Tensor
+    own: torch.Tensor
+
+
+def make_problem(data: PairedEmbeddings, split_seed: int, train_images: int | None, device: torch.device) -> Problem:
+    """Split the images, keep `train_images` of the training side (a seeded choice; all where None), split those again.
+
+    Raises:
+        ValueError: `train_images` is more than there are, or none.
+    """
+    split = make_split(data.targets, data.n_images, VAL_RATIO, split_seed)
+    if train_images is not None:
+        split = _fewer(split, train_images, split_seed)
+    outer = training_data(data.text, data.images, split, device)
+    inner_split = make_split(split.train_caption_image, len(split.train_images), VAL_RATIO, INNER_SEED + split_seed)
+    inner = training_data(outer.text.cpu().numpy(), outer.images.cpu().numpy(), inner_split, device)
+    empty = {name: getattr(outer, name)[:0] for name in ("val_text", "val_images", "val_own")}
+    digest = _digest(data.fingerprint, split.digest)
+    return Problem(split_seed, digest, inner, replace(outer, **empty), outer.val_text, outer.val_images, outer.val_own)
+
+
+def _fewer(split: Split, n_images: int, seed: int) -> Split:
+    """The split with a seeded choice of `n_images` of its training images; what is scored stays as it is."""
+    if not 0 < n_images <= len(split.train_images):
+        raise ValueError(f"train_images = {n_images}: must be between 1 and {len(split.train_images)}.")
+    kept = np.sort(np.random.default_rng(seed).permutation(len(split.train_images))[:n_images])
+    captions = np.flatnonzero(np.isin(split.train_caption_image, kept))
+    return replace(
+        split,
+        train_images=split.train_images[kept],
+        train_captions=split.train_captions[captions],
+        train_caption_image=np.searchsorted(kept, split.train_caption_image[captions]),
+    )
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where results lie: small JSON files in `results`, reciprocal ranks (float32) in `ranks`."""
+
+    results: Path
+    ranks: Path
+
+    def once(self, name: str, compute: Callable[[], dict]) -> dict:
+        """The result `name`, computed and written if it is not there yet."""
+        if self.load(name) is None:
+            write_json(self.results / f"{name}.json", compute())
+        return self.load(name)
+
+    def load(self, name: str) -> dict | None:
+        """The result `name`, or None where it is not there yet."""
+        path = self.results / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def save_ranks(self, name: str, reciprocal: np.ndarray) -> None:
+        def write(temporary: Path) -> None:
+            with open(temporary, "wb") as file:
+                np.save(file, reciprocal)
+
+        atomic_write(self.ranks / f"{name}.npy", write)
+
+    def load_ranks(self, name: str) -> np.ndarray | None:
+        """(2, V) reciprocal ranks by plain cosine and with the correction, or None on a machine that lacks them."""
+        path = self.ranks / f"{name}.npy"
+        return np.load(path, allow_pickle=False) if path.exists() else None
+
+
+def search_name(method: Method, problem: Problem) -> str:
+    """Name of a search's file: changes with everything that determines the result."""
+    digest = _digest(VERSION, method.facts(), problem.digest, hubness.BETAS, hubness.BANK_ROWS, hubness.STEPS)
+    return f"{method.name}_split{problem.split_seed}_search_{digest[:8]}"
+
+
+def run_name(method: Method, problem: Problem, seed: int, found: dict) -> str:
+    """Name of a final run's files: the search's, with what it chose and the seed."""
+    digest = _digest(search_name(method, problem), found["chosen"], found["hubness"]["beta"])
+    return f"{method.name}_split{problem.split_seed}_seed{seed}_{digest[:8]}"
+
+
+def search(method: Method, problem: Problem, store: Store) -> dict:
+    """What `method` chooses on the inner split, and the strength of the correction for it."""
+
+    def compute() -> dict:
+        started = time.perf_counter()
+        chosen, fitted = method.search(problem.inner)
+        seconds = time.perf_counter() - started
+        inner = problem.inner
+        queries, bank = _translated(fitted, inner.val_text, inner, SEARCH_SEED)
+        beta = hubness.choose_beta(queries, bank, inner.val_images, inner.val_own)
+        return {"method": method.name, "facts": method.facts(), "chosen": chosen, "hubness": beta, "seconds": seconds}
+
+    return store.once(search_name(method, problem), compute)
+
+
+def _translated(fitted: Fitted, queries: torch.Tensor, data: TrainingData, seed: int) -> tuple[torch.Tensor, ...]:
+    """Queries and the bank of training captions, translated."""
+    rows = torch.from_numpy(hubness.bank_rows(len(data.text), seed)).to(data.device)
+    return fitted.predict(queries), fitted.predict(data.text[rows])
+
+
+def finished(method: Method, problem: Problem, seed: int, store: Store) -> tuple[str, dict] | None:
+    """As `final_run` where the result is there already, else None."""
+    found = store.load(search_name(method, problem))
+    name = found and run_name(method, problem, seed, found)
+    result = name and store.load(name)
+    return (name, result) if result else None
+
+
+def final_run(method: Method, problem: Problem, seed: int, store: Store) -> tuple[str, dict]:
+    """Fit on all training images as the search says, and score once; the run's name and result."""
+    found = search(method, problem, store)
+    name = run_name(method, problem, seed, found)
+
+    def compute() -> dict:
+        started = time.perf_counter()
+        fitted = method.fit(problem.train, found["chosen"], seed)
+        seconds = time.perf_counter() - started
+        queries, bank = _translated(fitted, problem.text, problem.train, seed)
+        plain = metrics.ranks(queries, problem.gallery, problem.own)
+        corrected = hubness.ranks(queries, bank, problem.gallery, problem.own, found["hubness"]["beta"])
+        store.save_ranks(name, np.stack([1 / plain, 1 / corrected]).astype(np.float32))
+        facts = {"method": method.name, "split": problem.split_seed, "seed": seed}
+        scores = {**metrics.summarise(plain), "hubness": metrics.summarise(corrected)}
+        chosen = {key: value for key, value in found["chosen"].items() if key not in ("candidates", "history")}
+        chosen |= {"beta": found["hubness"]["beta"]}
+        cost = {"parameters": fitted.parameters, "seconds": seconds, "search_seconds": found["seconds"]}
+        return {**facts, **scores, "chosen": chosen, **cost}
+
+    return name, store.once(name, compute)

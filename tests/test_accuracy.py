@@ -1,0 +1,250 @@
+"""The comparison of methods: losses against naive loops, resuming, and no choice made on images that are scored."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch.nn.functional import normalize
+
+from benchmarks import accuracy, accuracy_table, draw, hubness, protocol
+from benchmarks.peers import METHODS, losses
+from benchmarks.peers.closed import ClosedForm, grid, solve_power
+from benchmarks.peers.method import SEARCH_SEED, Fitted
+from helpers import metrics
+from helpers.data import PairedEmbeddings, load_paired
+from helpers.reproducibility import seed_all
+from helpers.synthetic import write_demo
+from helpers.training import fit
+
+CPU = torch.device("cpu")
+OPTIONS = argparse.Namespace(splits=[0], seeds=1, only=[], train_images=None)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> PairedEmbeddings:
+    folder = tmp_path_factory.mktemp("accuracy")
+    widths = {"text_dim": 12, "image_dim": 16}
+    return load_paired(write_demo(folder / "data", n_images=60, **widths), **widths, cache_dir=folder / "cache")
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A method that counts its calls, and fails at a seed where told to."""
+
+    calls: list
+    strength: float = 1.0
+    fails_at: int | None = None
+    name: str = "counting"
+    seeded: bool = True
+
+    def facts(self) -> dict:
+        return {"strength": self.strength}
+
+    def _fitted(self, data) -> Fitted:
+        matrix = torch.linalg.lstsq(data.text, data.images[data.own]).solution
+        return Fitted(lambda text: text @ matrix, matrix.numel())
+
+    def search(self, inner):
+        self.calls.append("search")
+        return {"strength": self.strength}, self._fitted(inner)
+
+    def fit(self, data, chosen, seed):
+        if seed == self.fails_at:
+            raise KeyboardInterrupt
+        self.calls.append(seed)
+        assert len(data.val_text) == len(data.val_images) == len(data.val_own) == 0
+        return self._fitted(data)
+
+
+def compare(data: PairedEmbeddings, methods: list, folder: Path, **options: object) -> list[dict]:
+    store = accuracy.store_of(data, folder / "results", folder / "cache")
+    return accuracy.compare(data, methods, argparse.Namespace(**{**vars(OPTIONS), **options}), store, CPU)
+
+
+def unit(rows: int, width: int, seed: int, dtype=torch.float64) -> torch.Tensor:
+    return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=-1)
+
+
+OWN = torch.tensor([0, 3, 0, 2, 5, 3])
+
+
+def test_triplet_equals_loops():
+    z, bank = unit(6, 4, 0), unit(7, 4, 1)
+    score = (z @ bank.T).tolist()
+    images = OWN.tolist()
+    expected = 0.0
+    for i, own in enumerate(images):
+        wrong_images = [score[i][other] for other in images if other != own]
+        wrong_captions = [score[k][own] for k, other in enumerate(images) if other != own]
+        expected += max(0.0, 0.2 + max(wrong_images) - score[i][own])
+        expected += max(0.0, 0.2 + max(wrong_captions) - score[i][own])
+    assert float(losses.hardest_negative_triplet(z, bank[OWN], OWN, 0.2)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_triplet_without_negatives_is_zero_and_finite():
+    z = unit(3, 4, 0).requires_grad_()
+    loss = losses.hardest_negative_triplet(z, unit(1, 4, 1).expand(3, 4), torch.zeros(3, dtype=torch.long), 0.2)
+    loss.backward()
+    assert loss.item() == 0 and z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("tau", [0.3, 0.01])
+def test_symmetric_nce_equals_loops(tau):
+    z, bank = unit(6, 4, 0, torch.float32), unit(7, 4, 1, torch.float32)
+    e = (z.double() @ bank.double().T / tau).exp().tolist()
+    images = OWN.tolist()
+    present = sorted(set(images))
+    to_image = [-math.log(e[i][own] / sum(e[i][u] for u in present)) for i, own in enumerate(images)]
+    to_caption = []
+    for u in present:
+        mine = sum(e[i][u] for i, own in enumerate(images) if own == u)
+        to_caption.append(-math.log(mine / sum(row[u] for row in e)))
+    expected = (np.mean(to_image) + np.mean(to_caption)) / 2
+    assert float(losses.symmetric_nce(z, bank, OWN, tau, torch.float32)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_queue_nce_equals_loops_and_leaves_out_the_own_image():
+    z, bank, tau = unit(6, 4, 0, torch.float32), unit(7, 4, 1, torch.float32), torch.tensor(0.3)
+    entries = [0, 0, 3, 6, 6, 1, 2]
+    e = (z.double() @ bank.double().T / 0.3).exp().tolist()
+    terms = []
+    for i, own in enumerate(OWN.tolist()):
+        negatives = sum(e[i][u] for u in [*OWN.tolist(), *entries] if u != own)
+        terms.append(-math.log(e[i][own] / (e[i][own] + negatives)))
+    counts = torch.bincount(torch.tensor(entries), minlength=7).float()
+    loss = losses.queue_nce(z, bank, OWN, counts, tau.requires_grad_(), torch.float32)
+    assert loss.item() == pytest.approx(np.mean(terms), rel=1e-5)
+    loss.backward()
+    assert tau.grad.isfinite() and tau.grad != 0
+
+
+def test_hubness_equals_loops(monkeypatch):
+    monkeypatch.setattr(hubness, "BLOCK", 3)
+    queries, bank, gallery = 2 * unit(5, 4, 0), 3 * unit(8, 4, 1), unit(6, 4, 2)
+    targets, beta = torch.tensor([0, 5, 2, 2, 1]), 20.0
+    t = beta * (normalize(bank, dim=1) @ gallery.T).numpy()
+    f = np.zeros(6)
+    for _ in range(2):
+        softmax = np.exp(t - f)
+        softmax /= softmax.sum(1, keepdims=True)
+        f = f + np.log(softmax.sum(0))
+    assert hubness.correction(bank, gallery, beta).numpy() == pytest.approx(f, abs=1e-3)
+    score = beta * (normalize(queries, dim=1) @ gallery.T).numpy() - f
+    expected = [1 + (score[i] > score[i][j]).sum() for i, j in enumerate(targets.tolist())]
+    assert hubness.ranks(queries, bank, gallery, targets, beta).tolist() == expected
+
+
+def test_hubness_ties_copies_of_an_image():
+    gallery = unit(6, 4, 2)
+    gallery[4] = gallery[1]
+    rank = hubness.ranks(gallery[1:2], unit(8, 4, 1), gallery, torch.tensor([1]), 10.0)
+    assert rank[0] % 1 == 0.5
+
+
+def test_smoke_runs_every_method(capsys):
+    accuracy.main(["--smoke"])
+    shown = capsys.readouterr().out
+    assert all(f"{name}, split 0, seed 0" in shown for name in METHODS)
+
+
+def test_figure_names_every_method_with_and_without_intervals():
+    row = {"mrr": 0.4, "mrr_low": 0.38, "mrr_high": 0.42, "hubness_mrr": 0.45}
+    rows = [{**row, "model": name, "mrr_low": None if place else 0.38} for place, name in enumerate(METHODS)]
+    ax = draw.accuracy_dots(Figure().subplots(), {"rows": rows, "seeds": 3, "splits": [0], "gallery": 809})
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == [draw.METHOD_LABELS[name] for name in METHODS]
+    assert "3 seeds on 1 split" in ax.get_xlabel() and len(ax.get_lines()) == 2 * len(rows)
+
+
+def test_second_call_computes_nothing_and_an_interrupted_one_goes_on(data, tmp_path):
+    calls: list = []
+    with pytest.raises(KeyboardInterrupt):
+        compare(data, [Counting(calls, fails_at=1)], tmp_path, seeds=3)
+    assert calls == ["search", 0]
+    first = compare(data, [Counting(calls)], tmp_path, seeds=3)
+    assert calls == ["search", 0, 1, 2]
+    assert compare(data, [Counting(calls)], tmp_path, seeds=3) == first
+    assert calls == ["search", 0, 1, 2]
+
+
+def test_a_changed_setting_or_training_side_is_computed_again(data, tmp_path):
+    calls: list = []
+    compare(data, [Counting(calls)], tmp_path)
+    compare(data, [Counting(calls, strength=2.0)], tmp_path)
+    compare(data, [Counting(calls)], tmp_path, train_images=30)
+    assert calls == ["search", 0] * 3
+    assert (tmp_path / "results" / "accuracy_30.json").exists()
+
+
+def test_train_images_keeps_so_many_and_the_same_gallery(data):
+    whole, part = (protocol.make_problem(data, 0, n, CPU) for n in (None, 20))
+    assert len(part.train.images) == 20 and len(part.inner.images) + len(part.inner.val_images) == 20
+    assert torch.equal(whole.gallery, part.gallery)
+    with pytest.raises(ValueError, match="between 1 and 54"):
+        protocol.make_problem(data, 0, 55, CPU)
+
+
+def test_garbage_among_the_scored_images_changes_no_choice(data, tmp_path):
+    problem = protocol.make_problem(data, 0, None, CPU)
+    scored = np.isin(data.images[:, 0], problem.gallery[:, 0].numpy())
+    images, text = np.array(data.images), np.array(data.text)
+    images[scored], text[scored[data.targets]] = 1e3, -1e3
+    found = {}
+    for folder, changed in (("as_is", data), ("garbage", replace(data, images=images, text=text))):
+        compare(changed, [method.tiny() for method in METHODS.values()], tmp_path / folder)
+        files = (tmp_path / folder / "results").rglob("*_search_*.json")
+        found[folder] = {path.name: json.loads(path.read_text()) | {"seconds": 0} for path in files}
+    assert found["as_is"] == found["garbage"] and len(found["as_is"]) == len(METHODS)
+
+
+@pytest.mark.parametrize("name", ["mlp1", "bigjump"])
+def test_search_trains_as_the_helpers_do_and_the_final_fit_repeats_it(data, name):
+    inner = protocol.make_problem(data, 0, None, CPU).inner
+    method = replace(METHODS[name], rate_factors=(1.0,))
+    method = replace(method, settings=replace(method.settings, epochs=4, hidden=16, batch_size=64, seed=SEARCH_SEED))
+    chosen, fitted = method.search(inner)
+    seed_all(SEARCH_SEED)
+    model, objective = method.build(method.settings, inner)
+    history = fit(model, objective, name)
+    assert [row["mrr"] for row in chosen["history"]] == [row["mrr"] for row in history][: len(chosen["history"])]
+    again = method.fit(inner, chosen, SEARCH_SEED)
+    assert torch.equal(again.predict(inner.val_text), fitted.predict(inner.val_text))
+    assert not torch.equal(method.fit(inner, chosen, 1).predict(inner.val_text), fitted.predict(inner.val_text))
+
+
+def test_a_rate_that_diverges_is_passed_over(data):
+    inner = protocol.make_problem(data, 0, None, CPU).inner
+    method = replace(METHODS["linear"].tiny(), rate_factors=(math.inf, 1.0))
+    chosen, _ = method.search(inner)
+    assert chosen["learning_rate"] == method.settings.learning_rate and chosen["candidates"][0]["epochs"] == 0
+    with pytest.raises(FloatingPointError, match="no learning rate"):
+        replace(method, rate_factors=(math.inf,)).search(inner)
+
+
+def test_missing_ranks_leave_intervals_and_tests_empty(data, tmp_path):
+    methods = [Counting([]), ClosedForm("ridge", solve_power, grid(eps=(0.1,), power=(1.0,)))]
+    rows = compare(data, methods, tmp_path)
+    assert all(0 <= row["p"] <= 1 and row["mrr_low"] <= row["mrr"] <= row["mrr_high"] for row in rows)
+    for path in (tmp_path / "cache").rglob("*.npy"):
+        path.unlink()
+    again = compare(data, methods, tmp_path)
+    assert [row["mrr"] for row in again] == [row["mrr"] for row in rows]
+    assert all(row["p"] is None and row["mrr_low"] is None and row["to_best_other"] is None for row in again)
+
+
+def test_paired_test_agrees_with_the_paired_difference_of_metrics():
+    rng = np.random.default_rng(0)
+    groups, ranks = {0: np.repeat(np.arange(40), 5)}, rng.integers(1, 20, (2, 200))
+    a, b = (accuracy_table.Finished({}, {0: np.stack([1 / r, 1 / r])}) for r in ranks)
+    test = accuracy_table.paired_test(a, b, groups)
+    expected = metrics.paired_difference(*ranks, groups[0])
+    found = {key: test[f"to_best_other{suffix}"] for key, suffix in zip(expected, ("", "_low", "_high"), strict=True)}
+    assert found == pytest.approx(expected)
+    assert accuracy_table.paired_test(a, a, groups)["p"] == 1.0
