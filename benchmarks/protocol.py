@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import hubness
-from benchmarks.peers.method import SEARCH_SEED, Fitted, Method
-from helpers import metrics
+from benchmarks.peers.method import Fitted, Method
+from helpers import hubness, metrics
 from helpers.checkpoints import atomic_write, write_json
 from helpers.data import PairedEmbeddings
 from helpers.objectives import TrainingData
@@ -121,35 +120,40 @@ class Store:
 
 def search_name(method: Method, problem: Problem) -> str:
     """Name of a search's file: changes with everything that determines the result."""
-    digest = _digest(VERSION, method.facts(), problem.digest, hubness.BETAS, hubness.BANK_ROWS, hubness.STEPS)
+    digest = _digest(VERSION, method.facts(), problem.digest)
     return f"{method.name}_split{problem.split_seed}_search_{digest[:8]}"
 
 
 def run_name(method: Method, problem: Problem, seed: int, found: dict) -> str:
     """Name of a final run's files: the search's, with what it chose and the seed."""
-    digest = _digest(search_name(method, problem), found["chosen"], found["hubness"]["beta"])
+    correction = [list(hubness.BETAS), hubness.BANK_SIZE, hubness.CHOICE_SIZE, hubness.ITERATIONS]
+    digest = _digest(search_name(method, problem), found["chosen"], correction)
     return f"{method.name}_split{problem.split_seed}_seed{seed}_{digest[:8]}"
 
 
 def search(method: Method, problem: Problem, store: Store) -> dict:
-    """What `method` chooses on the inner split, and the strength of the correction for it."""
+    """What `method` chooses on the inner split."""
 
     def compute() -> dict:
         started = time.perf_counter()
-        chosen, fitted = method.search(problem.inner)
+        chosen, _ = method.search(problem.inner, problem.train)
         seconds = time.perf_counter() - started
-        inner = problem.inner
-        queries, bank = _translated(fitted, inner.val_text, inner, SEARCH_SEED)
-        beta = hubness.choose_beta(queries, bank, inner.val_images, inner.val_own)
-        return {"method": method.name, "facts": method.facts(), "chosen": chosen, "hubness": beta, "seconds": seconds}
+        return {"method": method.name, "facts": method.facts(), "chosen": chosen, "seconds": seconds}
 
     return store.once(search_name(method, problem), compute)
 
 
-def _translated(fitted: Fitted, queries: torch.Tensor, data: TrainingData, seed: int) -> tuple[torch.Tensor, ...]:
-    """Queries and the bank of training captions, translated."""
-    rows = torch.from_numpy(hubness.bank_rows(len(data.text), seed)).to(data.device)
-    return fitted.predict(queries), fitted.predict(data.text[rows])
+def against_hubness(fitted: Fitted, queries: torch.Tensor, problem: Problem) -> tuple[float, np.ndarray]:
+    """The inverse temperature that training captions choose, and the ranks (V,) of translated queries (V, dy)."""
+    data, gallery = problem.train, problem.gallery.cpu().numpy()
+
+    def translate(rows: np.ndarray) -> torch.Tensor:
+        return fitted.predict(data.text[torch.from_numpy(rows).to(data.device)])
+
+    own, images = data.own.cpu().numpy(), data.images.cpu().numpy()
+    beta = hubness.choose_beta(lambda rows: translate(rows).cpu().numpy(), own, images, len(gallery))
+    offsets = hubness.popularity(translate(hubness.sample(np.arange(len(own)))), gallery, beta)
+    return beta, metrics.ranks(queries, gallery, problem.own, offsets=offsets)
 
 
 def finished(method: Method, problem: Problem, seed: int, store: Store) -> tuple[str, dict] | None:
@@ -169,14 +173,14 @@ def final_run(method: Method, problem: Problem, seed: int, store: Store) -> tupl
         started = time.perf_counter()
         fitted = method.fit(problem.train, found["chosen"], seed)
         seconds = time.perf_counter() - started
-        queries, bank = _translated(fitted, problem.text, problem.train, seed)
+        queries = fitted.predict(problem.text)
         plain = metrics.ranks(queries, problem.gallery, problem.own)
-        corrected = hubness.ranks(queries, bank, problem.gallery, problem.own, found["hubness"]["beta"])
+        beta, corrected = against_hubness(fitted, queries, problem)
         store.save_ranks(name, np.stack([1 / plain, 1 / corrected]).astype(np.float32))
         facts = {"method": method.name, "split": problem.split_seed, "seed": seed}
         scores = {**metrics.summarise(plain), "hubness": metrics.summarise(corrected)}
         chosen = {key: value for key, value in found["chosen"].items() if key not in ("candidates", "history")}
-        chosen |= {"beta": found["hubness"]["beta"]}
+        chosen |= {"beta": beta}
         cost = {"parameters": fitted.parameters, "seconds": seconds, "search_seconds": found["seconds"]}
         return {**facts, **scores, "chosen": chosen, **cost}
 

@@ -252,11 +252,13 @@ class PlusConfig(OptimiserConfig):
     """The recipe `plus`: an ensemble trained on the NCE over every training image, its settings chosen on inner splits.
 
     What depends on the data is derived from the training side alone: temperature and number of epochs by inner splits
-    of the training images, the batch size by `plus.batch_size_for`, the number of members by `plus.members_for`.
+    of the training images; learning rate, batch size and number of members by `plus.learning_rate_for`,
+    `plus.batch_size_for` and `plus.members_for`.
 
     Attributes:
         epochs: of the search, at most; the ensemble is trained for as many as the search found best.
         batch_size: at most; see `plus.batch_size_for`.
+        learning_rate: at 384 input dimensions; see `plus.learning_rate_for`.
         final_lr_ratio: 1, a constant rate, so that every epoch of the search could have been the last.
         hidden: width of a member's hidden layer.
         dropout: after the hidden activation.
@@ -272,7 +274,7 @@ class PlusConfig(OptimiserConfig):
     """
 
     epochs: int = 60
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup_epochs: float = 0.5
     final_lr_ratio: float = 1.0
@@ -320,6 +322,17 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "bootstrap_samples", "gallery_size", "gallery_rounds", "latency_repeats")
         _require_not_negative(self, "seed")
+
+
+def plus_config(given: dict[str, object]) -> PlusConfig:
+    """`PlusConfig` with some of its settings replaced.
+
+    Raises:
+        ConfigError: an unknown name, or a value out of its range.
+    """
+    unknown = sorted(set(given) - set(field_names(PlusConfig)))
+    require(not unknown, f"plus_settings: unknown {', '.join(unknown)}. Known: {', '.join(field_names(PlusConfig))}.")
+    return PlusConfig(**given)
 
 
 def field_names(settings: type) -> tuple[str, ...]:

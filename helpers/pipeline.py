@@ -227,3 +227,13 @@ def ensure_bigjump(run: Run) -> None:
 def ensure_plus(run: Run) -> None:
     """Find the ensemble of the recipe plus in the run, or train it with its defaults."""
     _ensure(run, ("bigjump_plus",), lambda _: train_and_save_plus(run, PlusConfig(), device_data(run)), "04, plus")
+
+
+def stored_facts(run: Run, name: str) -> dict:
+    """The facts of a stored model: architecture, settings, history, and what else was kept with it."""
+    return checkpoints.load_facts(run.directory, name)
+
+
+def stored_history(run: Run, name: str) -> list[dict]:
+    """One dict an epoch of a stored model's training; see `training.fit`."""
+    return stored_facts(run, name)["history"]

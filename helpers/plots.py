@@ -19,8 +19,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from helpers import config
 from helpers.geometry import effective_rank
 
-_LABELS = ("Chance", "Least squares", "Procrustes", "LinearProj", "MLP1", "MLP2", "BigJump")
-_COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00")
+_LABELS = ("Chance", "Least squares", "Procrustes", "LinearProj", "MLP1", "MLP2", "BigJump", "BigJump plus")
+_COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#000000")
 MODEL_LABELS = dict(zip(config.MODEL_ROWS, _LABELS, strict=True))
 MODEL_COLOURS = dict(zip(config.MODEL_ROWS, _COLOURS, strict=True))
 FALLBACK_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
@@ -237,6 +237,17 @@ def leaderboard_bars(ax: Axes, rows: Rows) -> Axes:
     ax.grid(visible=False, axis="y")
     ax.set_xlim(0, 1.15 * max(max(row["mrr"], row["mrr_high"]) for row in rows))
     return _finish(ax, _MRR_LABEL + ", 95% interval", "model")
+
+
+def search_curves(ax: Axes, curves: Rows, temperature: float, epochs: int) -> Axes:
+    """Inner MRR by epoch for each candidate {temperature, mrr}, with the chosen point ringed."""
+    for index, curve in enumerate(curves):
+        steps = np.arange(1, len(curve["mrr"]) + 1)
+        colour = FALLBACK_COLOURS[index % len(FALLBACK_COLOURS)]
+        ax.plot(steps, curve["mrr"], marker="o", ms=3, color=colour, label=f"temperature {curve['temperature']:g}")
+        if curve["temperature"] == temperature:
+            ax.plot(epochs, curve["mrr"][epochs - 1], "o", ms=12, mfc="none", mec=DARK, mew=1.6, label="chosen")
+    return _finish(ax, "epoch", "MRR on inner splits (0 to 1)", loc="lower right")
 
 
 def save_figure(fig: Figure, name: str, directory: str | Path | None = None, *, dpi: int = 110) -> Path:

@@ -22,6 +22,9 @@ from helpers.reproducibility import seed_all
 from helpers.split import SplitError, make_split
 from helpers.training import fit
 
+REFERENCE_DIM = 384
+"""Input dimensions at which `PlusConfig.learning_rate` holds."""
+
 
 class PlusObjective(Objective):
     """NCE of each member over the whole bank of training images, and the running average of the weights.
@@ -95,10 +98,29 @@ def batch_size_for(n_captions: int, at_most: int) -> int:
     return int(min(at_most, max(128, n_captions // 16), n_captions))
 
 
+def learning_rate_for(text_dim: int, at_reference: float) -> float:
+    """AdamW's rate: inversely proportional to the number of inputs.
+
+    Inputs are standardised and each of Adam's steps has about the size of the rate in every weight, so what a step
+    changes in a hidden unit grows with the number of inputs (Yang et al., 2021). At most three times the reference:
+    with very few inputs the output layer, which has as many inputs as ever, sets the limit.
+    """
+    return at_reference * min(3.0, REFERENCE_DIM / text_dim)
+
+
 def members_for(text_dim: int, image_dim: int, settings: PlusConfig) -> int:
     """MLPs in the ensemble: as many as `max_parameters` holds, up to `members`, and at least one."""
     each = (text_dim + 1) * settings.hidden + (settings.hidden + 1) * image_dim
     return max(1, min(settings.members, settings.max_parameters // each))
+
+
+def derived(settings: PlusConfig, data: TrainingData) -> PlusConfig:
+    """The settings with batch size and learning rate for this training side."""
+    return replace(
+        settings,
+        batch_size=batch_size_for(len(data.text), settings.batch_size),
+        learning_rate=learning_rate_for(data.text.shape[1], settings.learning_rate),
+    )
 
 
 def build_ensemble(data: TrainingData, settings: PlusConfig, members: int) -> EnsembleMLP:
@@ -169,7 +191,7 @@ def _inner_curve(data: TrainingData, settings: PlusConfig, temperature: float) -
     runs = []
     for fold in range(folds):
         inner = inner_split(data, settings, fold)
-        given = replace(settings, batch_size=batch_size_for(len(inner.text), settings.batch_size))
+        given = derived(settings, inner)
         model = build_ensemble(inner, given, members=1)
         objective = PlusObjective(given, inner, model, temperature, searching=True)
         label = f"inner split {fold + 1}/{folds}, temperature {temperature:g}"
@@ -182,6 +204,6 @@ def train_plus(
     model: EnsembleMLP, data: TrainingData, settings: PlusConfig, choice: Choice, progress: Progress | None = None
 ) -> list[dict]:
     """Train the ensemble as chosen; the last epoch's average is kept, whatever validation says. See `training.fit`."""
-    given = replace(settings, epochs=choice.epochs, batch_size=batch_size_for(len(data.text), settings.batch_size))
+    given = replace(derived(settings, data), epochs=choice.epochs)
     objective = PlusObjective(given, data, model, choice.temperature, searching=False)
     return fit(model, objective, "bigjump_plus", progress)

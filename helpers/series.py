@@ -20,7 +20,15 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from helpers import config, evaluation, manifest, pipeline
-from helpers.config import BaselineConfig, BigJumpConfig, ConfigError, EvaluationConfig, GeometryConfig, RunConfig
+from helpers.config import (
+    RECIPES,
+    BaselineConfig,
+    BigJumpConfig,
+    ConfigError,
+    EvaluationConfig,
+    GeometryConfig,
+    RunConfig,
+)
 from helpers.data import DataError
 from helpers.locks import RunInUseError, run_lock
 from helpers.split import SplitError
@@ -134,6 +142,10 @@ def build_settings(dealt: dict[Path, dict[str, object]]) -> RunConfig:
         stage = STAGES.get(path.name[:2])
         if stage is not None:
             stage(**{name: given[name] for name in config.field_names(stage) if name in given})
+        if "recipe" in given:
+            config.require(given["recipe"] in RECIPES, f"recipe = {given['recipe']!r}: one of {', '.join(RECIPES)}.")
+        if "plus_settings" in given:
+            config.plus_config(given["plus_settings"])
     return RunConfig(**run)
 
 

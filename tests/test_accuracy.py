@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import normalize
 
-from benchmarks import accuracy, accuracy_table, draw, hubness, protocol
+from benchmarks import accuracy, accuracy_table, draw, protocol
 from benchmarks.peers import METHODS, losses
 from benchmarks.peers.closed import ClosedForm, grid, solve_power
 from benchmarks.peers.method import SEARCH_SEED, Fitted
@@ -52,7 +52,7 @@ class Counting:
         matrix = torch.linalg.lstsq(data.text, data.images[data.own]).solution
         return Fitted(lambda text: text @ matrix, matrix.numel())
 
-    def search(self, inner):
+    def search(self, inner, train):
         self.calls.append("search")
         return {"strength": self.strength}, self._fitted(inner)
 
@@ -126,29 +126,6 @@ def test_queue_nce_equals_loops_and_leaves_out_the_own_image():
     assert tau.grad.isfinite() and tau.grad != 0
 
 
-def test_hubness_equals_loops(monkeypatch):
-    monkeypatch.setattr(hubness, "BLOCK", 3)
-    queries, bank, gallery = 2 * unit(5, 4, 0), 3 * unit(8, 4, 1), unit(6, 4, 2)
-    targets, beta = torch.tensor([0, 5, 2, 2, 1]), 20.0
-    t = beta * (normalize(bank, dim=1) @ gallery.T).numpy()
-    f = np.zeros(6)
-    for _ in range(2):
-        softmax = np.exp(t - f)
-        softmax /= softmax.sum(1, keepdims=True)
-        f = f + np.log(softmax.sum(0))
-    assert hubness.correction(bank, gallery, beta).numpy() == pytest.approx(f, abs=1e-3)
-    score = beta * (normalize(queries, dim=1) @ gallery.T).numpy() - f
-    expected = [1 + (score[i] > score[i][j]).sum() for i, j in enumerate(targets.tolist())]
-    assert hubness.ranks(queries, bank, gallery, targets, beta).tolist() == expected
-
-
-def test_hubness_ties_copies_of_an_image():
-    gallery = unit(6, 4, 2)
-    gallery[4] = gallery[1]
-    rank = hubness.ranks(gallery[1:2], unit(8, 4, 1), gallery, torch.tensor([1]), 10.0)
-    assert rank[0] % 1 == 0.5
-
-
 def test_smoke_runs_every_method(capsys):
     accuracy.main(["--smoke"])
     shown = capsys.readouterr().out
@@ -209,7 +186,7 @@ def test_search_trains_as_the_helpers_do_and_the_final_fit_repeats_it(data, name
     inner = protocol.make_problem(data, 0, None, CPU).inner
     method = replace(METHODS[name], rate_factors=(1.0,))
     method = replace(method, settings=replace(method.settings, epochs=4, hidden=16, batch_size=64, seed=SEARCH_SEED))
-    chosen, fitted = method.search(inner)
+    chosen, fitted = method.search(inner, inner)
     seed_all(SEARCH_SEED)
     model, objective = method.build(method.settings, inner)
     history = fit(model, objective, name)
@@ -222,10 +199,10 @@ def test_search_trains_as_the_helpers_do_and_the_final_fit_repeats_it(data, name
 def test_a_rate_that_diverges_is_passed_over(data):
     inner = protocol.make_problem(data, 0, None, CPU).inner
     method = replace(METHODS["linear"].tiny(), rate_factors=(math.inf, 1.0))
-    chosen, _ = method.search(inner)
+    chosen, _ = method.search(inner, inner)
     assert chosen["learning_rate"] == method.settings.learning_rate and chosen["candidates"][0]["epochs"] == 0
     with pytest.raises(FloatingPointError, match="no learning rate"):
-        replace(method, rate_factors=(math.inf,)).search(inner)
+        replace(method, rate_factors=(math.inf,)).search(inner, inner)
 
 
 def test_missing_ranks_leave_intervals_and_tests_empty(data, tmp_path):

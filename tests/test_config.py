@@ -16,6 +16,7 @@ from helpers.config import (
     EvaluationConfig,
     GeometryConfig,
     OptimiserConfig,
+    PlusConfig,
     RunConfig,
 )
 
@@ -69,6 +70,18 @@ REFUSED = {
         "moment_weight": NOT_NEGATIVE,
         "agreement_weight": NOT_NEGATIVE,
         "queue_slices": ((), (0, -1), (65537,), [0, 65536, 70000]),
+    },
+    PlusConfig: OPTIMISER
+    | {
+        "hidden": POSITIVE,
+        "members": POSITIVE,
+        "max_parameters": POSITIVE,
+        "average_power": POSITIVE,
+        "inner_images": POSITIVE,
+        "patience": POSITIVE,
+        "dropout": SHARE,
+        "inner_ratio": (0, 1.0, -0.1, NAN),
+        "temperatures": ((), (0,), (-0.1, 0.1), (0.2, 0.1), (NAN,)),
     },
     EvaluationConfig: {
         "bootstrap_samples": POSITIVE,

@@ -11,8 +11,9 @@ from benchmarks.peers.closed import EPS, ClosedForm, grid, solve_asif, solve_cca
 from benchmarks.peers.kernel import solve_kernel_ridge
 from benchmarks.peers.method import Method
 from benchmarks.peers.networks import QueueConfig, SymmetricConfig, TripletConfig
+from benchmarks.peers.ours import Plus
 from benchmarks.peers.trained import Trained
-from helpers.config import BaselineConfig, BigJumpConfig
+from helpers.config import BaselineConfig, BigJumpConfig, PlusConfig
 
 _ALL: tuple[Method, ...] = (
     ClosedForm("least_squares", solve_power, grid(eps=(EPS,), power=(1.0,))),
@@ -56,6 +57,7 @@ _ALL: tuple[Method, ...] = (
         schedule=networks.constant,
     ),
     Trained("bigjump", BigJumpConfig(), networks.build_bigjump, rate_factors=(1.0,)),
+    Plus("bigjump_plus", PlusConfig()),
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}

@@ -50,7 +50,7 @@ class ClosedForm:
     def tiny(self) -> ClosedForm:
         return self
 
-    def search(self, inner: TrainingData) -> tuple[dict, Fitted]:
+    def search(self, inner: TrainingData, train: TrainingData) -> tuple[dict, Fitted]:
         tried, kept = [], None
         for setting, fitted in zip(self.settings, self.solve(inner, self.settings, SEARCH_SEED), strict=True):
             tried.append({**setting, "inner_mrr": inner_mrr(fitted, inner)})

@@ -39,8 +39,13 @@ class Method(Protocol):
     def tiny(self) -> Method:
         """The same method at a size for tests."""
 
-    def search(self, inner: TrainingData) -> tuple[dict, Fitted]:
-        """Choose by the MRR on the inner validation side; what was chosen (JSON values), and its translator."""
+    def search(self, inner: TrainingData, train: TrainingData) -> tuple[dict, Fitted]:
+        """Choose by the MRR on the inner validation side; what was chosen (JSON values), and its translator.
+
+        Args:
+            inner: the training images, split again.
+            train: all of them, for methods that make inner splits of their own.
+        """
 
     def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
         """Fit on all training images as `chosen` says; the validation side of `data` is empty."""

@@ -86,7 +86,7 @@ class Trained:
                 run_epoch(model, objective, optimiser, schedule, order, bar)
             yield model
 
-    def search(self, inner: TrainingData) -> tuple[dict, Fitted]:
+    def search(self, inner: TrainingData, train: TrainingData) -> tuple[dict, Fitted]:
         candidates, best, kept = [], None, None
         for factor in self.rate_factors:
             tried, model = self._search_rate(inner, factor * self.settings.learning_rate)
@@ -95,7 +95,7 @@ class Trained:
                 best, kept = tried, model
         if best is None:
             raise FloatingPointError(f"{self.name}: no learning rate gave a finite model; lower them.")
-        return {**best, "candidates": candidates}, _fitted(kept)
+        return {**best, "candidates": candidates}, fitted(kept)
 
     def _search_rate(self, inner: TrainingData, rate: float) -> tuple[dict, nn.Module | None]:
         """Train until the inner MRR no longer rises; facts of the best epoch, and its model (None where none is)."""
@@ -118,11 +118,12 @@ class Trained:
         trainings = self.epochs(data, chosen["learning_rate"], seed, chosen["history"])
         for epoch, model in enumerate(trainings, start=1):
             if epoch == chosen["epochs"]:
-                return _fitted(model)
+                return fitted(model)
         raise ValueError(f"{self.name}: {chosen['epochs']} epochs were chosen, more than the settings allow.")
 
 
-def _fitted(model: nn.Module) -> Fitted:
+def fitted(model: nn.Module) -> Fitted:
+    """A network as a translator."""
     model.eval()
 
     @torch.inference_mode()

@@ -1,0 +1,50 @@
+"""The recipe `plus` as the notebooks train it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from benchmarks.peers.method import SEARCH_SEED, Fitted
+from benchmarks.peers.trained import fitted
+from helpers import plus
+from helpers.config import PlusConfig, as_dict
+from helpers.models import EnsembleMLP
+from helpers.objectives import TrainingData
+
+
+@dataclass(frozen=True)
+class Plus:
+    """`helpers.plus` as a method of the comparison, see `Method`.
+
+    Attributes:
+        settings: of the recipe; the seed is that of the run.
+        version: raise it where `helpers.plus` changes what it computes.
+    """
+
+    name: str
+    settings: PlusConfig
+    version: int = field(default=1, kw_only=True)
+    seeded: bool = field(default=True, init=False)
+
+    def facts(self) -> dict:
+        return {"version": self.version, **as_dict(self.settings)}
+
+    def tiny(self) -> Plus:
+        return replace(self, settings=replace(self.settings, epochs=1, hidden=16, members=2))
+
+    def search(self, inner: TrainingData, train: TrainingData) -> tuple[dict, Fitted]:
+        """The recipe splits the training images itself, as often as their number asks for."""
+        settings = replace(self.settings, seed=SEARCH_SEED)
+        chosen = vars(plus.search(train, settings))
+        return chosen, fitted(self._trained(inner, chosen, replace(settings, members=1)))
+
+    def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
+        return fitted(self._trained(data, chosen, replace(self.settings, seed=seed)))
+
+    def _trained(self, data: TrainingData, chosen: dict, settings: PlusConfig) -> EnsembleMLP:
+        members = plus.members_for(data.text.shape[1], data.images.shape[1], settings)
+        model = plus.build_ensemble(data, settings, members)
+        # The history of the training wants something to validate on; the recipe does not look at it.
+        shown = {"val_text": data.text[:1], "val_images": data.images[data.own[:1]], "val_own": data.own[:1] * 0}
+        plus.train_plus(model, replace(data, **shown), settings, plus.Choice(**chosen))
+        return model

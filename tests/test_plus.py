@@ -1,0 +1,191 @@
+"""The recipe plus: its loss, its ensemble, what it derives from the data, and that validation chooses nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from helpers import losses, plus
+from helpers.config import ConfigError, PlusConfig, plus_config
+from helpers.models import EnsembleMLP, build_model
+from helpers.objectives import TrainingData
+from helpers.split import SplitError
+from helpers.training import make_optimiser, train_step
+
+SMALL = PlusConfig(epochs=4, hidden=24, members=3, mixed_precision=False, learning_rate=3e-3, batch_size=64, seed=5)
+DX, DY = 10, 14
+
+
+def small_data(n_images=60, captions=4, seed=0, val_images=12):
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(DX, DY))
+
+    def side(n):
+        latent = rng.normal(size=(n, DX))
+        own = np.repeat(np.arange(n), captions)
+        text = latent[own] + 0.7 * rng.normal(size=(n * captions, DX))
+        images = np.tanh(latent @ mixing) + 2
+        return [torch.from_numpy(a) for a in (text.astype(np.float32), own, images.astype(np.float32))]
+
+    text, own, images = side(n_images)
+    val_text, val_own, val_images = side(val_images)
+    return TrainingData(text, own, images, val_text, val_images, val_own)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return small_data()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+def test_bank_nce_is_cross_entropy_over_all_images(monkeypatch, temperature):
+    monkeypatch.setattr(losses, "COLUMN_BLOCK", 5)
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.randn(9, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    bank = torch.randn(13, 6, generator=generator, dtype=torch.float64)
+    own = torch.randint(0, 13, (9,), generator=generator)
+    ours = losses.bank_nce(prediction, bank, own, temperature, torch.float64)
+    (gradient,) = torch.autograd.grad(ours, prediction)
+    naive = cross_entropy(normalize(prediction, dim=-1) @ bank.T / temperature, own)
+    (expected,) = torch.autograd.grad(naive, prediction)
+    assert ours.item() == pytest.approx(naive.item(), rel=1e-12)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_subtracting_one_vector_from_all_images_changes_no_loss():
+    generator = torch.Generator().manual_seed(1)
+    prediction, bank = torch.randn(7, 5, generator=generator).double(), torch.randn(11, 5, generator=generator).double()
+    own = torch.arange(7)
+    shifted = losses.bank_nce(prediction, bank - bank.mean(0), own, 0.1, torch.float64)
+    assert float(shifted) == pytest.approx(float(losses.bank_nce(prediction, bank, own, 0.1, torch.float64)), rel=1e-12)
+
+
+def test_the_ensemble_is_the_mean_of_its_members_unit_vectors():
+    model = EnsembleMLP(DX, DY, 8, 0.3, members=3).eval()
+    x = torch.randn(5, DX)
+    expected = 0
+    for k in range(3):
+        hidden = torch.nn.functional.gelu(x @ model.weight_in[k] + model.bias_in[k])
+        expected = expected + normalize(hidden @ model.weight_out[k] + model.bias_out[k], dim=-1) / 3
+    torch.testing.assert_close(model(x), expected)
+    assert (model(x).norm(dim=-1) <= 1 + 1e-6).all()
+
+
+def test_members_start_apart_and_no_member_sees_another(data):
+    """Each member moves as it would alone: the gradient of one does not depend on the others' weights."""
+    model = plus.build_ensemble(data, replace(SMALL, dropout=0.0), members=2)
+    assert not torch.equal(model.weight_in[0], model.weight_in[1])
+    objective = plus.PlusObjective(replace(SMALL, dropout=0.0), data, model, 0.05, searching=False)
+    gradients = []
+    for factor in (1.0, 3.0):
+        with torch.no_grad():
+            model.weight_out[1] *= factor
+        model.zero_grad()
+        rows = torch.arange(20)
+        sum(objective.terms(objective.predict(model, rows), data.own[rows]).values()).backward()
+        gradients.append(model.weight_in.grad[0].clone())
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_biases_are_not_decayed(data):
+    model = plus.build_ensemble(data, SMALL, 2)
+    groups = {group["name"]: group for group in make_optimiser(model, SMALL).param_groups}
+    assert {id(p) for p in groups["biases"]["params"]} == {id(model.bias_in), id(model.bias_out)}
+    assert groups["biases"]["weight_decay"] == 0 < groups["weights"]["weight_decay"]
+
+
+def test_the_average_weights_steps_by_a_power(data):
+    model = plus.build_ensemble(data, SMALL, 2)
+    objective = plus.PlusObjective(SMALL, data, model, 0.05, searching=False)
+    optimiser, seen = make_optimiser(model, SMALL), []
+    for rows in torch.arange(200).split(40):
+        train_step(model, objective, optimiser, rows)
+        seen.append(model.weight_out.detach().clone())
+    power = SMALL.average_power
+    steps = np.arange(1, len(seen) + 1)
+    # Weights of the recursion a_t = a_(t-1) + s_t (x_t - a_(t-1)), s_t = 1 - (1 - 1/t)^(power + 1): t^p+1 - (t-1)^p+1.
+    weight = steps ** (power + 1) - (steps - 1) ** (power + 1)
+    expected = sum(w * x for w, x in zip((weight / weight.sum()).tolist(), seen, strict=True))
+    torch.testing.assert_close(objective.average.weight_out.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_validation_changes_neither_choice_nor_weights(data):
+    results = []
+    for val_images in (data.val_images, torch.flip(data.val_images, [0]) * 3):
+        given = replace(data, val_images=val_images)
+        choice = plus.search(given, SMALL)
+        model = plus.build_ensemble(given, SMALL, 2)
+        history = plus.train_plus(model, given, SMALL, choice)
+        results.append((choice, model.state_dict(), [entry["mrr"] for entry in history]))
+    (choice, weights, mrr), (other_choice, other_weights, other_mrr) = results
+    assert choice == other_choice and mrr != other_mrr
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+    assert len(mrr) == choice.epochs
+
+
+def test_inner_splits_hold_out_training_images_and_differ(data):
+    folds = [plus.inner_split(data, SMALL, fold) for fold in range(3)]
+    for inner in folds:
+        assert len(inner.images) + len(inner.val_images) == len(data.images)
+        both = torch.cat([inner.images, inner.val_images])
+        assert torch.equal(both[both[:, 0].argsort()], data.images[data.images[:, 0].argsort()])
+        torch.testing.assert_close(inner.images[inner.own].mean(0), inner.images.mean(0))  # 4 captions an image
+    assert not torch.equal(folds[0].val_images, folds[1].val_images)
+
+
+def test_the_search_walks_towards_the_better_temperature(monkeypatch, data):
+    asked = []
+
+    def curve(data, settings, temperature):
+        asked.append(temperature)
+        return [0.1, 0.5 - abs(temperature - 0.08), 0.2]
+
+    monkeypatch.setattr(plus, "_inner_curve", curve)
+    settings = replace(SMALL, temperatures=(0.01, 0.02, 0.04, 0.06, 0.08))
+    choice = plus.search(data, settings)
+    assert (choice.temperature, choice.epochs) == (0.08, 2)
+    assert asked == [0.02, 0.04, 0.06, 0.08] or asked == [0.04, 0.02, 0.06, 0.08]
+    assert [c["temperature"] for c in choice.curves] == sorted(asked)
+    assert plus.search(data, replace(SMALL, temperatures=(0.3,))).temperature == 0.3
+
+
+def test_the_recipe_learns(data):
+    choice = plus.search(data, replace(SMALL, epochs=20))
+    model = plus.build_ensemble(data, SMALL, 3)
+    still = replace(SMALL, learning_rate=1e-9)
+    untrained = plus.train_plus(plus.build_ensemble(data, still, 3), data, still, replace(choice, epochs=1))
+    assert plus.train_plus(model, data, SMALL, choice)[-1]["mrr"] > untrained[-1]["mrr"] + 0.2
+
+
+@pytest.mark.parametrize(("captions", "expected"), [(1, 1), (100, 100), (2000, 128), (4860, 303), (36_000, 512)])
+def test_batch_size(captions, expected):
+    assert plus.batch_size_for(captions, 512) == expected
+
+
+@pytest.mark.parametrize(("dims", "share"), [(384, 1), (768, 0.5), (1536, 0.25), (192, 2), (10, 3)])
+def test_the_learning_rate_falls_with_the_number_of_inputs(dims, share):
+    assert plus.learning_rate_for(dims, 1e-3) == pytest.approx(share * 1e-3)
+
+
+@pytest.mark.parametrize(("dims", "expected"), [((384, 1280), 7), ((1024, 1536), 4), ((8, 8), 8), ((9000, 9000), 1)])
+def test_members_fill_the_parameter_budget(dims, expected):
+    settings = PlusConfig()
+    members = plus.members_for(*dims, settings)
+    assert members == expected
+    count = sum(p.numel() for p in build_model("bigjump_plus", *dims, hidden=2048, members=members).parameters())
+    assert members == 1 or count <= settings.max_parameters
+
+
+def test_too_few_images_say_so():
+    tiny = small_data(n_images=2)
+    with pytest.raises(SplitError, match="2 training images: the recipe plus needs 3"):
+        plus.search(tiny, SMALL)
+    assert plus.search(small_data(n_images=3), replace(SMALL, epochs=1)).epochs == 1
+
+
+def test_other_settings_by_name():
+    assert plus_config({"members": 2}).members == 2
+    with pytest.raises(ConfigError, match="unknown hiden"):
+        plus_config({"hiden": 2})
