@@ -126,7 +126,7 @@ def search_name(method: Method, problem: Problem) -> str:
 
 def run_name(method: Method, problem: Problem, seed: int, found: dict) -> str:
     """Name of a final run's files: the search's, with what it chose and the seed."""
-    correction = [list(hubness.BETAS), hubness.BANK_SIZE, hubness.CHOICE_SIZE, hubness.ITERATIONS]
+    correction = [hubness.BANK_SIZE, hubness.IMAGE_SAMPLE, hubness.SHARPNESS, hubness.ITERATIONS]
     digest = _digest(search_name(method, problem), found["chosen"], correction)
     return f"{method.name}_split{problem.split_seed}_seed{seed}_{digest[:8]}"
 
@@ -144,16 +144,11 @@ def search(method: Method, problem: Problem, store: Store) -> dict:
 
 
 def against_hubness(fitted: Fitted, queries: torch.Tensor, problem: Problem) -> tuple[float, np.ndarray]:
-    """The inverse temperature that training captions choose, and the ranks (V,) of translated queries (V, dy)."""
+    """The inverse temperature, from the training side, and the ranks (V,) of translated queries (V, dy)."""
     data, gallery = problem.train, problem.gallery.cpu().numpy()
-
-    def translate(rows: np.ndarray) -> torch.Tensor:
-        return fitted.predict(data.text[torch.from_numpy(rows).to(data.device)])
-
-    own, images = data.own.cpu().numpy(), data.images.cpu().numpy()
-    beta = hubness.choose_beta(lambda rows: translate(rows).cpu().numpy(), own, images, len(gallery))
-    offsets = hubness.popularity(translate(hubness.sample(np.arange(len(own)))), gallery, beta)
-    return beta, metrics.ranks(queries, gallery, problem.own, offsets=offsets)
+    bank = fitted.predict(data.text[torch.from_numpy(hubness.sample(np.arange(len(data.text)))).to(data.device)])
+    beta = hubness.inverse_temperature(bank, data.images.cpu().numpy())
+    return beta, metrics.ranks(queries, gallery, problem.own, offsets=hubness.popularity(bank, gallery, beta))
 
 
 def finished(method: Method, problem: Problem, seed: int, store: Store) -> tuple[str, dict] | None:

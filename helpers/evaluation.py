@@ -63,20 +63,15 @@ def against_hubness(
     targets: np.ndarray,
     settings: EvaluationConfig,
 ) -> dict[str, float]:
-    """MRR and its interval where each image's popularity among training captions is subtracted; and the beta chosen.
+    """MRR and its interval where each image's popularity among training captions is subtracted; and the beta.
 
     Args:
         predictions: (V, dy). gallery: (G, dy). targets: (V,) gallery rows.
     """
     split, text = run.split, run.data.text
-    beta = hubness.choose_beta(
-        lambda rows: predict(model, text, split.train_captions[rows]),
-        split.train_caption_image,
-        run.data.images[split.train_images],
-        len(gallery),
-    )
-    bank = predict(model, text, hubness.sample(split.train_captions))
-    offsets = hubness.popularity(torch.from_numpy(bank), gallery, beta)
+    bank = torch.from_numpy(predict(model, text, hubness.sample(split.train_captions)))
+    beta = hubness.inverse_temperature(bank, run.data.images[split.train_images])
+    offsets = hubness.popularity(bank, gallery, beta)
     rank = metrics.ranks(*map(torch.from_numpy, (predictions, gallery, targets)), offsets=offsets)
     low, high = metrics.bootstrap_interval(
         1 / rank, targets, samples=settings.bootstrap_samples, seed=settings.seed

@@ -95,29 +95,21 @@ def test_ranks_with_offsets_equal_sorting():
     np.testing.assert_array_equal(found, expected)
 
 
-def test_the_choice_sees_the_best_inverse_temperature_of_the_training_side():
-    rng = np.random.default_rng(5)
-    images = rng.normal(size=(40, 8)).astype(np.float32)
-    own = np.repeat(np.arange(40), 3)
-    captions = (images[own] + 1.5 * rng.normal(size=(120, 8)) + 1).astype(np.float32)
-    chosen = hubness.choose_beta(lambda rows: captions[rows], own, images, gallery_size=20)
-    order = np.random.default_rng(0).permutation(40)
-    gallery = np.sort(order[:20])
-    queries, bank = np.isin(own, gallery), ~np.isin(own, gallery)
-    mrr = {}
-    for beta in hubness.BETAS:
-        scores = unit(captions[queries]) @ unit(images[gallery]).T
-        scores = scores - naive_popularity(captions[bank], images[gallery], beta, hubness.ITERATIONS)
-        mine = scores[np.arange(len(scores)), np.searchsorted(gallery, own[queries])]
-        mrr[beta] = np.mean(1 / (1 + (scores > mine[:, None]).sum(1)))
-    assert chosen == max(mrr, key=mrr.get)
-    assert len(set(mrr.values())) > 1
+def test_the_inverse_temperature_follows_the_spread_of_the_cosines(monkeypatch):
+    bank, images = case(5)
+    spread = (unit(bank) @ unit(images).T).std(1).mean()
+    found = hubness.inverse_temperature(torch.from_numpy(bank), images)
+    assert found == pytest.approx(hubness.SHARPNESS / spread, rel=1e-4)
+    assert hubness.inverse_temperature(torch.from_numpy(9 * bank), images / 7) == pytest.approx(found, rel=1e-4)
+    monkeypatch.setattr(hubness, "IMAGE_SAMPLE", 6)
+    few = images[hubness.sample(np.arange(len(images)), 6)]
+    spread = (unit(bank[:6]) @ unit(few).T).std(1).mean()
+    assert hubness.inverse_temperature(torch.from_numpy(bank), images) == pytest.approx(3 / spread, rel=1e-4)
 
 
-def test_the_smallest_training_sides_still_get_a_temperature():
-    for n in (1, 2, 3):
-        vectors = np.eye(4, dtype=np.float32)[:n]
-        assert hubness.choose_beta(lambda rows, v=vectors: v[rows], np.arange(n), vectors, 5) in hubness.BETAS
+def test_one_training_image_still_gives_a_finite_inverse_temperature():
+    vectors = np.eye(4, dtype=np.float32)[:1]
+    assert np.isfinite(hubness.inverse_temperature(torch.from_numpy(vectors), vectors))
 
 
 @pytest.mark.parametrize(("bank", "gallery"), [(0, 3), (3, 0)])

@@ -1,16 +1,19 @@
 """The recipe plus: its loss, its ensemble, what it derives from the data, and that validation chooses nothing."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, normalize
 
-from helpers import losses, plus
+from helpers import losses, pipeline, plus
 from helpers.config import ConfigError, PlusConfig, plus_config
 from helpers.models import EnsembleMLP, build_model
 from helpers.objectives import TrainingData
+from helpers.progress import Progress
 from helpers.split import SplitError
 from helpers.training import make_optimiser, train_step
 
@@ -189,3 +192,38 @@ def test_other_settings_by_name():
     assert plus_config({"members": 2}).members == 2
     with pytest.raises(ConfigError, match="unknown hiden"):
         plus_config({"hiden": 2})
+
+
+class Stop(Exception):
+    """Stands for a crash."""
+
+
+def test_an_interrupted_run_goes_on_without_searching_again(monkeypatch, tmp_path):
+    def train(folder):
+        run = SimpleNamespace(
+            directory=tmp_path / folder,
+            data=SimpleNamespace(text_dim=DX, image_dim=DY),
+            facts=lambda settings, **more: {"architecture": {"text_dim": DX, "image_dim": DY}, "settings": 1, **more},
+        )
+        return pipeline.train_and_save_plus(run, SMALL, small_data(seed=3))
+
+    whole = train("whole")
+    assert len(whole) > 1
+    real, saved = Progress.save, []
+
+    def crash(progress, state):
+        real(progress, state)
+        saved.append(1)
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "save", crash)
+        with pytest.raises(Stop):
+            train("crashed")
+    monkeypatch.setattr(plus, "search", lambda *_: pytest.fail("searched again"))
+    resumed = train("crashed")
+    assert [entry["loss"] for entry in resumed] == [entry["loss"] for entry in whole]
+    weights = [load_file(tmp_path / f / "models" / "bigjump_plus.safetensors") for f in ("whole", "crashed")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    left = {path.name for path in (tmp_path / "crashed" / "models").iterdir()}
+    assert left == {"bigjump_plus.safetensors", "bigjump_plus.json"}
