@@ -20,7 +20,7 @@ from helpers import config
 from helpers.geometry import effective_rank
 
 _LABELS = ("Chance", "Least squares", "Procrustes", "LinearProj", "MLP1", "MLP2", "BigJump", "BigJump plus")
-_COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#000000")
+_COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#882255")
 MODEL_LABELS = dict(zip(config.MODEL_ROWS, _LABELS, strict=True))
 MODEL_COLOURS = dict(zip(config.MODEL_ROWS, _COLOURS, strict=True))
 FALLBACK_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")

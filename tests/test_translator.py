@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import translator
+from helpers import checkpoints, hubness, translator
 from helpers.checkpoints import CheckpointError, model_path, save_model
 from helpers.models import build_model
 from helpers.translator import Translator
@@ -172,3 +172,43 @@ def test_a_missing_or_damaged_model_is_named(run):
     model_path(run, "mlp1").write_bytes(b"garbage")
     with pytest.raises(CheckpointError, match="mlp1.safetensors"):
         Translator.load(run)
+
+
+def judged_run(folder):
+    """A run with one model and a bank, as notebook 05 leaves it."""
+    model = build_model("linear", 6, 5)
+    checkpoints.save_model(folder, "linear", model, {"architecture": {"text_dim": 6, "image_dim": 5}})
+    bank = np.random.default_rng(1).normal(size=(30, 6)).astype(np.float32)
+    hubness.save_bank(folder, bank, {"linear": 12.0})
+    return Translator.load(folder, "linear"), bank
+
+
+def test_search_against_hubness_subtracts_the_popularity(tmp_path):
+    ours, bank = judged_run(tmp_path)
+    rng = np.random.default_rng(2)
+    x, gallery = rng.normal(size=(9, 6)).astype(np.float32), rng.normal(size=(20, 5)).astype(np.float32) + 1
+    popularity = ours.popularity(gallery)
+    expected = hubness.popularity(torch.from_numpy(ours.raw(bank)), gallery, 12.0).numpy()
+    np.testing.assert_allclose(popularity, expected, atol=1e-6)
+    scores = ours.translate(x) @ (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).T - popularity
+    index, found = ours.search(x, gallery, k=4, hubness=True)
+    np.testing.assert_array_equal(index, np.argsort(-scores, axis=1)[:, :4])
+    np.testing.assert_allclose(found, np.sort(scores, axis=1)[:, ::-1][:, :4], atol=1e-5)
+    again, _ = ours.search(x, gallery, k=4, hubness=popularity)
+    np.testing.assert_array_equal(index, again)
+    assert not np.array_equal(index, ours.search(x, gallery, k=4)[0])
+
+
+def test_search_against_hubness_needs_a_bank_and_a_fitting_popularity(tmp_path):
+    ours, _ = judged_run(tmp_path)
+    x, gallery = np.ones((2, 6), dtype=np.float32), np.eye(5, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"hubness has shape \(4,\); the gallery needs \(5,\)"):
+        ours.search(x, gallery, hubness=np.zeros(4))
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        ours.search(x, np.full((3, 5), np.nan, dtype=np.float32), hubness=True)
+    (tmp_path / hubness.BANK_FILE).unlink()
+    with pytest.raises(checkpoints.CheckpointError, match="Run notebook 05"):
+        ours.search(x, gallery, hubness=True)
+    unbound = Translator("linear", ours.model, 6, 5)
+    with pytest.raises(checkpoints.CheckpointError, match="not loaded from a run"):
+        unbound.search(x, gallery, hubness=True)
