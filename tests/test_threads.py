@@ -7,10 +7,11 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from helpers import geometry, metrics, synthetic
-from helpers.config import BaselineConfig, BigJumpConfig
+from helpers import geometry, hubness, metrics, synthetic
+from helpers.config import BaselineConfig, BigJumpConfig, PlusConfig
 from helpers.models import build_model, fit_standardisation
 from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
+from helpers.plus import PlusObjective
 from helpers.reproducibility import matmul_dtype, one_blas_thread, seed_all
 from helpers.training import epoch_order, make_optimiser, train_step, validation_mrr
 
@@ -41,12 +42,15 @@ def trained(name, mixed_precision, threads):
     text, images, own = (torch.from_numpy(array) for array in pairs())
     data = TrainingData(text, own, images, text[:300], images, own[:300])
     seed_all(0)
-    model = build_model(name, DX, DY, hidden=HIDDEN)
+    model = build_model(name, DX, DY, hidden=HIDDEN, members=2)
     common = COMMON | {"mixed_precision": mixed_precision}
     if name == "bigjump":
         objective = BigJumpObjective(BigJumpConfig(**common, queue_slices=(400,)), data)
         model.geometry.set_affine(np.random.default_rng(1).normal(size=(DY, DX)), np.zeros(DY))
         model.geometry.matrix.requires_grad_(True)
+    elif name == "bigjump_plus":
+        settings = PlusConfig(**common)
+        objective = PlusObjective(settings, data, model, 0.05, searching=False)
     else:
         objective = CombinedObjective(BaselineConfig(**common, nce_weight=0.1), data)
     fit_standardisation(model, text)
@@ -59,11 +63,11 @@ def trained(name, mixed_precision, threads):
         found |= {f"{step} {term}": value for term, value in train_step(model, objective, optimiser, rows).items()}
         found |= {f"{step} gradient of {n}": p.grad.clone() for n, p in model.named_parameters()}
     found |= model.state_dict()
-    return found | {"mrr": torch.tensor(validation_mrr(model, data))}
+    return found | {"mrr": torch.tensor(validation_mrr(objective.judged(model), data))}
 
 
 @pytest.mark.parametrize("mixed_precision", [True, False], ids=["bfloat16", "float32"])
-@pytest.mark.parametrize("name", ["linear", "mlp1", "mlp2", "bigjump"])
+@pytest.mark.parametrize("name", ["linear", "mlp1", "mlp2", "bigjump", "bigjump_plus"])
 def test_training(name, mixed_precision):
     if mixed_precision and matmul_dtype(torch.device("cpu"), True) == torch.float32:
         pytest.skip("this processor has no bfloat16 products")
@@ -85,6 +89,16 @@ def closed_form(limit):
 def test_closed_forms():
     one, two = closed_form(1), closed_form(2)
     assert [key for key in one if not np.array_equal(one[key], two[key])] == []
+
+
+def test_popularity():
+    text, images, _ = pairs(dx=DY)
+    found = []
+    for limit in THREADS:
+        torch.set_num_threads(limit)
+        bank = torch.from_numpy(text)
+        found.append(hubness.popularity(bank, images, hubness.inverse_temperature(bank, images)))
+    assert all(torch.equal(found[0], other) for other in found)
 
 
 def test_intervals():
