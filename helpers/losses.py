@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -106,6 +108,21 @@ def _forbid_own(logits: torch.Tensor, own: torch.Tensor, lo: int) -> None:
         logits.scatter_(1, own[:, None], -torch.inf)
 
 
+def _gathered(bank: torch.Tensor, own: torch.Tensor, log_weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Bank (M, d), `own` (B,) and `log_weight` (M,) without the rows of weight 0, where leaving them out pays.
+
+    Only on the CPU: their number decides the shapes, and a GPU's host would wait for it.
+    """
+    if bank.device.type == "cpu":
+        present = log_weight.isneginf().logical_not_().nonzero().squeeze(1)
+        # Gathering a row costs about what scoring it costs for 40 captions (benchmarks/scaling.py, queue axis).
+        if (len(bank) - len(present)) * len(own) > 40 * len(present):
+            position = torch.empty(len(bank), dtype=torch.long)
+            position[present] = torch.arange(len(present))
+            return bank[present], position[own], log_weight[present]
+    return bank, own, log_weight
+
+
 def multi_positive_nce(
     prediction: torch.Tensor,
     bank: torch.Tensor,
@@ -134,14 +151,8 @@ def multi_positive_nce(
     counts = queue_counts.index_add(0, own, torch.ones_like(own, dtype=queue_counts.dtype))
     batch_counts = torch.zeros_like(queue_counts).index_add_(0, own, torch.ones_like(own, dtype=counts.dtype))
     log_positives = batch_counts[own].log()
-    log_weight = counts.log()  # -inf for images that are neither in the batch nor in the queue
-    if bank.device.type == "cpu":
-        present = counts.nonzero().squeeze(1)
-        # Gathering a row costs about what scoring it costs for 40 captions (benchmarks/scaling.py, queue axis).
-        if (len(bank) - len(present)) * len(own) > 40 * len(present):
-            position = torch.empty(len(bank), dtype=torch.long)
-            position[present] = torch.arange(len(present))
-            bank, own, log_weight = bank[present], position[own], log_weight[present]
+    # -inf for images that are neither in the batch nor in the queue
+    bank, own, log_weight = _gathered(bank, own, counts.log())
     exact = torch.promote_types(prediction.dtype, torch.float32)  # sums in float32, or float64 if given so
     z = F.normalize(prediction.to(exact), dim=-1)
     return _BankNCE.apply(z, bank, own, log_weight, log_positives, temperature, matmul_dtype)
@@ -153,8 +164,9 @@ def bank_nce(
     own: torch.Tensor,
     temperature: float,
     matmul_dtype: torch.dtype = torch.float32,
+    log_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """NCE of captions against every image of the bank: softmax cross-entropy of z_i . y_u / temperature over all u.
+    """NCE of captions against the images of a bank: softmax cross-entropy of z_i . y_u / temperature over all u.
 
     z_i is the prediction at unit length; the bank's rows are taken as they are. Subtracting one vector from all of
     them changes no softmax, and so no loss.
@@ -165,8 +177,26 @@ def bank_nce(
         own: (B,) bank row of each caption's image.
         temperature: positive.
         matmul_dtype: of the two large products; sums are float32.
+        log_weight: (M,) logarithm of how often each image counts as a negative, see `sampled_weights`; once where None.
     """
     exact = torch.promote_types(prediction.dtype, torch.float32)
     z = F.normalize(prediction.to(exact), dim=-1)
-    weight = torch.zeros(len(bank), dtype=exact, device=bank.device)  # log: every image counts once
-    return _BankNCE.apply(z, bank, own, weight, torch.zeros_like(z[:, 0]), temperature, matmul_dtype)
+    if log_weight is None:
+        log_weight = torch.zeros(len(bank), dtype=exact, device=bank.device)
+    bank, own, log_weight = _gathered(bank, own, log_weight)
+    return _BankNCE.apply(z, bank, own, log_weight, torch.zeros_like(z[:, 0]), temperature, matmul_dtype)
+
+
+def sampled_weights(n_images: int, own: torch.Tensor, share: float) -> torch.Tensor:
+    """(n_images,) log weights under which a random `share` of the images stands for all of them as negatives.
+
+    Images of the batch always count, once; each other image is drawn with probability `share` and then counts
+    1 / share times, so that the sum over negatives is right on average.
+
+    Args:
+        own: (B,) image of each caption of the batch.
+        share: greater than 0; 1 draws every image.
+    """
+    drawn = torch.rand(n_images, device=own.device) < share
+    log_weight = torch.where(drawn, -math.log(share), -torch.inf)
+    return log_weight.index_fill_(0, own, 0.0)

@@ -1,4 +1,4 @@
-"""The recipe `plus`: an ensemble trained on the NCE over all training images, its settings chosen on the training side.
+"""The recipe `plus`: an ensemble trained on the NCE over the training images, its settings chosen on the training side.
 
 The loss sees each image less the mean of all: for the rank of an image nothing changes, since every score of a caption
 moves alike, but the gradient no longer fights the large common offset of an image encoder's space.
@@ -27,7 +27,7 @@ REFERENCE_DIM = 384
 
 
 class PlusObjective(Objective):
-    """NCE of each member over the whole bank of training images, and the running average of the weights.
+    """NCE of each member over fresh samples of the training images, and a running average of the weights.
 
     The t-th step's weights enter the average in proportion to t^power, so that the window is a share of the training
     so far, whatever the number of steps (Karras et al., 2024). The average is what validation sees.
@@ -49,8 +49,9 @@ class PlusObjective(Objective):
         return model.member_outputs(self.data.text[rows])
 
     def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The mean over members of their NCE."""
-        each = [losses.bank_nce(member, self.bank, own, self.temperature, self.dtype) for member in prediction]
+        """The mean over members of their NCE, against one draw of negatives."""
+        weights = losses.sampled_weights(len(self.bank), own, self.settings.bank_share)
+        each = [losses.bank_nce(member, self.bank, own, self.temperature, self.dtype, weights) for member in prediction]
         return {"nce": torch.stack(each).mean()}
 
     @torch.no_grad()

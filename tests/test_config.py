@@ -77,6 +77,7 @@ REFUSED = {
         "members": POSITIVE,
         "max_parameters": POSITIVE,
         "average_power": POSITIVE,
+        "bank_share": (*POSITIVE, 1.1),
         "inner_images": POSITIVE,
         "patience": POSITIVE,
         "dropout": SHARE,

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from helpers import losses, pipeline, plus
 from helpers.config import ConfigError, PlusConfig, plus_config
-from helpers.models import EnsembleMLP, build_model
+from helpers.models import ByteDropout, EnsembleMLP, build_model
 from helpers.objectives import TrainingData
 from helpers.progress import Progress
 from helpers.split import SplitError
@@ -57,6 +57,45 @@ def test_bank_nce_is_cross_entropy_over_all_images(monkeypatch, temperature):
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
 
 
+def test_sampled_negatives_sum_to_all_on_average():
+    torch.manual_seed(0)
+    own, scores = torch.tensor([3, 3, 7]), torch.randn(40).exp()
+    sums = torch.stack([(losses.sampled_weights(40, own, 0.25).exp() * scores).sum() for _ in range(4000)])
+    assert abs(sums.mean() - scores.sum()) < 4 * sums.std() / 4000**0.5
+    weights = losses.sampled_weights(40, own, 0.25)
+    assert weights[3] == weights[7] == 0
+    assert set(weights.tolist()) <= {0.0, float(torch.tensor(4.0).log()), -float("inf")}
+    assert torch.equal(losses.sampled_weights(40, own, 1.0), torch.zeros(40))
+
+
+def test_images_of_weight_zero_are_left_out_of_the_loss():
+    generator = torch.Generator().manual_seed(2)
+    prediction = torch.randn(6, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    bank, own = torch.randn(900, 5, generator=generator, dtype=torch.float64), torch.tensor([3, 3, 8, 1, 0, 899])
+    log_weight = losses.sampled_weights(900, own, 0.1).double()  # few enough to be gathered
+    ours = losses.bank_nce(prediction, bank, own, 0.3, torch.float64, log_weight)
+    logits = normalize(prediction, dim=-1) @ bank.T / 0.3
+    own_logit = logits[torch.arange(6), own]
+    others = (logits + log_weight).scatter(1, own[:, None], -torch.inf)
+    naive = (torch.cat([own_logit[:, None], others], 1).logsumexp(1) - own_logit).mean()
+    assert ours.item() == pytest.approx(naive.item(), rel=1e-12)
+    found, expected = (torch.autograd.grad(loss, prediction)[0] for loss in (ours, naive))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.25, 0.5, 0.9])
+def test_dropout_keeps_its_share_and_the_mean(p):
+    torch.manual_seed(0)
+    dropout, x = ByteDropout(p), torch.ones(3, 1001, 67)
+    out = dropout(x)
+    kept = round(256 * (1 - p)) / 256
+    assert (out != 0).float().mean().item() == pytest.approx(kept, abs=0.004)
+    assert out.mean().item() == pytest.approx(1, abs=0.02)
+    assert torch.equal(dropout.eval()(x), x)
+    columns = (out != 0).float().mean((0, 1))
+    assert columns.std() < 0.03  # no position is favoured
+
+
 def test_subtracting_one_vector_from_all_images_changes_no_loss():
     generator = torch.Generator().manual_seed(1)
     prediction, bank = torch.randn(7, 5, generator=generator).double(), torch.randn(11, 5, generator=generator).double()
@@ -78,9 +117,10 @@ def test_the_ensemble_is_the_mean_of_its_members_unit_vectors():
 
 def test_members_start_apart_and_no_member_sees_another(data):
     """Each member moves as it would alone: the gradient of one does not depend on the others' weights."""
-    model = plus.build_ensemble(data, replace(SMALL, dropout=0.0), members=2)
+    alone = replace(SMALL, dropout=0.0, bank_share=1.0)
+    model = plus.build_ensemble(data, alone, members=2)
     assert not torch.equal(model.weight_in[0], model.weight_in[1])
-    objective = plus.PlusObjective(replace(SMALL, dropout=0.0), data, model, 0.05, searching=False)
+    objective = plus.PlusObjective(alone, data, model, 0.05, searching=False)
     gradients = []
     for factor in (1.0, 3.0):
         with torch.no_grad():
