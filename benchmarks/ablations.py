@@ -172,7 +172,8 @@ def show(result: dict) -> None:
     print(format_table(rows, COLUMNS))
     if order := result.get("order_agreement"):
         lengths = "{epochs} and {full_epochs} epochs".format(**order)
-        print(f"order of effects at {lengths}: Spearman {order['spearman']} over {order['comparisons']} comparisons")
+        rho = "-" if order["spearman"] is None else f"{order['spearman']:.2f}"
+        print(f"order of effects at {lengths}: Spearman {rho} over {order['comparisons']} comparisons")
 
 
 def smoke(options: argparse.Namespace) -> dict:

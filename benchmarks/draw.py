@@ -112,10 +112,7 @@ def ablation_effects(ax: Axes, result: dict, of_bigjump: bool = True) -> Axes:
         of_bigjump: the comparisons of BigJump with a variant of it; else those of the closed form, whose effects are of
             another size.
     """
-    rows = [row for claim in result["claims"] for row in claim["comparisons"]]
-    rows = [row for row in rows if row["difference"] is not None]  # null where the ranks lie on another machine
-    rows = [row for row in rows if row["on"].startswith("closed_form") != of_bigjump]
-    rows.sort(key=lambda row: -row["difference"])
+    rows = sorted(_comparisons(result, of_bigjump), key=lambda row: -row["difference"])
     ax.axvline(0, color=plots.DARK, lw=1)
     for place, row in enumerate(rows):
         look = {"color": VERDICT_COLOURS[row["verdict"]]}
@@ -134,10 +131,8 @@ def ablation_effects(ax: Axes, result: dict, of_bigjump: bool = True) -> Axes:
 
 def ablations_figure(result: dict) -> Figure:
     """Both kinds of comparison, one below the other, each on its own scale."""
-    closed = [row["on"].startswith("closed_form") for claim in result["claims"] for row in claim["comparisons"]]
-    counts = [closed.count(False), closed.count(True)]
-    kinds = [kind for kind, n in zip((True, False), counts, strict=True) if n]
-    heights = [n + 1.5 for n in counts if n]
+    kinds = [kind for kind in (True, False) if _comparisons(result, kind)]
+    heights = [len(_comparisons(result, kind)) + 1.5 for kind in kinds]
     fig, axes = plt.subplots(len(kinds), figsize=(9.6, 1.2 + 0.29 * sum(heights)), height_ratios=heights, squeeze=False)
     for ax, of_bigjump in zip(axes[:, 0], kinds, strict=True):
         ablation_effects(ax, result, of_bigjump)
@@ -149,8 +144,15 @@ def ablations_figure(result: dict) -> Figure:
     labels = ["first choice helps", "first choice harms", "no effect (interval covers 0)"]
     fig.legend(handles, labels, loc="outside upper right", ncols=3)
     facts = f"{_count(result['seeds'], 'seed')}, {_count(result['epochs'], 'epoch')}, {result['gallery']:,} images"
-    ax.set_xlabel(f"MRR of the first choice minus MRR of the second, 95% interval ({facts})")
+    label = f"MRR of the first choice minus MRR of the second, 95% interval ({facts})"
+    fig.supxlabel(label, size=plt.rcParams["axes.labelsize"])
     return fig
+
+
+def _comparisons(result: dict, of_bigjump: bool) -> list[dict]:
+    """Those of one kind that have a difference: null where the ranks lie on another machine."""
+    rows = [row for claim in result["claims"] for row in claim["comparisons"] if row["difference"] is not None]
+    return [row for row in rows if row["on"].startswith("closed_form") != of_bigjump]
 
 
 def _count(n: int, what: str) -> str:
@@ -166,7 +168,9 @@ def main() -> None:
         accuracy_dots(ax, result)
         print(plots.save_figure(fig, "accuracy"))
     for path in sorted(common.RESULTS_DIR.glob("ablations_*.json")):
-        print(plots.save_figure(ablations_figure(json.loads(path.read_text(encoding="utf-8"))), path.stem))
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if _comparisons(result, True) or _comparisons(result, False):
+            print(plots.save_figure(ablations_figure(result), path.stem))
     for device in ("cpu", "cuda"):
         suffix = "" if device == "cpu" else f"_{device}"
         step = common.load("step", "challenge", device) or common.load("step", "small", device)

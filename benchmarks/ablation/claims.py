@@ -77,10 +77,10 @@ _ALL = (
         "adapter-only early training stabilises",
         (
             Comparison(
-                "A frozen in epochs 1 and 2, not free at 0.05 of the rate", BigJump("free", {"unfreeze_epoch": 1})
+                "map frozen in epochs 1 and 2, not free at 0.05 of the rate", BigJump("free", {"unfreeze_epoch": 1})
             ),
             Comparison(
-                "A frozen in epochs 1 and 2, not free at the full rate",
+                "map frozen in epochs 1 and 2, not free at the full rate",
                 BigJump("free_full_rate", {"unfreeze_epoch": 1, "geometry_lr_ratio": 1.0}),
             ),
         ),
@@ -89,9 +89,11 @@ _ALL = (
         "tuning",
         "tiny geometry tuning adds precision",
         (
-            Comparison("A tuned a little from epoch 3, not frozen for good", BigJump("frozen", {"unfreeze_epoch": 0})),
             Comparison(
-                "A tuned a little from epoch 3, not at the full rate, never refrozen",
+                "map tuned a little from epoch 3, not frozen for good", BigJump("frozen", {"unfreeze_epoch": 0})
+            ),
+            Comparison(
+                "map tuned a little from epoch 3, not at the full rate, never refrozen",
                 BigJump("tuned_freely", {"geometry_lr_ratio": 1.0, "refreeze_drop": 1.0}),
             ),
         ),

@@ -75,6 +75,7 @@ def row(comparison: Comparison, claim: Claim, found: Mapping[str, Finished], gro
         "words": comparison.words,
         "variant": comparison.against.name,
         "on": comparison.on.name,
+        "trained": comparison.on.seeded or comparison.against.seeded,
         **{prefix + measure: values[measure] for measure in measures for prefix, values in facts.items()},
         **test,
         "difference_by_run": difference_by_run(on, against),
@@ -97,12 +98,15 @@ def table(claims: Sequence[Claim], found: Mapping[str, Finished], groups: Groups
 def order_agreement(short: Sequence[dict], full: Sequence[dict]) -> dict:
     """Whether two tables of claims put their effects in the same order: Spearman's correlation of the differences.
 
+    Comparisons of closed forms are left out, since their differences do not depend on the length of a training.
+
     Returns:
         `spearman` (None with fewer than three comparisons, or without differences), the number of `comparisons` in
         both, and how many of them have the `same_verdict`.
     """
-    rows = [{(r["on"], r["variant"]): r for claim in table for r in claim["comparisons"]} for table in (short, full)]
-    both = [key for key in rows[0] if key in rows[1] and None not in (rows[0][key]["low"], rows[1][key]["low"])]
+    rows = [{(row["on"], row["variant"]): row for claim in of for row in claim["comparisons"]} for of in (short, full)]
+    both = [key for key, row in rows[0].items() if key in rows[1] and row["trained"]]
+    both = [key for key in both if None not in (rows[0][key]["low"], rows[1][key]["low"])]
     a, b = ([of[key]["difference"] for key in both] for of in rows)
     rho = float(spearmanr(a, b).statistic) if len(both) > 2 else None
     same = sum(rows[0][key]["verdict"] == rows[1][key]["verdict"] for key in both)
