@@ -256,7 +256,7 @@ def test_shortened_trainings_are_compared_with_those_of_full_length(data, store)
     assert before["comparisons"] == 0 and before["spearman"] is None
     assert "order_agreement" not in measure(data, store, **wanted)
     order = measure(data, store, **wanted, epochs=2)["order_agreement"]
-    # Three of the loss, and BigJump against Procrustes, whose runs are there; p = 0.5 and 1 do not depend on the length.
+    # Three of the loss, and BigJump against Procrustes, whose runs are there; closed forms know no length.
     assert (order["comparisons"], order["epochs"], order["full_epochs"]) == (4, 2, 25)
 
 
@@ -285,6 +285,15 @@ def test_difference_is_on_minus_against():
         row = table.row(comparison, claim, found, groups)
         assert row["verdict"] == expected and np.sign(row["difference"]) == np.sign(shift)
         assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_epochs_to_the_level_of_on_are_counted_seed_by_seed():
+    def trained(*curves: list[float]) -> Finished:
+        return Finished({0: [{"inner_mrr": curve} for curve in curves]}, None)
+
+    on, slow = trained([0.2, 0.4], [0.1, 0.2, 0.2]), trained([0.1, 0.3], [0.1, 0.1, 0.195])
+    assert table.epochs_to_level_of_on(on, slow) == [None, 3]
+    assert table.epochs_to_level_of_on(on, on) == [2, 2]
 
 
 def test_without_ranks_there_is_no_verdict():

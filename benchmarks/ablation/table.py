@@ -63,6 +63,18 @@ def difference_by_run(on: Finished, against: Finished) -> list[float]:
     return rows
 
 
+def epochs_to_level_of_on(on: Finished, against: Finished) -> list[int | None]:
+    """Epochs that `against` needs, seed by seed, to 95 % of the final inner MRR of `on`; None where it never gets there.
+
+    A worse start may be quick to get near a worse end of its own, which `epochs_to_95` cannot tell.
+    """
+    return [
+        epochs_to(b["inner_mrr"], SHARE * a["inner_mrr"][-1]) if a["inner_mrr"] else None
+        for split, runs in on.results.items()
+        for a, b in zip(runs, against.results[split], strict=True)
+    ]
+
+
 def row(comparison: Comparison, claim: Claim, found: Mapping[str, Finished], groups: Groups) -> dict:
     """One comparison; `found` holds the runs of both its sides."""
     on, against = (found[variant.name] for variant in (comparison.on, comparison.against))
@@ -71,6 +83,8 @@ def row(comparison: Comparison, claim: Claim, found: Mapping[str, Finished], gro
     facts = {"": variant_facts(against, groups), "on_": variant_facts(on, groups)}
     measures = ("mrr", *(name for name in claim.measures if name in facts[""]))
     per_split = (max(map(len, (a, b))) for a, b in zip(on.results.values(), against.results.values(), strict=True))
+    if "epochs_to_95" in measures:
+        test["epochs_to_95_of_on"] = epochs_to_level_of_on(on, against)
     return {
         "words": comparison.words,
         "variant": comparison.against.name,
