@@ -64,7 +64,7 @@ def difference_by_run(on: Finished, against: Finished) -> list[float]:
 
 
 def epochs_to_level_of_on(on: Finished, against: Finished) -> list[int | None]:
-    """Epochs that `against` needs, seed by seed, to 95 % of the final inner MRR of `on`; None where it never gets there.
+    """Epochs that `against` needs, seed by seed, to 95 % of the final inner MRR of `on`; None for never.
 
     A worse start may be quick to get near a worse end of its own, which `epochs_to_95` cannot tell.
     """
