@@ -9,7 +9,7 @@ DATA_DIR ?= data/challenge
 TEXT_DIM ?= 1024
 IMAGE_DIM ?= 1536
 
-.PHONY: run test lab notebooks lint bench accuracy figures clean
+.PHONY: run test lab notebooks lint bench accuracy ablations figures clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m helpers.series --profile demo --run demo
@@ -39,6 +39,12 @@ bench: $(VENV)/.installed
 # Every method on your data, choices made on its training images alone; goes on where an earlier call stopped.
 accuracy: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.accuracy --data-dir "$(DATA_DIR)" --text-dim $(TEXT_DIM) --image-dim $(IMAGE_DIM)
+	$(BIN)/python -m benchmarks.draw
+
+# What each part of the method contributes on your data; DATA_DIR= with nothing behind it takes the demo data.
+ablations: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.ablations $(if $(DATA_DIR),--data-dir "$(DATA_DIR)",--demo) \
+	    --text-dim $(TEXT_DIM) --image-dim $(IMAGE_DIM)
 	$(BIN)/python -m benchmarks.draw
 
 # The README's figures, from the reference run that the README names.

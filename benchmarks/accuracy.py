@@ -10,6 +10,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,14 +46,22 @@ def summarise(
     methods: Sequence[Method], problems: Sequence[protocol.Problem], seeds: int, store: protocol.Store
 ) -> list[dict]:
     """Rows of the table, for the methods of which all runs are there, in whichever call they were computed."""
-    found = {method.name: accuracy_table.gather(method, problems, seeds, store) for method in methods}
+    found = {
+        method.name: accuracy_table.gather(
+            partial(protocol.finished, method, store=store),
+            problems,
+            accuracy_table.seeds_of(method, seeds),
+            store,
+        )
+        for method in methods
+    }
     groups = {problem.split_seed: problem.own.cpu().numpy() for problem in problems}
     return accuracy_table.table({name: runs for name, runs in found.items() if runs is not None}, groups)
 
 
-def store_of(data: PairedEmbeddings, results: Path, caches: Path) -> protocol.Store:
-    """A data set's own folders: small results under `results`, ranks under `caches`."""
-    return protocol.Store(*(folder / "accuracy" / data.fingerprint[:8] for folder in (results, caches)))
+def store_of(data: PairedEmbeddings, results: Path, caches: Path, benchmark: str = "accuracy") -> protocol.Store:
+    """A data set's own folders for a benchmark: small results under `results`, ranks under `caches`."""
+    return protocol.Store(*(folder / benchmark / data.fingerprint[:8] for folder in (results, caches)))
 
 
 def compare(

@@ -6,7 +6,7 @@ are averaged. Differences are resampled a split, and the splits' resampled means
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ import numpy as np
 from benchmarks import protocol
 from benchmarks.peers.method import Method
 from helpers import metrics
+
+Find = Callable[[protocol.Problem, int], tuple[str, dict] | None]
+"""(problem, seed) to the name and the result of a run, or None where it is not there."""
 
 SAMPLES = 2000
 SCORES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "ndcg", "median_rank")
@@ -54,11 +57,13 @@ def seeds_of(method: Method, seeds: int) -> range:
     return range(seeds if method.seeded else 1)
 
 
-def gather(method: Method, problems: Sequence[protocol.Problem], seeds: int, store: protocol.Store) -> Finished | None:
-    """The runs of a method, or None unless all of them are there."""
+def gather(
+    find: Find, problems: Sequence[protocol.Problem], seeds: Iterable[int], store: protocol.Store
+) -> Finished | None:
+    """The runs of a method on every problem with every seed, or None unless `find` knows all of them."""
     results, reciprocal = {}, {}
     for problem in problems:
-        runs = [protocol.finished(method, problem, seed, store) for seed in seeds_of(method, seeds)]
+        runs = [find(problem, seed) for seed in seeds]
         if not all(runs):
             return None
         results[problem.split_seed] = [result for _, result in runs]

@@ -65,7 +65,7 @@ def make_problem(data: PairedEmbeddings, split_seed: int, train_images: int | No
     inner_split = make_split(split.train_caption_image, len(split.train_images), VAL_RATIO, INNER_SEED + split_seed)
     inner = training_data(outer.text.cpu().numpy(), outer.images.cpu().numpy(), inner_split, device)
     empty = {name: getattr(outer, name)[:0] for name in ("val_text", "val_images", "val_own")}
-    digest = _digest(data.fingerprint, split.digest)
+    digest = digest_of(data.fingerprint, split.digest)
     return Problem(split_seed, digest, inner, replace(outer, **empty), outer.val_text, outer.val_images, outer.val_own)
 
 
@@ -83,7 +83,8 @@ def _fewer(split: Split, n_images: int, seed: int) -> Split:
     )
 
 
-def _digest(*parts: object) -> str:
+def digest_of(*parts: object) -> str:
+    """SHA-256 (hex) of JSON values: names files after what determines their content."""
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 
 
@@ -120,14 +121,14 @@ class Store:
 
 def search_name(method: Method, problem: Problem) -> str:
     """Name of a search's file: changes with everything that determines the result."""
-    digest = _digest(VERSION, method.facts(), problem.digest)
+    digest = digest_of(VERSION, method.facts(), problem.digest)
     return f"{method.name}_split{problem.split_seed}_search_{digest[:8]}"
 
 
 def run_name(method: Method, problem: Problem, seed: int, found: dict) -> str:
     """Name of a final run's files: the search's, with what it chose and the seed."""
     correction = [hubness.BANK_SIZE, hubness.IMAGE_SAMPLE, hubness.SHARPNESS, hubness.ITERATIONS]
-    digest = _digest(search_name(method, problem), found["chosen"], correction)
+    digest = digest_of(search_name(method, problem), found["chosen"], correction)
     return f"{method.name}_split{problem.split_seed}_seed{seed}_{digest[:8]}"
 
 

@@ -1,0 +1,65 @@
+"""Objectives of the ablations: BigJump's loss with one thing changed, judged by its last epoch."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from helpers import losses
+from helpers.objectives import BigJumpObjective, CombinedObjective
+
+
+class LastEpoch(BigJumpObjective):
+    """BigJump's objective as it is; the last epoch counts, so that no epoch is chosen on any images."""
+
+    keeps_last = True
+
+
+class LastEpochCombined(CombinedObjective):
+    """The baselines' objective, likewise."""
+
+    keeps_last = True
+
+
+class OwnImageCounted(LastEpoch):
+    """A caption's own image, where it stands in the queue, counts among the negatives, as first published."""
+
+    def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        counts = self.queue.counts(self.slice)
+        return nce_with_own_counted(prediction, self.bank, own, counts, self.temperature, self.dtype)
+
+
+class EveryImage(LastEpoch):
+    """Every training image once in place of the queue, from the epoch on in which the queue would be used."""
+
+    def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        counts = torch.full((len(self.bank),), float(self.slice > 0), device=self.bank.device)
+        return losses.multi_positive_nce(prediction, self.bank, own, counts, self.temperature, self.dtype)
+
+
+class MomentWithStd(LastEpoch):
+    """The moment term of the baselines: means and standard deviations."""
+
+    def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
+        moment = losses.moment_loss(prediction, self.data.images[own], with_std=True)
+        return {**super().terms(prediction, own), "moment": self.settings.moment_weight * moment}
+
+
+def nce_with_own_counted(
+    prediction: torch.Tensor,
+    bank: torch.Tensor,
+    own: torch.Tensor,
+    queue_counts: torch.Tensor,
+    temperature: float,
+    matmul_dtype: torch.dtype,
+) -> torch.Tensor:
+    """`losses.multi_positive_nce`, but the denominator also holds q_own e^{s_own}; same arguments.
+
+    The logits are written out and left to autograd: slower than the helper, and plain.
+    """
+    batch_counts = torch.zeros_like(queue_counts).index_add_(0, own, torch.ones_like(own, dtype=queue_counts.dtype))
+    z = F.normalize(prediction.float(), dim=-1)
+    own_score = (z * bank[own].float()).sum(-1, keepdim=True)  # (B, 1), in float32 as the helper has it
+    logits = (z.to(matmul_dtype) @ bank.T).float().scatter(1, own[:, None], own_score) / temperature  # (B, M)
+    total = torch.logsumexp(logits + (batch_counts + queue_counts).log(), dim=1)
+    return (total - own_score[:, 0] / temperature - batch_counts[own].log()).mean()

@@ -1,0 +1,156 @@
+"""How a variant is made: BigJump with settings, start or objective changed, a baseline, or a closed form.
+
+Each gives `facts(shared)`, everything that determines its result beside data and seed, and `train(side, seed, shared)`;
+`shared` are settings that all trainings of a call have in common, such as a smaller number of epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from torch import nn
+
+from benchmarks.ablation.hooks import LastEpoch, LastEpochCombined
+from helpers import geometry
+from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, OptimiserConfig, as_dict, field_names
+from helpers.models import build_model
+from helpers.objectives import BigJumpObjective, TrainingData
+from helpers.reproducibility import seed_all
+from helpers.training import fit
+
+Shared = Mapping[str, float]
+
+
+class Side:
+    """The training side of a problem, with the closed forms that are fitted on it once.
+
+    Attributes:
+        data: as given; its validation side serves the rule that freezes A again, and nothing else.
+    """
+
+    def __init__(self, data: TrainingData) -> None:
+        self.data = data
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        return self.data.text.shape[1], self.data.images.shape[1]
+
+    @cached_property
+    def space(self) -> geometry.CrossSpace:
+        arrays = (part.cpu().numpy() for part in (self.data.text, self.data.images, self.data.own))
+        return geometry.fit_cross_space(geometry.pair_statistics(*arrays), GeometryConfig().eps)
+
+    def start(self, name: str, seed: int) -> geometry.AffineMap:
+        """Where a training starts: `procrustes`, `least_squares`, `random` or `mean`.
+
+        `random` is drawn with the Frobenius norm of the Procrustes map, `mean` is A = 0; both send the mean caption to
+        the mean image, as the closed forms do.
+        """
+        if name in ("procrustes", "least_squares"):
+            return self.space.affine(float(name == "least_squares"))
+        matrix = np.zeros(self.widths[::-1])
+        if name == "random":
+            matrix = np.random.default_rng(seed).standard_normal(self.widths[::-1])
+            matrix *= np.linalg.norm(self.space.affine().matrix) / np.linalg.norm(matrix)
+        statistics = self.space.statistics
+        return geometry.AffineMap(matrix, statistics.mean_y - matrix @ statistics.mean_x)
+
+
+class Variant(Protocol):
+    """What the ablations ask of a variant.
+
+    Attributes:
+        name: of its files. seeded: whether a seed changes the result.
+    """
+
+    name: str
+    seeded: bool
+
+    def facts(self, shared: Shared) -> dict:
+        """Everything that determines a result beside data and seed, as JSON values."""
+
+    def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
+        """The model after its last epoch, and its history (empty for a closed form)."""
+
+
+def _without_seed(settings: OptimiserConfig) -> dict:
+    return {name: value for name, value in as_dict(settings).items() if name != "seed"}
+
+
+def _known(settings: type, shared: Shared) -> dict:
+    return {name: value for name, value in shared.items() if name in field_names(settings)}
+
+
+@dataclass(frozen=True)
+class BigJump:
+    """BigJump at the published defaults but for what is named here; see `Variant`.
+
+    Attributes:
+        overrides: of `BigJumpConfig`.
+        start: see `Side.start`.
+        objective: a subclass of `hooks.LastEpoch`.
+        version: raise it where the code of `start` or `objective` changes what it computes.
+    """
+
+    name: str
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    start: str = "procrustes"
+    objective: type[BigJumpObjective] = LastEpoch
+    version: int = 1
+    seeded: bool = field(default=True, init=False)
+
+    def settings(self, shared: Shared) -> BigJumpConfig:
+        return BigJumpConfig(**{**_known(BigJumpConfig, shared), **self.overrides})
+
+    def facts(self, shared: Shared) -> dict:
+        kind = {"start": self.start, "objective": self.objective.__name__, "version": self.version}
+        return {**kind, **_without_seed(self.settings(shared))}
+
+    def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
+        settings = replace(self.settings(shared), seed=seed)
+        seed_all(seed)
+        model = build_model("bigjump", *side.widths, hidden=settings.hidden, dropout=settings.dropout)
+        affine = side.start(self.start, seed)
+        model.geometry.set_affine(affine.matrix, affine.bias)
+        return model, fit(model.to(side.data.device), self.objective(settings, side.data), self.name)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline of the helpers with its own published loss; see `Variant`. Its name is that of its architecture."""
+
+    name: str
+    version: int = 1
+    seeded: bool = field(default=True, init=False)
+
+    def facts(self, shared: Shared) -> dict:
+        return {"version": self.version, **_without_seed(BaselineConfig(**_known(BaselineConfig, shared)))}
+
+    def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
+        settings = BaselineConfig(**_known(BaselineConfig, shared), seed=seed)
+        seed_all(seed)
+        model = build_model(self.name, *side.widths, hidden=settings.hidden, dropout=settings.dropout)
+        return model, fit(model.to(side.data.device), LastEpochCombined(settings, side.data), self.name)
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """A member of the family between Procrustes (`power` 0) and least squares (1); see `Variant`."""
+
+    name: str
+    power: float
+    version: int = 1
+    seeded: bool = field(default=False, init=False)
+
+    def facts(self, shared: Shared) -> dict:
+        return {"power": self.power, "eps": GeometryConfig().eps, "version": self.version}
+
+    def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
+        affine = side.space.affine(self.power)
+        model = build_model("procrustes", *side.widths)
+        model.set_affine(affine.matrix, affine.bias)
+        return model.to(side.data.device), []

@@ -1,0 +1,364 @@
+"""The ablations: hooks against naive loops, the reference as the helpers train it, signs, resuming, honest choices."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from benchmarks import ablations, accuracy, draw, protocol
+from benchmarks.ablation import hooks, runs, table
+from benchmarks.ablation.claims import CLAIMS, REFERENCE, Comparison
+from benchmarks.ablation.variants import BigJump, ClosedForm, Side
+from benchmarks.accuracy_table import Finished
+from helpers import losses
+from helpers.config import BigJumpConfig
+from helpers.data import PairedEmbeddings, load_paired
+from helpers.models import build_model
+from helpers.reproducibility import seed_all
+from helpers.split import make_split
+from helpers.synthetic import write_demo
+from helpers.training import train_bigjump, validation_mrr
+
+CPU = torch.device("cpu")
+SMALL = {"epochs": 5, "hidden": 16, "batch_size": 64, "learning_rate": 3e-3}
+OPTIONS = argparse.Namespace(splits=[0], seeds=2, only=[], epochs=None, demo=False)
+ALL = ablations.variants_of(list(CLAIMS.values()))
+OWN = torch.tensor([0, 3, 0, 2, 5, 3])
+COUNTS = torch.tensor([2.0, 1.0, 0.0, 1.0, 0.0, 0.0, 3.0])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Layers this small are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> PairedEmbeddings:
+    folder = tmp_path_factory.mktemp("ablations")
+    widths = {"text_dim": 12, "image_dim": 16}
+    return load_paired(write_demo(folder / "data", n_images=60, **widths), **widths, cache_dir=folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def problem(data) -> protocol.Problem:
+    return protocol.make_problem(data, 0, None, CPU)
+
+
+@pytest.fixture(scope="module")
+def side(problem) -> Side:
+    return Side(problem.inner)
+
+
+@pytest.fixture
+def store(data, tmp_path) -> protocol.Store:
+    return accuracy.store_of(data, tmp_path / "results", tmp_path / "cache", "ablations")
+
+
+def unit(rows: int, width: int, seed: int) -> torch.Tensor:
+    return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def looped_nce(z: torch.Tensor, bank: torch.Tensor, counts: list[float], tau: float, own_counts: bool) -> float:
+    """The NCE written out, candidate by candidate."""
+    e = (z.double() @ bank.double().T / tau).exp().tolist()
+    images, rows = OWN.tolist(), []
+    for i, own in enumerate(images):
+        positive = images.count(own) * e[i][own]
+        negatives = sum(e[i][u] for u in images if u != own)
+        negatives += sum(n * e[i][u] for u, n in enumerate(counts) if own_counts or u != own)
+        rows.append(-math.log(positive / (positive + negatives)))
+    return float(np.mean(rows))
+
+
+def test_own_image_counted_equals_loops():
+    z, bank = unit(6, 4, 0).requires_grad_(), unit(7, 4, 1)
+    loss = hooks.nce_with_own_counted(z, bank, OWN, COUNTS, 0.3, torch.float32)
+    assert float(loss.detach()) == pytest.approx(looped_nce(z.detach(), bank, COUNTS.tolist(), 0.3, True), rel=1e-5)
+    assert float(loss.detach()) > looped_nce(z.detach(), bank, COUNTS.tolist(), 0.3, False)
+    loss.backward()
+    assert z.grad.isfinite().all()
+
+
+def test_own_image_counted_is_the_helpers_loss_where_no_own_image_is_queued():
+    counts = COUNTS.clone()
+    counts[OWN] = 0
+    found = []
+    for nce in (hooks.nce_with_own_counted, losses.multi_positive_nce):
+        z = unit(6, 4, 0).requires_grad_()
+        loss = nce(z, unit(7, 4, 1), OWN, counts, 0.1, torch.float32)
+        loss.backward()
+        found.append((loss.detach(), z.grad))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def objective(problem):
+    """Makes an objective of the ablations on a bank of seven images."""
+
+    def make(kind: type, **settings: object) -> hooks.LastEpoch:
+        data = replace(problem.inner, images=unit(7, 4, 1))
+        made = kind(BigJumpConfig(mixed_precision=False, queue_slices=(0, 8), queue_size=8, **settings), data)
+        made.end_step(torch.tensor([0, 0, 1, 3, 6, 6, 6]))  # what COUNTS says
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts", "own_counts"),
+    [
+        (hooks.LastEpoch, COUNTS.tolist(), False),
+        (hooks.OwnImageCounted, COUNTS.tolist(), True),
+        (hooks.EveryImage, [1.0] * 7, False),
+    ],
+)
+def test_objectives_take_their_negatives_from_the_epoch_of_the_queue_on(objective, kind, counts, own_counts):
+    made, z = objective(kind, temperature_start=0.3, temperature_end=0.3), unit(6, 4, 0)
+    made.start_epoch(1)
+    expected = looped_nce(z, made.bank, [0.0] * 7, 0.3, False)
+    assert float(made.terms(z, OWN)["nce"]) == pytest.approx(expected, rel=1e-5)
+    made.start_epoch(2)
+    expected = looped_nce(z, made.bank, counts, 0.3, own_counts)
+    assert float(made.terms(z, OWN)["nce"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_moment_with_std_equals_loops_and_changes_nothing_else(objective):
+    prediction = 2 * unit(6, 4, 0)
+    plain, made = objective(hooks.LastEpoch), objective(hooks.MomentWithStd)
+    target = made.data.images[OWN]
+    columns = [(prediction[:, k].numpy(), target[:, k].numpy()) for k in range(4)]
+    expected = np.mean([(a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2 for a, b in columns])
+    terms, before = made.terms(prediction, OWN), plain.terms(prediction, OWN)
+    assert float(terms["moment"]) == pytest.approx(0.02 * expected, rel=1e-5)
+    assert list(terms) == list(before) and all(torch.equal(terms[n], before[n]) for n in terms if n != "moment")
+
+
+def test_starts_have_the_scale_and_the_mean_that_they_claim(side):
+    mean_x, mean_y = side.space.statistics.mean_x, side.space.statistics.mean_y
+    maps = {name: side.start(name, 0) for name in ("procrustes", "least_squares", "random", "mean")}
+    for affine in maps.values():
+        np.testing.assert_allclose(affine.matrix @ mean_x + affine.bias, mean_y, rtol=1e-9)
+    assert np.linalg.norm(maps["random"].matrix) == pytest.approx(np.linalg.norm(maps["procrustes"].matrix))
+    assert not np.allclose(maps["random"].matrix, side.start("random", 1).matrix)
+    assert not maps["mean"].matrix.any()
+    np.testing.assert_array_equal(maps["least_squares"].matrix, side.space.affine(1.0).matrix)
+
+
+def test_reference_is_the_published_method_as_the_helpers_train_it(side):
+    assert REFERENCE.settings({}) == BigJumpConfig()
+    model, history = REFERENCE.train(side, 3, SMALL)
+    settings = BigJumpConfig(**SMALL, seed=3)
+    seed_all(3)
+    theirs = build_model("bigjump", 12, 16, hidden=16)
+    affine = side.space.affine()
+    theirs.geometry.set_affine(affine.matrix, affine.bias)
+    expected = train_bigjump(theirs, side.data, settings)
+    assert [{**entry, "seconds": 0} for entry in history] == [{**entry, "seconds": 0} for entry in expected]
+    assert validation_mrr(model, side.data) == history[-1]["mrr"]  # the last epoch, whichever was best
+
+
+def test_every_variant_differs_from_the_reference_in_one_thing():
+    assert len({variant.name for variant in ALL}) == len(ALL)
+    assert len({json.dumps(variant.facts({}), sort_keys=True) for variant in ALL}) == len(ALL)
+    for claim in CLAIMS.values():
+        assert claim.expected in ("helps", "harms", "no effect")
+        for row in claim.comparisons:
+            if isinstance(row.on, BigJump):
+                assert (row.on.start, row.on.objective) == (REFERENCE.start, REFERENCE.objective)
+                on, against = row.on.facts({}), row.against.facts({})
+                changed = {name for name in on if on[name] != against[name]}
+                assert (
+                    len(changed) == 1
+                    or row.against.name in ("free_full_rate", "tuned_freely")
+                    or all(name.startswith("temperature") for name in changed)
+                )
+
+
+def test_smoke_runs_every_variant_and_every_claim(capsys):
+    ablations.main(["--smoke"])
+    shown = capsys.readouterr().out
+    assert all(f"{v.name}, split 0, seed {s}: " in shown for v in ALL for s in range(2 if v.seeded else 1))
+    assert all(row.words in shown for claim in CLAIMS.values() for row in claim.comparisons)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A variant that counts its trainings, and is interrupted at a seed where told to."""
+
+    calls: list
+    power: float = 0.0
+    interrupted_at: int | None = None
+    name: str = "counting"
+    seeded: bool = True
+
+    def facts(self, shared) -> dict:
+        return {"power": self.power, **shared}
+
+    def train(self, side, seed, shared):
+        if seed == self.interrupted_at:
+            raise KeyboardInterrupt
+        self.calls.append(seed)
+        return ClosedForm(self.name, self.power).train(side, seed, shared)
+
+
+def test_an_interrupted_call_goes_on_and_what_changes_is_computed_again(problem, store):
+    calls: list = []
+    with pytest.raises(KeyboardInterrupt):
+        ablations.run_all([Counting(calls, interrupted_at=1)], [problem], 3, {}, store)
+    assert calls == [0]
+    ablations.run_all([Counting(calls)], [problem], 3, {}, store)
+    ablations.run_all([Counting(calls)], [problem], 3, {}, store)
+    assert calls == [0, 1, 2]
+    ablations.run_all([Counting(calls, power=1.0)], [problem], 1, {}, store)
+    ablations.run_all([Counting(calls)], [problem], 1, {"epochs": 2}, store)
+    assert calls == [0, 1, 2, 0, 0]
+
+
+def measure(data: PairedEmbeddings, store: protocol.Store, **options: object) -> dict:
+    shared = {name: value for name, value in SMALL.items() if name != "epochs"}
+    return ablations.measure(data, "here", argparse.Namespace(**{**vars(OPTIONS), **options}), store, CPU, shared)
+
+
+def test_claims_are_measured_one_by_one_and_their_results_kept(data, store, tmp_path, monkeypatch):
+    first = measure(data, store, only=["agreement"], epochs=3)
+    (claim,) = first["claims"]
+    assert [row["on"] for row in claim["comparisons"]] == ["reference", "captions_2", "captions_4"]
+    for row in claim["comparisons"]:
+        assert row["seeds"] == 2 and row["spread_within_images"] > 0 and row["on_spread_within_images"] > 0
+        assert row["difference"] == pytest.approx(row["on_mrr"] - row["mrr"], abs=1e-6)
+        assert row["difference"] == pytest.approx(np.mean(row["difference_by_run"]), abs=1e-6)
+    both = measure(data, store, only=["start", "nonlinear"], epochs=3)
+    assert [claim["claim"] for claim in both["claims"]] == ["start", "agreement", "nonlinear"]
+    assert all(
+        1 <= row["epochs_to_95"] <= 3 and row["on_epochs_to_95"] >= 1 for row in both["claims"][0]["comparisons"]
+    )
+    assert all({"gain_most", "lose_most"} <= set(row["caption_changes"]) for row in both["claims"][2]["comparisons"])
+    monkeypatch.setattr(runs, "_score", None)  # nothing is trained or scored again
+    assert measure(data, store, only=["agreement"], epochs=3) == both
+    assert json.loads((tmp_path / "results" / "ablations_here_3_epochs.json").read_text()) == both
+
+
+def test_shortened_trainings_are_compared_with_those_of_full_length(data, store):
+    wanted = {"only": ["cosine", "moment", "whitening"], "seeds": 1}
+    before = measure(data, store, **wanted, epochs=2)["order_agreement"]
+    assert before["comparisons"] == 0 and before["spearman"] is None
+    assert "order_agreement" not in measure(data, store, **wanted)
+    order = measure(data, store, **wanted, epochs=2)["order_agreement"]
+    # Three of the loss, and BigJump against Procrustes, whose runs are there; closed forms know no length.
+    assert (order["comparisons"], order["epochs"], order["full_epochs"]) == (4, 2, 25)
+
+
+def test_order_agreement_takes_comparisons_of_both_tables():
+    def claims(*differences: float | None) -> list[dict]:
+        values = [{"difference": d, "low": d, "verdict": table.verdict(d, d), "trained": True} for d in differences]
+        return [{"comparisons": [{"on": "a", "variant": str(i), **value} for i, value in enumerate(values)]}]
+
+    same = table.order_agreement(claims(0.1, 0.2, -0.3, 0.4), claims(1, 2, -3))
+    assert same == {"spearman": pytest.approx(1), "comparisons": 3, "same_verdict": 3}
+    assert table.order_agreement(claims(0.1, 0.2, 0.3), claims(3, -2, -1))["spearman"] == pytest.approx(-0.5)
+    assert table.order_agreement(claims(0.1, 0.2), claims(3, 2))["spearman"] is None
+
+
+def made_up(ranks: np.ndarray) -> Finished:
+    run = {"inner_mrr": [], "spread_within_images": None, "geometry_free": [], "diverged": None, "seconds": 1.0}
+    return Finished({0: [{**run, "mrr": float(np.mean(1 / ranks))}]}, {0: (1 / ranks)[None]})
+
+
+def test_difference_is_on_minus_against():
+    groups = {0: np.repeat(np.arange(40), 5)}
+    ranks = np.random.default_rng(0).integers(1, 20, 200)
+    claim, comparison = CLAIMS["cosine"], CLAIMS["cosine"].comparisons[0]
+    for shift, expected in ((3, "helps"), (0, "no effect"), (-0.5, "harms")):
+        found = {"reference": made_up(ranks), "no_cosine": made_up(ranks + shift)}
+        row = table.row(comparison, claim, found, groups)
+        assert row["verdict"] == expected and np.sign(row["difference"]) == np.sign(shift)
+        assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_epochs_to_the_level_of_on_are_counted_seed_by_seed():
+    def trained(*curves: list[float]) -> Finished:
+        return Finished({0: [{"inner_mrr": curve} for curve in curves]}, None)
+
+    on, slow = trained([0.2, 0.4], [0.1, 0.2, 0.2]), trained([0.1, 0.3], [0.1, 0.1, 0.195])
+    assert table.epochs_to_level_of_on(on, slow) == [None, 3]
+    assert table.epochs_to_level_of_on(on, on) == [2, 2]
+
+
+def test_without_ranks_there_is_no_verdict():
+    found = {name: Finished(made_up(np.ones(5)).results, None) for name in ("reference", "no_cosine")}
+    row = table.row(CLAIMS["cosine"].comparisons[0], CLAIMS["cosine"], found, {0: np.arange(5)})
+    assert row["verdict"] is None and row["low"] is None and row["mrr"] == 1
+
+
+def test_a_training_that_diverges_is_scored_at_chance(side, problem, store):
+    variant = BigJump("diverges", {"learning_rate": 1e30, "clip_norm": 1e30})
+    result = runs.run(variant, side, problem, 0, {"epochs": 2, "hidden": 16}, store)
+    assert "not finite" in result["diverged"] or "no longer finite" in result["diverged"]
+    n = len(problem.gallery)
+    assert result["mrr"] == pytest.approx(np.mean(1 / np.arange(1, n + 1)), rel=0.05)
+
+
+def test_garbage_among_the_scored_images_changes_no_training(data, problem, side):
+    scored = np.isin(data.images[:, 0], problem.gallery[:, 0].numpy())
+    images, text = np.array(data.images), np.array(data.text)
+    images[scored], text[scored[data.targets]] = 1e3, -1e3
+    other = protocol.make_problem(replace(data, images=images, text=text), 0, None, CPU)
+    models = [REFERENCE.train(of, 0, SMALL)[0].state_dict() for of in (side, Side(other.inner))]
+    assert all(torch.equal(*pair) for pair in zip(*(model.values() for model in models), strict=True))
+
+
+def test_spread_within_images_equals_loops():
+    z, own = unit(6, 4, 0), OWN
+    spreads = []
+    for image in (0, 3):
+        mine = z[own == image]
+        spreads.append(float(((mine - mine.mean(0)) ** 2).sum(1).mean()))
+    assert runs.spread_within_images(5 * z, own) == pytest.approx(np.mean(spreads), rel=1e-5)
+
+
+def test_epochs_to_counts_from_one():
+    assert runs.epochs_to([0.1, 0.2, 0.3], 0.2) == 2 and runs.epochs_to([0.1], 0.2) is None
+
+
+def test_caption_changes_name_the_captions_that_move(data):
+    split = make_split(data.targets, data.n_images, protocol.VAL_RATIO, 0)
+    on = np.full(len(split.val_captions), 0.25)
+    against = on.copy()
+    against[2], against[7] = 1.0, 0.1
+    changes = table.caption_changes(data, split, on, against)
+    (best,), (worst,) = changes["gain_most"], changes["lose_most"]
+    assert best["caption"] == data.captions[split.val_captions[2]] and (best["rank_on"], best["rank"]) == (4, 1)
+    assert worst["caption"] == data.captions[split.val_captions[7]] and (worst["rank_on"], worst["rank"]) == (4, 10)
+    assert changes["gaining"] == changes["losing"] == pytest.approx(1 / len(on))
+
+
+def test_figure_sorts_effects_and_leaves_out_what_has_no_interval(tmp_path: Path):
+    def row(words: str, difference: float | None, on: str = "reference") -> dict:
+        low, high = (None, None) if difference is None else (difference - 0.01, difference + 0.01)
+        verdict = table.verdict(low, high)
+        return {"words": words, "on": on, "difference": difference, "low": low, "high": high, "verdict": verdict}
+
+    rows = [
+        row("little", 0.001),
+        row("much", 0.1),
+        row("none", None),
+        row("bad", -0.1),
+        row("form", 0.1, "closed_form"),
+    ]
+    result = {"claims": [{"comparisons": rows}], "seeds": 5, "epochs": 25, "gallery": 809}
+    upper, lower = draw.ablations_figure(result).axes
+    assert [tick.get_text() for tick in upper.get_yticklabels()] == ["much", "little", "bad"]
+    assert [tick.get_text() for tick in lower.get_yticklabels()] == ["form"]
+    assert Comparison("words", REFERENCE).on is REFERENCE
