@@ -271,8 +271,8 @@ class PlusConfig(OptimiserConfig):
         average_power: weights are averaged over training, the t-th step's with weight proportional to t^power.
         inner_ratio: share of the training images that an inner split holds out.
         inner_images: images that the inner splits hold out together, at least (five splits at most).
-        patience: the search stops where the last so many epochs, or a third of them all if that is more, brought
-            nothing better.
+        patience: the search stops where the last so many epochs, or a quarter of them all if that is more, brought
+            clearly better.
     """
 
     epochs: int = 60

@@ -22,6 +22,8 @@ from helpers.reproducibility import seed_all
 from helpers.split import SplitError, make_split
 from helpers.training import fit
 
+CLEAR_GAIN = 0.005
+"""Share of the MRR by which an epoch of a search must be better to count as progress."""
 REFERENCE_DIM = 384
 """Input dimensions at which `PlusConfig.learning_rate` holds."""
 
@@ -65,9 +67,15 @@ class PlusObjective(Objective):
         return self.average
 
     def is_over(self, history: list[dict]) -> bool:
-        """In a search: nothing better for `patience` epochs, or a third of all epochs if that is more."""
-        best = max(range(len(history)), key=lambda i: history[i]["mrr"])
-        return self.searching and len(history) - 1 - best >= max(self.settings.patience, len(history) // 3)
+        """In a search: nothing clearly better for `patience` epochs, or a quarter of all epochs if that is more.
+
+        A plateau rises by chance now and then, so a gain below `CLEAR_GAIN` does not prolong the search.
+        """
+        best, at = 0.0, 0
+        for entry in history:
+            if entry["mrr"] > (1 + CLEAR_GAIN) * best:
+                best, at = entry["mrr"], entry["epoch"]
+        return self.searching and len(history) - at >= max(self.settings.patience, len(history) // 4)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         return {"updates": torch.tensor(self.updates), **self.average.state_dict()}

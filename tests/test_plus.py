@@ -194,6 +194,27 @@ def test_the_search_walks_towards_the_better_temperature(monkeypatch, data):
     assert plus.search(data, replace(SMALL, temperatures=(0.3,))).temperature == 0.3
 
 
+@pytest.mark.parametrize(
+    ("mrr", "over"),
+    [
+        ([0.3], False),
+        ([0.3, 0.4, 0.39], False),
+        ([0.3, 0.4, 0.39, 0.4], True),  # two epochs without a gain
+        ([0.3, 0.4, 0.401, 0.4019], True),  # gains below half a percent, together too
+        ([0.3, 0.4, 0.401, 0.4021], False),
+        ([0.3, *[0.4] * 2], False),
+        ([*np.linspace(0.1, 0.4, 17), *[0.4] * 4], False),  # later, a quarter of the epochs
+        ([*np.linspace(0.1, 0.4, 17), *[0.4] * 5], True),
+        ([0.0, 0.0], True),
+    ],
+)
+def test_a_search_ends_on_its_plateau_and_a_training_does_not(data, mrr, over):
+    history = [{"epoch": epoch, "mrr": value} for epoch, value in enumerate(mrr, start=1)]
+    model = plus.build_ensemble(data, SMALL, 1)
+    assert plus.PlusObjective(SMALL, data, model, 0.05, searching=True).is_over(history) == over
+    assert not plus.PlusObjective(SMALL, data, model, 0.05, searching=False).is_over(history)
+
+
 def test_the_recipe_learns(data):
     choice = plus.search(data, replace(SMALL, epochs=20))
     model = plus.build_ensemble(data, SMALL, 3)
