@@ -20,7 +20,6 @@ from benchmarks.ablation import runs
 from benchmarks.ablation.claims import CLAIMS, Claim
 from benchmarks.ablation.table import caption_changes, order_agreement, table, variant_facts
 from benchmarks.ablation.variants import Shared, Side, Variant
-from helpers import config
 from helpers.checkpoints import write_json
 from helpers.config import BigJumpConfig, RunConfig
 from helpers.data import PairedEmbeddings, load_paired
@@ -78,15 +77,14 @@ def gather(problems: Sequence[protocol.Problem], seeds: int, shared: Shared, sto
 def add_caption_changes(
     rows: list[dict], found: Found, data: PairedEmbeddings, problems: Sequence[protocol.Problem]
 ) -> None:
-    """Say which captions gain and lose most, on the first split, where a claim asks for it and the ranks are there."""
+    """Say which captions gain and lose most, on the first split, where a claim asks for it."""
     first = problems[0].split_seed
     split = make_split(data.targets, data.n_images, protocol.VAL_RATIO, first)
     for claim in rows:
         if "caption_changes" in CLAIMS[claim["claim"]].measures:
             for row in claim["comparisons"]:
-                sides = [found[row[key]].reciprocal for key in ("on", "variant")]
-                if None not in sides:
-                    row["caption_changes"] = caption_changes(data, split, *(side[first][0] for side in sides))
+                sides = (found[row[key]].reciprocal[first][0] for key in ("on", "variant"))
+                row["caption_changes"] = caption_changes(data, split, *sides)
 
 
 def summarise(
@@ -126,7 +124,7 @@ def measure(
     run_all(variants_of(chosen), problems, options.seeds, shared, store)
     suffix = "" if options.epochs is None else f"_{options.epochs}_epochs"
     result = facts(data, name, options, problems[0]) | summarise(data, problems, options, shared, store)
-    write_json(store.results.parents[1] / f"ablations_{name}{suffix}.json", result)
+    write_json(store.folder.parents[1] / f"ablations_{name}{suffix}.json", result)
     show(result)
     return result
 
@@ -183,7 +181,7 @@ def smoke(options: argparse.Namespace) -> dict:
         source = write_demo(Path(folder, "data"), **accuracy.SMOKE)
         data = load_paired(source, **sizes, cache_dir=Path(folder, "cache"))
         options.splits, options.seeds = [0], 2
-        store = accuracy.store_of(data, Path(folder, "results"), Path(folder, "cache"), "ablations")
+        store = accuracy.store_of(data, Path(folder, "results"), "ablations")
         return measure(data, "smoke", options, store, choose_device(), SMOKE_SHARED)
 
 
@@ -213,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     widths = {"text_dim": options.text_dim, "image_dim": options.image_dim}
     folder = write_demo(RunConfig().data_path, **widths) if options.demo else options.data_dir
     data = load_paired(folder, **widths)
-    store = accuracy.store_of(data, common.RESULTS_DIR, config.cache_dir(), "ablations")
+    store = accuracy.store_of(data, common.RESULTS_DIR, "ablations")
     measure(data, "demo" if options.demo else folder.resolve().name, options, store, choose_device())
 
 

@@ -18,13 +18,14 @@ import torch
 from benchmarks import accuracy_table, common, protocol
 from benchmarks.peers import METHODS
 from benchmarks.peers.method import Method
-from helpers import config
 from helpers.checkpoints import write_json
 from helpers.data import PairedEmbeddings, load_paired
 from helpers.evaluation import format_table
 from helpers.reproducibility import choose_device
 from helpers.synthetic import write_demo
 
+SPLITS, SEEDS = [0, 1], 3
+"""Of the table of all methods; `--only` with more of both makes a table of the best."""
 SMOKE = {"n_images": 60, "text_dim": 12, "image_dim": 16}
 
 
@@ -59,9 +60,9 @@ def summarise(
     return accuracy_table.table({name: runs for name, runs in found.items() if runs is not None}, groups)
 
 
-def store_of(data: PairedEmbeddings, results: Path, caches: Path, benchmark: str = "accuracy") -> protocol.Store:
-    """A data set's own folders for a benchmark: small results under `results`, ranks under `caches`."""
-    return protocol.Store(*(folder / benchmark / data.fingerprint[:8] for folder in (results, caches)))
+def store_of(data: PairedEmbeddings, results: Path, benchmark: str = "accuracy") -> protocol.Store:
+    """A data set's own folder for a benchmark."""
+    return protocol.Store(results / benchmark / data.fingerprint[:8])
 
 
 def compare(
@@ -90,10 +91,19 @@ def compare(
         "machine": common.machine(device.type),
         "versions": common.versions(),
     }
-    suffix = subset.replace(" --train-images ", "_")
-    write_json(store.results.parents[1] / f"accuracy{suffix}.json", {**facts, "rows": rows})
+    write_json(store.folder.parents[1] / f"{table_name(options)}.json", {**facts, "rows": rows})
     print(format_table(rows, accuracy_table.COLUMNS))
     return rows
+
+
+def table_name(options: argparse.Namespace) -> str:
+    """`accuracy`, and what differs from the defaults."""
+    parts = ["accuracy"]
+    if options.train_images is not None:
+        parts.append(f"{options.train_images}_images")
+    if (options.splits, options.seeds) != (SPLITS, SEEDS):
+        parts.append(f"{len(options.splits)}_splits_{options.seeds}_seeds")
+    return "_".join(parts)
 
 
 def smoke(options: argparse.Namespace) -> list[dict]:
@@ -103,7 +113,7 @@ def smoke(options: argparse.Namespace) -> list[dict]:
         data = load_paired(write_demo(Path(folder, "data"), **SMOKE), **sizes, cache_dir=Path(folder, "cache"))
         options.splits, options.seeds = [0], 1
         methods = [method.tiny() for method in METHODS.values()]
-        store = store_of(data, Path(folder, "results"), Path(folder, "cache"))
+        store = store_of(data, Path(folder, "results"))
         return compare(data, methods, options, store, choose_device())
 
 
@@ -113,8 +123,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--text-dim", type=int, default=1024)
     parser.add_argument("--image-dim", type=int, default=1536)
-    parser.add_argument("--splits", type=int, nargs="+", default=[0, 1], help="seeds of the splits by image")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of a training, on every split")
+    parser.add_argument("--splits", type=int, nargs="+", default=SPLITS, help="seeds of the splits by image")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds of a training, on every split")
     parser.add_argument("--only", nargs="+", choices=METHODS, default=[], help="methods to compute; all where left out")
     parser.add_argument("--train-images", type=int, help="keep a seeded choice of so many training images")
     parser.add_argument("--smoke", action="store_true", help="everything once at tiny sizes, on demo data")
@@ -130,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         smoke(options)
         return
     data = load_paired(options.data_dir, text_dim=options.text_dim, image_dim=options.image_dim)
-    store = store_of(data, common.RESULTS_DIR, config.cache_dir())
+    store = store_of(data, common.RESULTS_DIR)
     compare(data, list(METHODS.values()), options, store, choose_device())
 
 

@@ -19,6 +19,7 @@ Find = Callable[[protocol.Problem, int], tuple[str, dict] | None]
 """(problem, seed) to the name and the result of a run, or None where it is not there."""
 
 SAMPLES = 2000
+TEST = ("to_best_other", "to_best_other_low", "to_best_other_high", "p")
 SCORES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "ndcg", "median_rank")
 COLUMNS = (
     ("mrr", "MRR", ".4f"),
@@ -45,11 +46,11 @@ class Finished:
 
     Attributes:
         results: {split seed: one result a seed}.
-        reciprocal: {split seed: (2, V) reciprocal ranks averaged over seeds}; None where a file of them is missing.
+        reciprocal: {split seed: (2, V) reciprocal ranks averaged over seeds}.
     """
 
     results: Mapping[int, Sequence[dict]]
-    reciprocal: Mapping[int, np.ndarray] | None
+    reciprocal: Mapping[int, np.ndarray]
 
 
 def seeds_of(method: Method, seeds: int) -> range:
@@ -67,16 +68,12 @@ def gather(
         if not all(runs):
             return None
         results[problem.split_seed] = [result for _, result in runs]
-        reciprocal[problem.split_seed] = [store.load_ranks(name) for name, _ in runs]
-    if any(rank is None for ranks in reciprocal.values() for rank in ranks):
-        return Finished(results, None)
-    return Finished(results, {split: np.mean(ranks, axis=0) for split, ranks in reciprocal.items()})
+        reciprocal[problem.split_seed] = np.mean([1 / store.load_ranks(name) for name, _ in runs], axis=0)
+    return Finished(results, reciprocal)
 
 
-def interval(finished: Finished, groups: Mapping[int, np.ndarray], row: int) -> tuple[float | None, float | None]:
-    """95 % interval of the MRR, by plain cosine (`row` 0) or with the correction (1); None where ranks are missing."""
-    if finished.reciprocal is None:
-        return None, None
+def interval(finished: Finished, groups: Mapping[int, np.ndarray], row: int) -> tuple[float, float]:
+    """95 % interval of the MRR, by plain cosine (`row` 0) or with the correction (1)."""
     ends = [
         metrics.bootstrap_interval(values[row], groups[split], samples=SAMPLES)
         for split, values in finished.reciprocal.items()
@@ -85,11 +82,8 @@ def interval(finished: Finished, groups: Mapping[int, np.ndarray], row: int) -> 
     return float(low), float(high)
 
 
-def paired_test(a: Finished, b: Finished, groups: Mapping[int, np.ndarray]) -> dict[str, float | None]:
+def paired_test(a: Finished, b: Finished, groups: Mapping[int, np.ndarray]) -> dict[str, float]:
     """MRR of a minus MRR of b on the same captions, its 95 % interval, and a two-sided p."""
-    keys = ("to_best_other", "to_best_other_low", "to_best_other_high", "p")
-    if a.reciprocal is None or b.reciprocal is None:
-        return dict.fromkeys(keys)
     differences = {split: a.reciprocal[split][0] - b.reciprocal[split][0] for split in groups}
     resampled = np.mean(
         # Splits are resampled apart from one another: they hold other images.
@@ -101,7 +95,7 @@ def paired_test(a: Finished, b: Finished, groups: Mapping[int, np.ndarray]) -> d
     tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (SAMPLES + 1))
     values = (float(np.mean([d.mean() for d in differences.values()])), float(low), float(high), float(p))
-    return dict(zip(keys, values, strict=True))
+    return dict(zip(TEST, values, strict=True))
 
 
 def _row(name: str, finished: Finished, groups: Mapping[int, np.ndarray]) -> dict:
@@ -137,6 +131,6 @@ def table(finished: Mapping[str, Finished], groups: Mapping[int, np.ndarray]) ->
     for place, row in enumerate(rows):
         others = rows[:1] if place else rows[1:2]
         row["best_other"] = others[0]["model"] if others else None
-        other = finished[row["best_other"]] if others else Finished({}, None)
-        row |= paired_test(finished[row["model"]], other, groups)
+        test = paired_test(finished[row["model"]], finished[row["best_other"]], groups) if others else {}
+        row |= dict.fromkeys(TEST) | test
     return rows

@@ -88,12 +88,11 @@ def accuracy_dots(ax: Axes, result: dict) -> Axes:
     for place, row in enumerate(result["rows"]):
         colour = plots.MODEL_COLOURS["bigjump"] if row["model"].startswith("bigjump") else plots.BLUE
         look = {"color": colour, "ms": 7, "label": "" if place else "plain cosine"}
-        if row["mrr_low"] is not None:  # null where the ranks lie on another machine
-            ax.hlines(place, row["mrr_low"], row["mrr_high"], color=colour, lw=1.6)
+        ax.hlines(place, row["mrr_low"], row["mrr_high"], color=colour, lw=1.6)
         ax.plot(row["mrr"], place, "o", **look)
         look["label"] = "" if place else "search corrected for hubs"
         ax.plot(row["hubness_mrr"], place, "o", **look, mfc="none", mew=1.4)
-        start = min(row["mrr"], row["hubness_mrr"], row["mrr_low"] or row["mrr"])
+        start = min(row["hubness_mrr"], row["mrr_low"])
         note = f"{row['mrr']:.3f}"
         ax.annotate(note, (start, place), xytext=(-8, 0), textcoords="offset points", va="center", ha="right", size=9)
     ax.set_yticks(range(len(result["rows"])), [METHOD_LABELS.get(row["model"], row["model"]) for row in result["rows"]])
@@ -150,8 +149,8 @@ def ablations_figure(result: dict) -> Figure:
 
 
 def _comparisons(result: dict, of_bigjump: bool) -> list[dict]:
-    """Those of one kind that have a difference: null where the ranks lie on another machine."""
-    rows = [row for claim in result["claims"] for row in claim["comparisons"] if row["difference"] is not None]
+    """Those of one kind."""
+    rows = [row for claim in result["claims"] for row in claim["comparisons"]]
     return [row for row in rows if row["on"].startswith("closed_form") != of_bigjump]
 
 
@@ -161,16 +160,14 @@ def _count(n: int, what: str) -> str:
 
 def main() -> None:
     plots.use_style()
-    path = common.RESULTS_DIR / "accuracy.json"
-    if path.exists():
+    for path in sorted(p for p in common.RESULTS_DIR.glob("accuracy*.json") if p.stem != "accuracy_search"):
         result = json.loads(path.read_text(encoding="utf-8"))
         fig, ax = plt.subplots(figsize=(8.4, 1.4 + 0.36 * len(result["rows"])))
         accuracy_dots(ax, result)
-        print(plots.save_figure(fig, "accuracy"))
+        print(plots.save_figure(fig, path.stem))
     for path in sorted(common.RESULTS_DIR.glob("ablations_*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if _comparisons(result, True) or _comparisons(result, False):
-            print(plots.save_figure(ablations_figure(result), path.stem))
+        print(plots.save_figure(ablations_figure(result), path.stem))
     for device in ("cpu", "cuda"):
         suffix = "" if device == "cpu" else f"_{device}"
         step = common.load("step", "challenge", device) or common.load("step", "small", device)

@@ -21,6 +21,7 @@ from helpers import hubness, metrics
 from helpers.checkpoints import atomic_write, write_json
 from helpers.data import PairedEmbeddings
 from helpers.objectives import TrainingData
+from helpers.reproducibility import matmul_dtype
 from helpers.split import Split, make_split
 from helpers.training import training_data
 
@@ -90,33 +91,36 @@ def digest_of(*parts: object) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """Where results lie: small JSON files in `results`, reciprocal ranks (float32) in `ranks`."""
+    """The folder of the results: a JSON file each and, for a run, its ranks, so that a table can be made anew."""
 
-    results: Path
-    ranks: Path
+    folder: Path
 
     def once(self, name: str, compute: Callable[[], dict]) -> dict:
         """The result `name`, computed and written if it is not there yet."""
         if self.load(name) is None:
-            write_json(self.results / f"{name}.json", compute())
+            write_json(self.folder / f"{name}.json", compute())
         return self.load(name)
 
     def load(self, name: str) -> dict | None:
         """The result `name`, or None where it is not there yet."""
-        path = self.results / f"{name}.json"
+        path = self.folder / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
-    def save_ranks(self, name: str, reciprocal: np.ndarray) -> None:
+    def save_ranks(self, name: str, *ranks: np.ndarray) -> None:
+        """Write one or more (V,) ranks of a run; before its result, which says that the run is complete."""
+        # Ties make halves, so that twice a rank is whole.
+        doubled = np.rint(2 * np.stack(ranks)).astype(np.uint32)
+
         def write(temporary: Path) -> None:
             with open(temporary, "wb") as file:
-                np.save(file, reciprocal)
+                np.savez_compressed(file, doubled_ranks=doubled)
 
-        atomic_write(self.ranks / f"{name}.npy", write)
+        atomic_write(self.folder / f"{name}.npz", write)
 
-    def load_ranks(self, name: str) -> np.ndarray | None:
-        """(2, V) reciprocal ranks by plain cosine and with the correction, or None on a machine that lacks them."""
-        path = self.ranks / f"{name}.npy"
-        return np.load(path, allow_pickle=False) if path.exists() else None
+    def load_ranks(self, name: str) -> np.ndarray:
+        """Ranks of a run as they were saved: by plain cosine, then, of a method, with the correction."""
+        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
+            return file["doubled_ranks"] / 2
 
 
 def search_name(method: Method, problem: Problem) -> str:
@@ -172,12 +176,13 @@ def final_run(method: Method, problem: Problem, seed: int, store: Store) -> tupl
         queries = fitted.predict(problem.text)
         plain = metrics.ranks(queries, problem.gallery, problem.own)
         beta, corrected = against_hubness(fitted, queries, problem)
-        store.save_ranks(name, np.stack([1 / plain, 1 / corrected]).astype(np.float32))
+        store.save_ranks(name, plain, corrected)
         facts = {"method": method.name, "split": problem.split_seed, "seed": seed}
         scores = {**metrics.summarise(plain), "hubness": metrics.summarise(corrected)}
         chosen = {key: value for key, value in found["chosen"].items() if key not in ("candidates", "history")}
         chosen |= {"beta": beta}
         cost = {"parameters": fitted.parameters, "seconds": seconds, "search_seconds": found["seconds"]}
+        cost |= {"threads": torch.get_num_threads(), "products": str(matmul_dtype(problem.text.device, True))}
         return {**facts, **scores, "chosen": chosen, **cost}
 
     return name, store.once(name, compute)

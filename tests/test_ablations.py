@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,7 +62,7 @@ def side(problem) -> Side:
 
 @pytest.fixture
 def store(data, tmp_path) -> protocol.Store:
-    return accuracy.store_of(data, tmp_path / "results", tmp_path / "cache", "ablations")
+    return accuracy.store_of(data, tmp_path / "results", "ablations")
 
 
 def unit(rows: int, width: int, seed: int) -> torch.Tensor:
@@ -289,17 +288,11 @@ def test_difference_is_on_minus_against():
 
 def test_epochs_to_the_level_of_on_are_counted_seed_by_seed():
     def trained(*curves: list[float]) -> Finished:
-        return Finished({0: [{"inner_mrr": curve} for curve in curves]}, None)
+        return Finished({0: [{"inner_mrr": curve} for curve in curves]}, {})
 
     on, slow = trained([0.2, 0.4], [0.1, 0.2, 0.2]), trained([0.1, 0.3], [0.1, 0.1, 0.195])
     assert table.epochs_to_level_of_on(on, slow) == [None, 3]
     assert table.epochs_to_level_of_on(on, on) == [2, 2]
-
-
-def test_without_ranks_there_is_no_verdict():
-    found = {name: Finished(made_up(np.ones(5)).results, None) for name in ("reference", "no_cosine")}
-    row = table.row(CLAIMS["cosine"].comparisons[0], CLAIMS["cosine"], found, {0: np.arange(5)})
-    assert row["verdict"] is None and row["low"] is None and row["mrr"] == 1
 
 
 def test_a_training_that_diverges_is_scored_at_chance(side, problem, store):
@@ -344,19 +337,13 @@ def test_caption_changes_name_the_captions_that_move(data):
     assert changes["gaining"] == changes["losing"] == pytest.approx(1 / len(on))
 
 
-def test_figure_sorts_effects_and_leaves_out_what_has_no_interval(tmp_path: Path):
-    def row(words: str, difference: float | None, on: str = "reference") -> dict:
-        low, high = (None, None) if difference is None else (difference - 0.01, difference + 0.01)
+def test_figure_sorts_effects_and_keeps_closed_forms_apart():
+    def row(words: str, difference: float, on: str = "reference") -> dict:
+        low, high = difference - 0.01, difference + 0.01
         verdict = table.verdict(low, high)
         return {"words": words, "on": on, "difference": difference, "low": low, "high": high, "verdict": verdict}
 
-    rows = [
-        row("little", 0.001),
-        row("much", 0.1),
-        row("none", None),
-        row("bad", -0.1),
-        row("form", 0.1, "closed_form"),
-    ]
+    rows = [row("little", 0.001), row("much", 0.1), row("bad", -0.1), row("form", 0.1, "closed_form")]
     result = {"claims": [{"comparisons": rows}], "seeds": 5, "epochs": 25, "gallery": 809}
     upper, lower = draw.ablations_figure(result).axes
     assert [tick.get_text() for tick in upper.get_yticklabels()] == ["much", "little", "bad"]

@@ -65,7 +65,7 @@ class Counting:
 
 
 def compare(data: PairedEmbeddings, methods: list, folder: Path, **options: object) -> list[dict]:
-    store = accuracy.store_of(data, folder / "results", folder / "cache")
+    store = accuracy.store_of(data, folder / "results")
     return accuracy.compare(data, methods, argparse.Namespace(**{**vars(OPTIONS), **options}), store, CPU)
 
 
@@ -132,12 +132,12 @@ def test_smoke_runs_every_method(capsys):
     assert all(f"{name}, split 0, seed 0" in shown for name in METHODS)
 
 
-def test_figure_names_every_method_with_and_without_intervals():
+def test_figure_names_every_method():
     row = {"mrr": 0.4, "mrr_low": 0.38, "mrr_high": 0.42, "hubness_mrr": 0.45}
-    rows = [{**row, "model": name, "mrr_low": None if place else 0.38} for place, name in enumerate(METHODS)]
+    rows = [{**row, "model": name} for name in METHODS]
     ax = draw.accuracy_dots(Figure().subplots(), {"rows": rows, "seeds": 3, "splits": [0], "gallery": 809})
     assert [tick.get_text() for tick in ax.get_yticklabels()] == [draw.METHOD_LABELS[name] for name in METHODS]
-    assert "3 seeds on 1 split" in ax.get_xlabel() and len(ax.get_lines()) == 2 * len(rows)
+    assert "3 seeds on 1 split" in ax.get_xlabel() and len(ax.get_lines()) == 2 * len(rows) == 2 * len(ax.collections)
 
 
 def test_second_call_computes_nothing_and_an_interrupted_one_goes_on(data, tmp_path):
@@ -157,7 +157,7 @@ def test_a_changed_setting_or_training_side_is_computed_again(data, tmp_path):
     compare(data, [Counting(calls, strength=2.0)], tmp_path)
     compare(data, [Counting(calls)], tmp_path, train_images=30)
     assert calls == ["search", 0] * 3
-    assert (tmp_path / "results" / "accuracy_30.json").exists()
+    assert (tmp_path / "results" / "accuracy_30_images_1_splits_1_seeds.json").exists()
 
 
 def test_train_images_keeps_so_many_and_the_same_gallery(data):
@@ -205,15 +205,21 @@ def test_a_rate_that_diverges_is_passed_over(data):
         replace(method, rate_factors=(math.inf,)).search(inner, inner)
 
 
-def test_missing_ranks_leave_intervals_and_tests_empty(data, tmp_path):
+def test_a_table_has_intervals_and_tests_and_one_method_alone_is_compared_with_none(data, tmp_path):
     methods = [Counting([]), ClosedForm("ridge", solve_power, grid(eps=(0.1,), power=(1.0,)))]
     rows = compare(data, methods, tmp_path)
     assert all(0 <= row["p"] <= 1 and row["mrr_low"] <= row["mrr"] <= row["mrr_high"] for row in rows)
-    for path in (tmp_path / "cache").rglob("*.npy"):
-        path.unlink()
-    again = compare(data, methods, tmp_path)
-    assert [row["mrr"] for row in again] == [row["mrr"] for row in rows]
-    assert all(row["p"] is None and row["mrr_low"] is None and row["to_best_other"] is None for row in again)
+    (row,) = compare(data, methods[:1], tmp_path)
+    assert row["p"] is None and row["to_best_other"] is None and row["best_other"] is None
+
+
+def test_ranks_are_kept_to_the_half(tmp_path):
+    store = protocol.Store(tmp_path / "not" / "there")
+    ranks = np.random.default_rng(0).integers(2, 2_000_000, (2, 50)) / 2
+    store.save_ranks("run", *ranks)
+    assert np.array_equal(store.load_ranks("run"), ranks)
+    with pytest.raises(FileNotFoundError, match="other.npz"):
+        store.load_ranks("other")
 
 
 def test_paired_test_agrees_with_the_paired_difference_of_metrics():

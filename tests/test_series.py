@@ -249,7 +249,6 @@ def test_a_kernel_that_dies_is_no_traceback_either(runs, folder, capsys):
     assert "01_dies.ipynb" in capsys.readouterr().err
 
 
-
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -30,9 +30,10 @@ def test_the_first_of_a_seeded_permutation_validate(n_images, val_ratio, split_s
 
 def test_the_split_of_the_defaults_stays_what_it_is():
     assert make_split(TARGETS, 40).val_images.tolist() == make_split(TARGETS, 40, 0.1, 42).val_images.tolist()
-    assert make_split(np.arange(25_000), 25_000).val_images[:5].tolist() == sorted(
-        np.random.default_rng(42).permutation(25_000)[:2500].tolist()
-    )[:5]
+    assert (
+        make_split(np.arange(25_000), 25_000).val_images[:5].tolist()
+        == sorted(np.random.default_rng(42).permutation(25_000)[:2500].tolist())[:5]
+    )
 
 
 @settings(deadline=None)

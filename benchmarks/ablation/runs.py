@@ -55,7 +55,7 @@ def run(
             model, history, diverged = None, [], str(error)
         seconds = time.perf_counter() - started
         rank, spread = _score(model, problem, seed)
-        store.save_ranks(name, (1 / rank)[None].astype(np.float32))
+        store.save_ranks(name, rank)
         return {
             "variant": variant.name,
             "split": problem.split_seed,

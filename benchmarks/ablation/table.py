@@ -27,10 +27,8 @@ SHOWN = 10
 """Captions that gain and lose most."""
 
 
-def verdict(low: float | None, high: float | None) -> str | None:
-    """What the interval of a difference says of the claim's setting; None where there is no interval."""
-    if low is None or high is None:
-        return None
+def verdict(low: float, high: float) -> str:
+    """What the interval of a difference says of the claim's setting."""
     return "helps" if low > 0 else "harms" if high < 0 else "no effect"
 
 
@@ -115,12 +113,11 @@ def order_agreement(short: Sequence[dict], full: Sequence[dict]) -> dict:
     Comparisons of closed forms are left out, since their differences do not depend on the length of a training.
 
     Returns:
-        `spearman` (None with fewer than three comparisons, or without differences), the number of `comparisons` in
+        `spearman` (None with fewer than three comparisons, or where all are equal), the number of `comparisons` in
         both, and how many of them have the `same_verdict`.
     """
     rows = [{(row["on"], row["variant"]): row for claim in of for row in claim["comparisons"]} for of in (short, full)]
     both = [key for key, row in rows[0].items() if key in rows[1] and row["trained"]]
-    both = [key for key in both if None not in (rows[0][key]["low"], rows[1][key]["low"])]
     a, b = ([of[key]["difference"] for key in both] for of in rows)
     rho = float(spearmanr(a, b).statistic) if len(both) > 2 else None
     same = sum(rows[0][key]["verdict"] == rows[1][key]["verdict"] for key in both)
