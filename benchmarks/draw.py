@@ -9,12 +9,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from benchmarks import common
-from helpers import plots
+from helpers import ablations, plots
 
 STEP_LABELS = {
     "floor": "bare matrix products (floor)",
@@ -40,8 +38,6 @@ METHOD_LABELS = plots.MODEL_LABELS | {
     "queue_nce": "MLP, InfoNCE with queue",
     "bigjump_plus": "BigJump plus",
 }
-VERDICT_COLOURS = {"helps": plots.BLUE, "harms": plots.MODEL_COLOURS["bigjump"], "no effect": "#8C8C8C"}
-VERDICT_MARKERS = {"helps": "o", "harms": "s", "no effect": "o"}
 
 
 def step_bars(ax: Axes, rows: list[dict]) -> Axes:
@@ -104,56 +100,6 @@ def accuracy_dots(ax: Axes, result: dict) -> Axes:
     return ax
 
 
-def ablation_effects(ax: Axes, result: dict, of_bigjump: bool = True) -> Axes:
-    """Paired difference and its interval a comparison, largest on top; grey and hollow where the interval covers 0.
-
-    Args:
-        of_bigjump: the comparisons of BigJump with a variant of it; else those of the closed form, whose effects are of
-            another size.
-    """
-    rows = sorted(_comparisons(result, of_bigjump), key=lambda row: -row["difference"])
-    ax.axvline(0, color=plots.DARK, lw=1)
-    for place, row in enumerate(rows):
-        look = {"color": VERDICT_COLOURS[row["verdict"]]}
-        ax.hlines(place, row["low"], row["high"], lw=1.6, **look)
-        hollow = {"mfc": "white"} if row["verdict"] == "no effect" else {}
-        ax.plot(row["difference"], place, VERDICT_MARKERS[row["verdict"]], ms=6.5, mew=1.4, **look, **hollow)
-        note = f"{row['difference']:+.4f}"
-        at = {"xycoords": ax.get_yaxis_transform(), "xytext": (6, 0), "textcoords": "offset points"}
-        ax.annotate(note, (1, place), va="center", size=8.5, **at)
-    ax.set_yticks(range(len(rows)), [row["words"] for row in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.grid(visible=False, axis="y")
-    ax.margins(x=0.06)
-    return ax
-
-
-def ablations_figure(result: dict) -> Figure:
-    """Both kinds of comparison, one below the other, each on its own scale."""
-    kinds = [kind for kind in (True, False) if _comparisons(result, kind)]
-    heights = [len(_comparisons(result, kind)) + 1.5 for kind in kinds]
-    fig, axes = plt.subplots(len(kinds), figsize=(9.6, 1.2 + 0.29 * sum(heights)), height_ratios=heights, squeeze=False)
-    for ax, of_bigjump in zip(axes[:, 0], kinds, strict=True):
-        ablation_effects(ax, result, of_bigjump)
-        ax.set_title("BigJump, one thing changed" if of_bigjump else "the closed form alone", loc="left")
-    handles = [
-        Line2D([], [], color=colour, marker=VERDICT_MARKERS[name], mfc="white" if name == "no effect" else colour)
-        for name, colour in VERDICT_COLOURS.items()
-    ]
-    labels = ["first choice helps", "first choice harms", "no effect (interval covers 0)"]
-    fig.legend(handles, labels, loc="outside upper right", ncols=3)
-    facts = f"{_count(result['seeds'], 'seed')}, {_count(result['epochs'], 'epoch')}, {result['gallery']:,} images"
-    label = f"MRR of the first choice minus MRR of the second, 95% interval ({facts})"
-    fig.supxlabel(label, size=plt.rcParams["axes.labelsize"])
-    return fig
-
-
-def _comparisons(result: dict, of_bigjump: bool) -> list[dict]:
-    """Those of one kind."""
-    rows = [row for claim in result["claims"] for row in claim["comparisons"]]
-    return [row for row in rows if row["on"].startswith("closed_form") != of_bigjump]
-
-
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" + ("s" if n > 1 else "")
 
@@ -165,9 +111,8 @@ def main() -> None:
         fig, ax = plt.subplots(figsize=(8.4, 1.4 + 0.36 * len(result["rows"])))
         accuracy_dots(ax, result)
         print(plots.save_figure(fig, path.stem))
-    for path in sorted(common.RESULTS_DIR.glob("ablations_*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        print(plots.save_figure(ablations_figure(result), path.stem))
+    if results := ablations.load():
+        print(plots.save_figure(ablations.effects_figure(results), "ablations"))
     for device in ("cpu", "cuda"):
         suffix = "" if device == "cpu" else f"_{device}"
         step = common.load("step", "challenge", device) or common.load("step", "small", device)

@@ -167,9 +167,7 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "epochs", "batch_size", "learning_rate", "clip_norm", "captions_per_image")
         _require_not_negative(self, "weight_decay", "warmup_epochs", "seed")
-        require(
-            0 <= self.final_lr_ratio <= 1, f"final_lr_ratio = {self.final_lr_ratio!r}: must be between 0 and 1."
-        )
+        require(0 <= self.final_lr_ratio <= 1, f"final_lr_ratio = {self.final_lr_ratio!r}: must be between 0 and 1.")
 
 
 @dataclass(frozen=True)

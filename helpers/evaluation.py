@@ -73,9 +73,7 @@ def against_hubness(
     beta = hubness.inverse_temperature(bank, run.data.images[split.train_images])
     offsets = hubness.popularity(bank, gallery, beta)
     rank = metrics.ranks(*map(torch.from_numpy, (predictions, gallery, targets)), offsets=offsets)
-    low, high = metrics.bootstrap_interval(
-        1 / rank, targets, samples=settings.bootstrap_samples, seed=settings.seed
-    )
+    low, high = metrics.bootstrap_interval(1 / rank, targets, samples=settings.bootstrap_samples, seed=settings.seed)
     return {
         "hubness_mrr": float(np.mean(1 / rank)), "hubness_low": low, "hubness_high": high, "hubness_beta": beta,
     }  # fmt: skip

@@ -146,9 +146,7 @@ def train_and_save_bigjump(
     return _save_trained(run, "bigjump", model, settings, shape, history, progress)
 
 
-def train_and_save_plus(
-    run: Run, settings: PlusConfig, data: training.TrainingData, resume: bool = True
-) -> list[dict]:
+def train_and_save_plus(run: Run, settings: PlusConfig, data: training.TrainingData, resume: bool = True) -> list[dict]:
     """Let the training side choose the settings of the recipe plus, train the ensemble (or go on), and store it.
 
     The choice is kept beside the model until the training is over, so that a resumed one does not search again.

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks import ablations, accuracy, draw, protocol
+from benchmarks import ablations, accuracy, protocol
 from benchmarks.ablation import hooks, runs, table
-from benchmarks.ablation.claims import CLAIMS, REFERENCE, Comparison
+from benchmarks.ablation.claims import CLAIMS, REFERENCE
 from benchmarks.ablation.variants import BigJump, ClosedForm, Side
 from benchmarks.accuracy_table import Finished
 from helpers import losses
@@ -337,15 +337,8 @@ def test_caption_changes_name_the_captions_that_move(data):
     assert changes["gaining"] == changes["losing"] == pytest.approx(1 / len(on))
 
 
-def test_figure_sorts_effects_and_keeps_closed_forms_apart():
-    def row(words: str, difference: float, on: str = "reference") -> dict:
-        low, high = difference - 0.01, difference + 0.01
-        verdict = table.verdict(low, high)
-        return {"words": words, "on": on, "difference": difference, "low": low, "high": high, "verdict": verdict}
-
-    rows = [row("little", 0.001), row("much", 0.1), row("bad", -0.1), row("form", 0.1, "closed_form")]
-    result = {"claims": [{"comparisons": rows}], "seeds": 5, "epochs": 25, "gallery": 809}
-    upper, lower = draw.ablations_figure(result).axes
-    assert [tick.get_text() for tick in upper.get_yticklabels()] == ["much", "little", "bad"]
-    assert [tick.get_text() for tick in lower.get_yticklabels()] == ["form"]
-    assert Comparison("words", REFERENCE).on is REFERENCE
+def test_without_bfloat16_the_claim_on_precision_cannot_be_told(monkeypatch):
+    for dtype, told in ((torch.float32, False), (torch.bfloat16, True)):
+        monkeypatch.setattr(ablations, "matmul_dtype", lambda device, wanted, dtype=dtype: dtype)
+        names = [claim.name for claim in ablations.measurable(CPU)]
+        assert ("precision" in names) is told and len(names) == len(CLAIMS) - (not told)

@@ -1,0 +1,123 @@
+"""What each part of BigJump contributes: the results of `benchmarks.ablations`, as one figure and one table.
+
+A difference is the MRR with the choice that a claim speaks for minus the MRR with the alternative, on the same
+captions: positive where the published choice is better.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from helpers import config, plots
+
+RESULTS_DIR = config.PROJECT_ROOT / "benchmarks" / "results"
+COLOURS = {"helps": plots.BLUE, "harms": plots.MODEL_COLOURS["bigjump"], "no effect": plots.MODEL_COLOURS["chance"]}
+MARKERS = {"helps": "o", "harms": "s", "no effect": "o"}
+LEGEND = {"helps": "first choice helps", "harms": "first choice harms", "no effect": "no effect (interval covers 0)"}
+KINDS = {"BigJump, one thing changed": True, "Closed form alone": False}
+"""Labels of the two panels: effects of the closed form are of another size and get an axis of their own."""
+
+
+def load(directory: str | Path = RESULTS_DIR) -> list[dict]:
+    """The stored results, the data set with the most images first, of one data set the longest training."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in Path(directory).glob("ablations_*.json")]
+    return sorted(results, key=lambda result: (-result["data"]["images"], -result["epochs"]))
+
+
+def comparisons(result: dict, of_bigjump: bool | None = None) -> dict[str, dict]:
+    """{comparison in words: its row}; of BigJump with a variant of it, of the closed form, or (None) all."""
+    rows = [row for claim in result["claims"] for row in claim["comparisons"]]
+    return {row["words"]: row for row in rows if of_bigjump in (None, not row["on"].startswith("closed_form"))}
+
+
+def ordered_words(results: Sequence[dict], of_bigjump: bool) -> list[str]:
+    """Every comparison of one kind that any result holds, by its mean difference over the results, largest first."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        for words, row in comparisons(result, of_bigjump).items():
+            found.setdefault(words, []).append(row["difference"])
+    return sorted(found, key=lambda words: -np.mean(found[words]))
+
+
+def effects(ax: Axes, rows: dict[str, dict], order: Sequence[str]) -> Axes:
+    """Paired difference and its 95 % interval a comparison, in the given order from the top.
+
+    Args:
+        rows: as `comparisons` gives them; a comparison that is missing leaves its line empty.
+    """
+    ax.axvline(0, color=plots.DARK, lw=1)
+    for place, words in enumerate(order):
+        if words not in rows:
+            continue
+        row = rows[words]
+        look = {"color": COLOURS[row["verdict"]]}
+        hollow = {"mfc": "white"} if row["verdict"] == "no effect" else {}
+        ax.hlines(place, row["low"], row["high"], lw=1.6, **look)
+        ax.plot(row["difference"], place, MARKERS[row["verdict"]], ms=6.5, mew=1.4, **look, **hollow)
+        at = {"xycoords": ax.get_yaxis_transform(), "xytext": (6, 0), "textcoords": "offset points"}
+        ax.annotate(f"{row['difference']:+.4f}", (1, place), va="center", size=8.5, **at)
+    ax.set_yticks(range(len(order)), order)
+    ax.set_ylim(len(order) - 0.4, -0.6)
+    ax.grid(visible=False, axis="y")
+    ax.margins(x=0.06)
+    return ax
+
+
+def effects_figure(results: Sequence[dict]) -> Figure:
+    """A column a data set and a panel a kind of comparison, in one order, so that a line is one comparison."""
+    orders = {kind: ordered_words(results, of_bigjump) for kind, of_bigjump in KINDS.items()}
+    orders = {kind: order for kind, order in orders.items() if order}
+    heights = [len(order) + 1.5 for order in orders.values()]
+    size = (5.6 + 4.2 * len(results), 1.3 + 0.29 * sum(heights))
+    shape = (len(orders), len(results))
+    fig, axes = plt.subplots(*shape, figsize=size, height_ratios=heights, squeeze=False, sharey="row")
+    for (kind, order), line in zip(orders.items(), axes, strict=True):
+        for result, ax in zip(results, line, strict=True):
+            effects(ax, comparisons(result, KINDS[kind]), order)
+            if kind == next(iter(orders)):
+                ax.set_title(described(result), loc="left", size=10)
+        line[0].set_ylabel(kind)
+    handles = [
+        Line2D([], [], color=colour, marker=MARKERS[name], mfc="white" if name == "no effect" else colour)
+        for name, colour in COLOURS.items()
+    ]
+    fig.legend(handles, LEGEND.values(), loc="outside upper right", ncols=3)
+    label = "MRR of the first choice minus MRR of the second, 95% interval"
+    fig.supxlabel(label, size=plt.rcParams["axes.labelsize"])
+    return fig
+
+
+def described(result: dict) -> str:
+    """Data set and sizes of a result, on two lines."""
+    sizes = "{seeds} seeds, {epochs} epochs, gallery of {gallery:,}".format(**result)
+    return f"{result['data']['name']}\n{sizes}"
+
+
+def table(results: Sequence[dict]) -> str:
+    """Every claim with its comparisons, a column a data set: difference, interval and verdict."""
+    claims: dict[str, dict[str, None]] = {}
+    for claim in (claim for result in results for claim in result["claims"]):
+        claims.setdefault(claim["says"], {}).update(dict.fromkeys(row["words"] for row in claim["comparisons"]))
+    rows = [comparisons(result) for result in results]
+    width = max((len(words) for of_claim in claims.values() for words in of_claim), default=0)
+    lines = [" " * (width + 4) + "  ".join(f"{result['data']['name']:38}" for result in results)]
+    for says, of_claim in claims.items():
+        lines.append(says)
+        for words in of_claim:
+            cells = (_cell(of_result.get(words)) for of_result in rows)
+            lines.append(f"  {words:{width}}  " + "  ".join(f"{cell:38}" for cell in cells))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(row: dict | None) -> str:
+    if row is None:
+        return "-"
+    return f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f}) {row['verdict']}"

@@ -1,0 +1,75 @@
+"""The stored results of the ablations as a figure and a table."""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib.pyplot as plt
+import pytest
+
+from helpers import ablations
+
+
+def comparison(words: str, difference: float, on: str = "reference") -> dict:
+    low, high = difference - 0.01, difference + 0.01
+    verdict = "helps" if low > 0 else "harms" if high < 0 else "no effect"
+    return {"words": words, "on": on, "difference": difference, "low": low, "high": high, "verdict": verdict}
+
+
+def result(name: str, images: int, epochs: int, rows: list[dict]) -> dict:
+    claims = [{"says": row["words"] + " is claimed", "comparisons": [row]} for row in rows]
+    sizes = {"seeds": 5, "epochs": epochs, "gallery": 809}
+    return {"claims": claims, "data": {"name": name, "images": images}, **sizes}
+
+
+LARGE = result(
+    "large",
+    8000,
+    25,
+    [
+        comparison("little", 0.001),
+        comparison("much", 0.1),
+        comparison("bad", -0.1),
+        comparison("form", 0.1, "closed_form_p_0"),
+    ],
+)
+SMALL = result("small", 100, 25, [comparison("bad", 0.4), comparison("only here", 0.05)])
+
+
+@pytest.fixture
+def figure():
+    yield ablations.effects_figure([LARGE, SMALL])
+    plt.close("all")
+
+
+def test_results_come_largest_data_first_and_longest_training_first(tmp_path):
+    short = result("large", 8000, 8, [])
+    for place, content in enumerate((SMALL, short, LARGE)):
+        (tmp_path / f"ablations_{place}.json").write_text(json.dumps(content))
+    assert ablations.load(tmp_path) == [LARGE, short, SMALL]
+    assert ablations.load(tmp_path / "nothing") == []
+
+
+def test_figure_has_one_order_for_all_data_and_keeps_closed_forms_apart(figure):
+    upper_left, upper_right, lower_left, _ = figure.axes
+    # Means over the data sets: (-0.1 + 0.4) / 2 for `bad`.
+    assert [tick.get_text() for tick in upper_left.get_yticklabels()] == ["bad", "much", "only here", "little"]
+    assert [tick.get_text() for tick in lower_left.get_yticklabels()] == ["form"]
+    assert len(upper_left.collections) == 3 and len(upper_right.collections) == 2
+    assert [text.get_text() for text in upper_right.texts] == ["+0.4000", "+0.0500"]
+
+
+def test_what_has_no_effect_is_hollow(figure):
+    faces = {
+        line.get_ydata()[0]: line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() != "None"
+    }
+    assert [place for place, face in faces.items() if face == "white"] == [3]
+
+
+def test_table_names_every_claim_and_leaves_a_dash_where_nothing_was_measured():
+    lines = ablations.table([LARGE, SMALL]).splitlines()
+    assert "large" in lines[0] and "small" in lines[0]
+    at = lines.index("bad is claimed") + 1
+    assert lines[at].split("  ")[1] == "bad" and "-0.1000 (-0.1100 to -0.0900) harms" in lines[at]
+    assert lines[at].endswith("+0.4000 (+0.3900 to +0.4100) helps")
+    assert lines[lines.index("much is claimed") + 1].endswith("-")
