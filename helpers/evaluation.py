@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from helpers import checkpoints, efficiency, hubness, metrics
+from helpers import checkpoints, dot_product, efficiency, hubness, metrics
 from helpers.config import MODEL_ROWS, EvaluationConfig
 from helpers.models import predict
 from helpers.pipeline import Run
@@ -14,50 +14,65 @@ from helpers.reproducibility import choose_device
 TEST_LEADERBOARD = "test_leaderboard.json"
 
 
-def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], dict[str, np.ndarray]]:
+def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], dict[str, np.ndarray], dict]:
     """Accuracy of every stored model of a run on one side of its split.
 
     Args:
         side: `validation` or `test`.
 
     Returns:
-        Rows in the order of `MODEL_ROWS` (plain JSON values), and the ranks (V,) of each row.
+        Rows in the order of `MODEL_ROWS` (plain JSON values), the ranks (V,) of each row, and of each model the
+        correction (dy,) for the lengths of images that `dot_product` describes.
     """
     captions, images, targets = run.split.judged(side)
     gallery = np.ascontiguousarray(run.data.images[images])
-    rows, ranks = [], {}
+    training_images = run.data.images[run.split.train_images]
+    direction = dot_product.length_direction(training_images)
+    rows, ranks, shifts = [], {}, {}
     for name in MODEL_ROWS:
         if name == "chance":
             ranks[name] = metrics.chance_ranks(len(targets), len(gallery), settings.seed)
             size = min(settings.gallery_size, len(np.unique(targets)))
             # Every rank from 1 to `size` alike, the last counting 0 (where there is another).
             challenge = float(np.mean(np.append(1 / np.arange(1, size), 0.0))) if size > 1 else 1.0
+            challenge = dict.fromkeys(("challenge_mrr", "challenge_corrected_mrr"), challenge)
             corrected = dict.fromkeys(("hubness_mrr", "hubness_low", "hubness_high", "hubness_beta"))
         else:
             model = checkpoints.load_model(run.directory, name)[0]
             predictions = predict(model, run.data.text, captions)
-            corrected = against_hubness(run, model, predictions, gallery, targets, settings)
+            bank = torch.from_numpy(predict(model, run.data.text, hubness.sample(run.split.train_captions)))
+            corrected = against_hubness(bank, training_images, predictions, gallery, targets, settings)
             ranks[name] = metrics.ranks(*map(torch.from_numpy, (predictions, gallery, targets)))
-            challenge = metrics.challenge_mrr(
-                predictions,
-                gallery,
-                targets,
-                gallery_size=settings.gallery_size,
-                rounds=settings.gallery_rounds,
-                seed=settings.seed,
-            )
+            shifts[name] = dot_product.correction(bank, training_images, direction)
+            challenge = by_dot_product(predictions, shifts[name], gallery, targets, settings)
         low, high = metrics.bootstrap_interval(
             1 / ranks[name], targets, samples=settings.bootstrap_samples, seed=settings.seed
         )
         scores = metrics.summarise(ranks[name])
         interval = {"mrr_low": low, "mrr_high": high}
-        rows.append({"model": name, **scores, **interval, "challenge_mrr": challenge, **corrected})
-    return rows, ranks
+        rows.append({"model": name, **scores, **interval, **challenge, **corrected})
+    return rows, ranks, shifts
+
+
+def by_dot_product(
+    predictions: np.ndarray, shift: np.ndarray, gallery: np.ndarray, targets: np.ndarray, settings: EvaluationConfig
+) -> dict[str, float]:
+    """MRR by the challenge's protocol, of translations as they are and less the correction `shift` (dy,) for lengths.
+
+    Args:
+        predictions: (V, dy). gallery: (G, dy). targets: (V,) gallery rows.
+    """
+    shifted = metrics.normalise(torch.from_numpy(predictions)).numpy() - shift
+    options = {"gallery_size": settings.gallery_size, "rounds": settings.gallery_rounds, "seed": settings.seed}
+    return {
+        "challenge_mrr": metrics.challenge_mrr(predictions, gallery, targets, **options),
+        "challenge_corrected_mrr": metrics.challenge_mrr(shifted, gallery, targets, **options),
+    }
 
 
 def against_hubness(
-    run: Run,
-    model: torch.nn.Module,
+    bank: torch.Tensor,
+    training_images: np.ndarray,
     predictions: np.ndarray,
     gallery: np.ndarray,
     targets: np.ndarray,
@@ -66,11 +81,11 @@ def against_hubness(
     """MRR and its interval where each image's popularity among training captions is subtracted; and the beta.
 
     Args:
+        bank: (Q, dy) translated training captions.
+        training_images: (M, dy).
         predictions: (V, dy). gallery: (G, dy). targets: (V,) gallery rows.
     """
-    split, text = run.split, run.data.text
-    bank = torch.from_numpy(predict(model, text, hubness.sample(split.train_captions)))
-    beta = hubness.inverse_temperature(bank, run.data.images[split.train_images])
+    beta = hubness.inverse_temperature(bank, training_images)
     offsets = hubness.popularity(bank, gallery, beta)
     rank = metrics.ranks(*map(torch.from_numpy, (predictions, gallery, targets)), offsets=offsets)
     low, high = metrics.bootstrap_interval(1 / rank, targets, samples=settings.bootstrap_samples, seed=settings.seed)
@@ -82,12 +97,14 @@ def against_hubness(
 def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Judge every stored model of a run on its validation side, and measure what it costs.
 
-    The bank of training captions that `Translator.search` needs against hubness is written to the run's folder.
+    What `Translator.search` needs against hubness and `Translator.for_dot_product` for lengths is written to the run's
+    folder.
 
     Returns:
-        As `judge`, each row with its costs. `gpu_ms_per_query` is null without an accelerator.
+        Rows and ranks as `judge`, each row with its costs. `gpu_ms_per_query` is null without an accelerator.
     """
-    rows, ranks = judge(run, settings, "validation")
+    rows, ranks, shifts = judge(run, settings, "validation")
+    dot_product.save(run.directory, shifts)
     betas = {row["model"]: row["hubness_beta"] for row in rows if row["hubness_beta"]}
     hubness.save_bank(run.directory, run.data.text[hubness.sample(run.split.train_captions)], betas)
     device = choose_device()
@@ -109,7 +126,7 @@ def evaluate_test(run: Run, settings: EvaluationConfig) -> list[dict]:
     if not run.split.has_test:
         path.unlink(missing_ok=True)
         return []
-    rows, _ = judge(run, settings, "test")
+    rows, *_ = judge(run, settings, "test")
     checkpoints.write_json(path, rows)
     return rows
 
@@ -199,7 +216,10 @@ HUBNESS_COLUMNS = (
     ("hubness_high", "high", ".3f"),
     ("hubness_beta", "beta", ".0f"),
 )
-CHALLENGE_COLUMNS = (("challenge_mrr", "MRR, galleries of 100, dot product", ".3f"),)
+CHALLENGE_COLUMNS = (
+    ("challenge_mrr", "MRR, galleries of 100, dot product", ".3f"),
+    ("challenge_corrected_mrr", "corrected for lengths", ".3f"),
+)
 COST_COLUMNS = (
     ("parameters", "parameters", ",d"),
     ("megabytes", "FP32 MB", ".2f"),

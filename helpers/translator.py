@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers import checkpoints, hubness, metrics
+from helpers import checkpoints, dot_product, hubness, metrics
 from helpers.models import predict
 
 QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
@@ -49,7 +49,7 @@ class Translator:
         return cls(model, network, facts["architecture"]["text_dim"], facts["architecture"]["image_dim"], run)
 
     def raw(self, x: np.ndarray) -> np.ndarray:
-        """Translate (N, dx) to (N, dy) float32 at the model's own length, as the dot-product protocol needs it.
+        """Translate (N, dx) to (N, dy) float32 at the model's own length.
 
         Raises:
             ValueError: wrong shape, or NaN or Inf.
@@ -71,6 +71,23 @@ class Translator:
         """Translate (N, dx) to L2-normalised (N, dy) float32; raises as `raw` does."""
         return metrics.normalise(torch.from_numpy(self.raw(x))).numpy()
 
+    def for_dot_product(self, x: np.ndarray) -> np.ndarray:
+        """Translate (N, dx) to (N, dy) float32 for dot products with image vectors as long as they are.
+
+        Unit vectors less the run's correction for the lengths of images, see `dot_product.correction`. Only for that:
+        by cosine, `translate` ranks better.
+
+        Raises:
+            CheckpointError: the run has no correction; notebook 05 writes it.
+            ValueError: as `raw`.
+        """
+        return self.translate(x) - dot_product.load(self._folder(), self.name)
+
+    def _folder(self) -> Path:
+        if self._run is None:
+            raise checkpoints.CheckpointError("This translator was not loaded from a run: its folder is needed.")
+        return self._run
+
     def popularity(self, gallery: np.ndarray) -> np.ndarray:
         """How much each gallery image attracts captions that are not its own, (M,) float32 in units of cosine.
 
@@ -82,9 +99,7 @@ class Translator:
             ValueError: wrong shape of the gallery, or NaN or Inf in it.
         """
         self._check_gallery(gallery)
-        if self._run is None:
-            raise checkpoints.CheckpointError("This translator was not loaded from a run, so there is no bank.")
-        bank, beta = hubness.load_bank(self._run, self.name)
+        bank, beta = hubness.load_bank(self._folder(), self.name)
         found = hubness.popularity(torch.from_numpy(self.raw(bank)), gallery, beta).numpy()
         if not np.isfinite(found).all():
             raise ValueError("The gallery holds NaN or Inf.")

@@ -14,6 +14,7 @@ from helpers.evaluation import differences_to_best, evaluate
 from helpers.manifest import artefact_digests
 from helpers.models import build_model
 from helpers.split import make_split
+from helpers.translator import Translator
 
 SETTINGS = EvaluationConfig(bootstrap_samples=200, gallery_size=4, gallery_rounds=3, latency_repeats=3)
 GROUPS = np.repeat(np.arange(30), 2)
@@ -111,10 +112,16 @@ def test_every_row_of_a_run_is_judged_alike(run):
     assert (perfect["mrr"], perfect["recall_at_1"], perfect["challenge_mrr"]) == (1, 1, 1)
     assert chance["mrr"] == pytest.approx(sum(1 / rank for rank in range(1, 26)) / 25)
     assert chance["challenge_mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 0) / 4)
+    assert chance["challenge_corrected_mrr"] == chance["challenge_mrr"]
     assert (chance["parameters"], chance["megabytes"]) == (0, 0)
     assert blank["median_rank"] == 13  # zero everywhere: all images tie
     assert (perfect["parameters"], perfect["megabytes"]) == (35, pytest.approx(35 * 4e-6))
     assert all(by_model[name]["cpu_ms_per_query"] > 0 for name in MODEL_ROWS[1:])
+    # What the translator subtracts is what was judged.
+    shifted = Translator.load(run.directory, "mlp1").for_dot_product(run.data.text[run.split.val_captions])
+    gallery, targets = run.data.images[run.split.val_images], run.split.caption_to_gallery
+    found = metrics.challenge_mrr(shifted, gallery, targets, gallery_size=4, rounds=3)
+    assert by_model["mlp1"]["challenge_corrected_mrr"] == pytest.approx(found)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +149,7 @@ def test_the_test_side_has_a_table_of_its_own(run):
     by_model = {row["model"]: row for row in rows}
     assert by_model["procrustes"]["mrr"] == 1 and by_model["bigjump"]["median_rank"] == 8  # of 15 images
     assert all(row["mrr_low"] <= row["mrr"] <= row["mrr_high"] + 1e-12 for row in rows)
-    _, ranks = evaluation.judge(judged, SETTINGS, "test")
+    _, ranks, _ = evaluation.judge(judged, SETTINGS, "test")
     assert {len(values) for values in ranks.values()} == {45}
     validation, _ = evaluate(judged, SETTINGS)
     assert by_model["chance"]["mrr"] != next(row["mrr"] for row in validation if row["model"] == "chance")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import checkpoints, hubness, translator
+from helpers import checkpoints, dot_product, hubness, translator
 from helpers.checkpoints import CheckpointError, model_path, save_model
 from helpers.models import build_model
 from helpers.translator import Translator
@@ -197,6 +197,18 @@ def test_search_against_hubness_subtracts_the_popularity(tmp_path):
     again, _ = ours.search(x, gallery, k=4, hubness=popularity)
     np.testing.assert_array_equal(index, again)
     assert not np.array_equal(index, ours.search(x, gallery, k=4)[0])
+
+
+def test_for_dot_product_subtracts_the_stored_correction(tmp_path):
+    ours, _ = judged_run(tmp_path)
+    x = np.random.default_rng(3).normal(size=(4, 6)).astype(np.float32)
+    with pytest.raises(checkpoints.CheckpointError, match="Run notebook 05"):
+        ours.for_dot_product(x)
+    shift = np.arange(5, dtype=np.float32)
+    dot_product.save(tmp_path, {"linear": shift})
+    np.testing.assert_array_equal(ours.for_dot_product(x), ours.translate(x) - shift)
+    with pytest.raises(checkpoints.CheckpointError, match="not loaded from a run"):
+        Translator("linear", ours.model, 6, 5).for_dot_product(x)
 
 
 def test_search_against_hubness_needs_a_bank_and_a_fitting_popularity(tmp_path):

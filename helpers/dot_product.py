@@ -1,0 +1,92 @@
+"""Translations for a protocol that scores by dot product with image vectors of any length.
+
+There an image's score is its cosine times its length, so long images take ranks that belong to others. The length of a
+translation changes no rank, but a vector added to all of them does: it adds to each image a constant, which can undo
+most of what its length does.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+
+from helpers import hubness, metrics
+from helpers.checkpoints import CheckpointError, write_tensors
+from helpers.reproducibility import one_blas_thread
+
+IMAGE_SAMPLE = 8_192
+"""Training images by which lengths are learned, at most."""
+EPS = 0.1
+"""Ridge on the covariance of the images, relative to its mean eigenvalue."""
+COMPETITORS = 0.1
+"""Share of the images, the nearest to a caption, that compete for its first places."""
+FILE = "dot_product.safetensors"
+
+
+@one_blas_thread()
+def length_direction(images: np.ndarray) -> np.ndarray:
+    """w (dy,) with w . y + constant the length of image y, as well as ridge regression over the images can say.
+
+    Args:
+        images: (M, dy) training images; of many, a sample of `IMAGE_SAMPLE` is taken.
+    """
+    chosen = np.asarray(images[hubness.sample(np.arange(len(images)), IMAGE_SAMPLE)], dtype=np.float64)
+    lengths = np.linalg.norm(chosen, axis=1)
+    centred = chosen - chosen.mean(0)
+    gram = centred.T @ centred
+    gram[np.diag_indices_from(gram)] += EPS * np.trace(gram) / len(gram) or 1.0  # all images alike: nothing to learn
+    return np.linalg.solve(gram, centred.T @ (lengths - lengths.mean()))
+
+
+def competing_cosine(bank: torch.Tensor, images: np.ndarray) -> float:
+    """Mean cosine of training captions with the images that compete for their first places.
+
+    Args:
+        bank: (Q, dy) translated training captions, any length.
+        images: (M, dy) training images; of many, a sample of `hubness.IMAGE_SAMPLE` is taken.
+    """
+    chosen = hubness.sample(np.arange(len(images)), hubness.IMAGE_SAMPLE)
+    vectors = metrics.normalise(metrics.rows(images, chosen, bank.device))
+    cosines = metrics.normalise(bank[: hubness.IMAGE_SAMPLE]) @ vectors.T
+    return float(cosines.topk(math.ceil(COMPETITORS * len(chosen)), dim=1).values.mean())
+
+
+def correction(bank: torch.Tensor, images: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """(dy,) float32 to subtract from every unit translation of a model, before dot products with image vectors.
+
+    With n the length of an image and m the mean length, q . y = m cos + (n - m) cos, and the second term is what should
+    not be there. Among the images that compete, cos is near its mean over them, c; so c (n - m) is subtracted from the
+    scores, with n - m as the linear function of y that `direction` gives. Images of one length need no correction
+    and get none.
+
+    Args:
+        bank: (Q, dy) translated training captions.
+        images: (M, dy) training images.
+        direction: (dy,) `length_direction` of these images.
+    """
+    return (competing_cosine(bank, images) * direction).astype(np.float32)
+
+
+def save(run_dir: Path, corrections: dict[str, np.ndarray]) -> None:
+    """Store the correction (dy,) of each model in a run's folder."""
+    write_tensors(Path(run_dir) / FILE, {name: torch.from_numpy(value) for name, value in corrections.items()}, {})
+
+
+def load(run_dir: Path, model: str) -> np.ndarray:
+    """The correction (dy,) float32 of a model of a run.
+
+    Raises:
+        CheckpointError: missing or damaged, or the model was not judged.
+    """
+    path = Path(run_dir) / FILE
+    if not path.exists():
+        raise CheckpointError(f"{path}: missing, and translations for dot products need it. Run notebook 05.")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return file.get_tensor(model)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: nothing for the model {model!r} ({error}). Run notebook 05 again.") from error
