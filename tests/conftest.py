@@ -1,10 +1,11 @@
 """Fixtures shared by the tests."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from data_files import IMAGE_DIM, TEXT_DIM, DataFiles
 
 from helpers import config
@@ -18,6 +19,15 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real data is not here; set HELPERS_REAL_DATA to a folder that holds flickr8k/ and challenge-test/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Layers as small as those of tests are slower on several threads, far slower where other work holds the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

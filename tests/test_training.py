@@ -38,13 +38,7 @@ BIGJUMP = BigJumpConfig(
 BASELINE = BaselineConfig(epochs=4, batch_size=64, hidden=24, learning_rate=1e-2, mixed_precision=False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Layers this small are slower on several threads, and far slower where other work holds the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
