@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from helpers import config, plots
 
@@ -22,8 +23,10 @@ RESULTS_DIR = config.PROJECT_ROOT / "benchmarks" / "results"
 COLOURS = {"helps": plots.BLUE, "harms": plots.MODEL_COLOURS["bigjump"], "no effect": plots.MODEL_COLOURS["chance"]}
 MARKERS = {"helps": "o", "harms": "s", "no effect": "o"}
 LEGEND = {"helps": "first choice helps", "harms": "first choice harms", "no effect": "no effect (interval covers 0)"}
+LINEAR = 0.01
+"""Half the width of the linear part of the axis; beyond it is logarithmic, since effects span three decades."""
 KINDS = {"BigJump, one thing changed": True, "Closed form alone": False}
-"""Labels of the two panels: effects of the closed form are of another size and get an axis of their own."""
+"""Labels of the two panels."""
 
 
 def load(directory: str | Path = RESULTS_DIR) -> list[dict]:
@@ -67,7 +70,10 @@ def effects(ax: Axes, rows: dict[str, dict], order: Sequence[str]) -> Axes:
     ax.set_yticks(range(len(order)), order)
     ax.set_ylim(len(order) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
-    ax.margins(x=0.06)
+    ax.set_xscale("symlog", linthresh=LINEAR, linscale=1.2)
+    ticks = [-0.1, -LINEAR, 0, LINEAR, 0.1]
+    ax.set_xticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
     return ax
 
 
@@ -78,7 +84,7 @@ def effects_figure(results: Sequence[dict]) -> Figure:
     heights = [len(order) + 1.5 for order in orders.values()]
     size = (5.6 + 4.2 * len(results), 1.3 + 0.29 * sum(heights))
     shape = (len(orders), len(results))
-    fig, axes = plt.subplots(*shape, figsize=size, height_ratios=heights, squeeze=False, sharey="row")
+    fig, axes = plt.subplots(*shape, figsize=size, height_ratios=heights, squeeze=False, sharex=True, sharey="row")
     for (kind, order), line in zip(orders.items(), axes, strict=True):
         for result, ax in zip(results, line, strict=True):
             effects(ax, comparisons(result, KINDS[kind]), order)
@@ -90,7 +96,7 @@ def effects_figure(results: Sequence[dict]) -> Figure:
         for name, colour in COLOURS.items()
     ]
     fig.legend(handles, LEGEND.values(), loc="outside upper right", ncols=3)
-    label = "MRR of the first choice minus MRR of the second, 95% interval"
+    label = f"MRR of the first choice minus MRR of the second, 95% interval; linear within {LINEAR}, logarithmic beyond"
     fig.supxlabel(label, size=plt.rcParams["axes.labelsize"])
     return fig
 

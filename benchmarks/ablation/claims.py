@@ -59,6 +59,20 @@ def _captions(k: int, **more: float) -> BigJump:
     return BigJump(name, {"captions_per_image": k, **more})
 
 
+SMALLEST = BigJump(
+    "smallest",
+    {
+        "unfreeze_epoch": 0,
+        "queue_slices": (65536,),
+        "temperature_start": 0.06,
+        "temperature_end": 0.06,
+        "moment_weight": 0.0,
+        "agreement_weight": 0.0,
+    },
+    objective=EveryImage,
+)
+"""What is left without the parts that bring nothing: a Procrustes start that stays, the adapter, the NCE over every
+image once at one temperature, and the cosine term."""
 NO_AGREEMENT = {"agreement_weight": 0.0}
 PROCRUSTES = ClosedForm("closed_form_p_0", 0.0)
 
@@ -171,6 +185,11 @@ _ALL = (
             Comparison("agreement at 0.05, not 0; 4 captions an image", _captions(4, **NO_AGREEMENT), _captions(4)),
         ),
         measures=("spread_within_images",),
+    ),
+    Claim(
+        "all_parts",
+        "all parts together are needed",
+        (Comparison("all parts, not start, adapter, NCE over every image and cosine alone", SMALLEST),),
     ),
     Claim(
         "whitening",
