@@ -1,8 +1,8 @@
 """Translations for a protocol that scores by dot product with image vectors of any length.
 
 There an image's score is its cosine times its length, so long images take ranks that belong to others. The length of a
-translation changes no rank, but a vector added to all of them does: it adds to each image a constant, which can undo
-most of what its length does.
+translation changes no rank, but a vector subtracted from all of them does: it takes from the score of each image a
+constant, which can undo most of what its length does, and of what all translations have in common.
 """
 
 from __future__ import annotations
@@ -42,33 +42,38 @@ def length_direction(images: np.ndarray) -> np.ndarray:
     return np.linalg.solve(gram, centred.T @ (lengths - lengths.mean()))
 
 
-def competing_cosine(bank: torch.Tensor, images: np.ndarray) -> float:
-    """Mean cosine of training captions with the images that compete for their first places.
+def competing_score(queries: torch.Tensor, images: np.ndarray) -> float:
+    """Mean product of queries with the unit vectors of the images that compete for their first places.
 
     Args:
-        bank: (Q, dy) translated training captions, any length.
+        queries: (Q, dy), taken as they are; the first `hubness.IMAGE_SAMPLE` count.
         images: (M, dy) training images; of many, a sample of `hubness.IMAGE_SAMPLE` is taken.
     """
     chosen = hubness.sample(np.arange(len(images)), hubness.IMAGE_SAMPLE)
-    vectors = metrics.normalise(metrics.rows(images, chosen, bank.device))
-    cosines = metrics.normalise(bank[: hubness.IMAGE_SAMPLE]) @ vectors.T
-    return float(cosines.topk(math.ceil(COMPETITORS * len(chosen)), dim=1).values.mean())
+    vectors = metrics.normalise(metrics.rows(images, chosen, queries.device))
+    scores = queries[: hubness.IMAGE_SAMPLE] @ vectors.T
+    return float(scores.topk(math.ceil(COMPETITORS * len(chosen)), dim=1).values.mean())
 
 
 def correction(bank: torch.Tensor, images: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """(dy,) float32 to subtract from every unit translation of a model, before dot products with image vectors.
 
-    With n the length of an image and m the mean length, q . y = m cos + (n - m) cos, and the second term is what should
-    not be there. Among the images that compete, cos is near its mean over them, c; so c (n - m) is subtracted from the
-    scores, with n - m as the linear function of y that `direction` gives. Images of one length need no correction
-    and get none.
+    Two things are subtracted. First what all translations have in common, their mean, in the proportion of its share of
+    their energy: a model that answers nearly always the same (least squares) loses it, one whose translations differ
+    keeps its own. Then, with n the length of an image, m the mean length and q what is left of a translation,
+    q . y = m q . u + (n - m) q . u, and the second term is what should not be there. Among the images that compete
+    q . u is near its mean over them, c; so c (n - m) is subtracted from the scores, with n - m as the linear function
+    of y that `direction` gives.
 
     Args:
-        bank: (Q, dy) translated training captions.
+        bank: (Q, dy) translated training captions, any length.
         images: (M, dy) training images.
         direction: (dy,) `length_direction` of these images.
     """
-    return (competing_cosine(bank, images) * direction).astype(np.float32)
+    unit = metrics.normalise(bank)
+    mean = unit.mean(0)
+    common = mean.square().sum() * mean
+    return common.cpu().numpy() + (competing_score(unit - common, images) * direction).astype(np.float32)
 
 
 def save(run_dir: Path, corrections: dict[str, np.ndarray]) -> None:

@@ -31,32 +31,36 @@ def test_direction_equals_ridge_regression_by_least_squares():
     np.testing.assert_allclose(dot_product.length_direction(images), expected, rtol=1e-9)
 
 
-def test_competing_cosine_equals_loops():
+def test_correction_equals_loops():
     text, images, _ = case(1)
+    unit = [caption / np.linalg.norm(caption) for caption in text.double().numpy()]
+    mean = sum(unit) / len(unit)
+    common = (mean @ mean) * mean
     best = []
-    for caption in text.double().numpy():
-        cosines = images @ caption / np.linalg.norm(images, axis=1) / np.linalg.norm(caption)
-        best += sorted(cosines)[-4:]  # a tenth of 40
-    assert dot_product.competing_cosine(text, images) == pytest.approx(np.mean(best), rel=1e-5)
+    for caption in unit:
+        best += sorted(image @ (caption - common) / np.linalg.norm(image) for image in images)[-4:]  # a tenth of 40
+    direction = dot_product.length_direction(images)
+    found = dot_product.correction(text, images, direction)
+    np.testing.assert_allclose(found, common + np.mean(best) * direction, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10_000), scale=st.sampled_from([1e-3, 1.0, 1e3]))
-def test_correction_turns_with_the_space_and_ignores_the_unit_of_length(seed, scale):
+def test_correction_turns_with_the_space_and_ignores_units_of_length(seed, scale):
     text, images, _ = case(seed)
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))
+    turned, queries = scale * images @ rotation, 7 * text @ torch.from_numpy(rotation).float()
     plain = dot_product.correction(text, images, dot_product.length_direction(images))
-    turned = scale * images @ rotation
-    found = dot_product.correction(
-        text @ torch.from_numpy(rotation).float(), turned, dot_product.length_direction(turned)
-    )
+    found = dot_product.correction(queries, turned, dot_product.length_direction(turned))
     np.testing.assert_allclose(found, plain @ rotation, atol=1e-5)
 
 
-@pytest.mark.parametrize("images", [np.eye(4, dtype=np.float32), np.full((3, 4), 2.0), np.ones((1, 4))])
-def test_images_of_one_length_are_not_corrected(images):
+@pytest.mark.parametrize("images", [np.eye(4), np.full((3, 4), 2.0), np.ones((1, 4))])
+def test_images_of_one_length_leave_only_the_common_part(images):
     direction = dot_product.length_direction(images)
-    np.testing.assert_allclose(dot_product.correction(torch.ones(2, 4), images, direction), 0, atol=1e-12)
+    np.testing.assert_allclose(direction, 0, atol=1e-12)
+    found = dot_product.correction(torch.ones(2, 4), images, direction)
+    np.testing.assert_allclose(found, 0.5, atol=1e-6)  # all the same: the whole of it
 
 
 def test_correction_gives_back_most_of_what_lengths_cost():
