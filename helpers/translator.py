@@ -74,8 +74,7 @@ class Translator:
     def for_dot_product(self, x: np.ndarray) -> np.ndarray:
         """Translate (N, dx) to (N, dy) float32 for dot products with image vectors as long as they are.
 
-        Unit vectors less the run's correction for the lengths of images, see `dot_product.correction`. Only for that:
-        by cosine, `translate` ranks better.
+        Unit vectors less a fixed vector of the run, see `dot_product.correction`; for cosines, use `translate`.
 
         Raises:
             CheckpointError: the run has no correction; notebook 05 writes it.
