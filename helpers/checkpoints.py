@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import safetensors
@@ -62,6 +63,25 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
             f"{path}: cannot be written ({error}); it needs {needed:.0f} MB. What was there before is intact. Free "
             "some space and run again: a training goes on from its last complete epoch."
         ) from error
+
+
+@contextlib.contextmanager
+def open_judged(path: Path, model: str, absent: str) -> Iterator[safetensors.safe_open]:
+    """Tensors (NumPy) of a file that judging a run leaves beside its models, to read one model's share from.
+
+    Args:
+        absent: what is not there where reading fails, for the message.
+
+    Raises:
+        CheckpointError: missing or damaged, or the model was not judged.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: missing. Run notebook 05, which writes it.")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            yield file
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: {absent} for the model {model!r} ({error}). Run notebook 05 again.") from error
 
 
 def model_path(run_dir: Path, name: str) -> Path:

@@ -11,11 +11,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import torch
 
 from helpers import hubness, metrics
-from helpers.checkpoints import CheckpointError, write_tensors
+from helpers.checkpoints import open_judged, write_tensors
 from helpers.reproducibility import one_blas_thread
 
 IMAGE_SAMPLE = 8_192
@@ -87,11 +86,5 @@ def load(run_dir: Path, model: str) -> np.ndarray:
     Raises:
         CheckpointError: missing or damaged, or the model was not judged.
     """
-    path = Path(run_dir) / FILE
-    if not path.exists():
-        raise CheckpointError(f"{path}: missing, and translations for dot products need it. Run notebook 05.")
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            return file.get_tensor(model)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: nothing for the model {model!r} ({error}). Run notebook 05 again.") from error
+    with open_judged(Path(run_dir) / FILE, model, "nothing") as file:
+        return file.get_tensor(model)

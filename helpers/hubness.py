@@ -12,11 +12,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import torch
 
 from helpers import metrics
-from helpers.checkpoints import CheckpointError, write_tensors
+from helpers.checkpoints import open_judged, write_tensors
 from helpers.metrics import GALLERY_BLOCK, QUERY_BLOCK
 
 BANK_SIZE = 12_000
@@ -120,11 +119,5 @@ def load_bank(run_dir: Path, model: str) -> tuple[np.ndarray, float]:
     Raises:
         CheckpointError: missing or damaged, or the model was not judged.
     """
-    path = Path(run_dir) / BANK_FILE
-    if not path.exists():
-        raise CheckpointError(f"{path}: missing, and search against hubness needs it. Run notebook 05.")
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            return file.get_tensor("bank"), float(json.loads(file.metadata()["betas"])[model])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: no bank for the model {model!r} ({error}). Run notebook 05 again.") from error
+    with open_judged(Path(run_dir) / BANK_FILE, model, "no bank") as file:
+        return file.get_tensor("bank"), float(json.loads(file.metadata()["betas"])[model])
