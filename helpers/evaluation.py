@@ -22,7 +22,7 @@ def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], 
 
     Returns:
         Rows in the order of `MODEL_ROWS` (plain JSON values), the ranks (V,) of each row, and of each model the
-        correction (dy,) for the lengths of images that `dot_product` describes.
+        vector (dy,) that `dot_product.correction` subtracts.
     """
     captions, images, targets = run.split.judged(side)
     gallery = np.ascontiguousarray(run.data.images[images])
@@ -57,7 +57,7 @@ def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], 
 def by_dot_product(
     predictions: np.ndarray, shift: np.ndarray, gallery: np.ndarray, targets: np.ndarray, settings: EvaluationConfig
 ) -> dict[str, float]:
-    """MRR by the challenge's protocol, of translations as they are and less the correction `shift` (dy,) for lengths.
+    """MRR by the challenge's protocol, of translations as they are and less `shift` (dy,).
 
     Args:
         predictions: (V, dy). gallery: (G, dy). targets: (V,) gallery rows.
@@ -97,7 +97,7 @@ def against_hubness(
 def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Judge every stored model of a run on its validation side, and measure what it costs.
 
-    What `Translator.search` needs against hubness and `Translator.for_dot_product` for lengths is written to the run's
+    What `Translator.search` needs against hubness and `Translator.for_dot_product` is written to the run's
     folder.
 
     Returns:
@@ -218,7 +218,7 @@ HUBNESS_COLUMNS = (
 )
 CHALLENGE_COLUMNS = (
     ("challenge_mrr", "MRR, galleries of 100, dot product", ".3f"),
-    ("challenge_corrected_mrr", "corrected for lengths", ".3f"),
+    ("challenge_corrected_mrr", "less the fixed vector", ".3f"),
 )
 COST_COLUMNS = (
     ("parameters", "parameters", ",d"),
