@@ -10,9 +10,11 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks import accuracy_table, common, protocol
@@ -60,6 +62,25 @@ def summarise(
     return accuracy_table.table({name: runs for name, runs in found.items() if runs is not None}, groups)
 
 
+def projected(data: PairedEmbeddings, text_dim: int, image_dim: int) -> PairedEmbeddings:
+    """The data with both spaces multiplied by fixed random matrices with orthonormal rows or columns.
+
+    More dimensions than before keep every distance, and spread it over mixed coordinates; fewer lose some.
+    """
+
+    def turned(x: np.ndarray, width: int, seed: int) -> np.ndarray:
+        larger, smaller = max(x.shape[1], width), min(x.shape[1], width)
+        basis, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((larger, smaller)))
+        return x @ (basis if width == smaller else basis.T).astype(np.float32)
+
+    return replace(
+        data,
+        text=turned(data.text, text_dim, 0),
+        images=turned(data.images, image_dim, 1),
+        fingerprint=protocol.digest_of(data.fingerprint, "projected", text_dim, image_dim),
+    )
+
+
 def store_of(data: PairedEmbeddings, results: Path, benchmark: str = "accuracy") -> protocol.Store:
     """A data set's own folder for a benchmark."""
     return protocol.Store(results / benchmark / data.fingerprint[:8])
@@ -77,11 +98,8 @@ def compare(
     chosen = [method for method in methods if not options.only or method.name in options.only]
     run_all(chosen, problems, options.seeds, store)
     rows = summarise(methods, problems, options.seeds, store)
-    subset = "" if options.train_images is None else f" --train-images {options.train_images}"
-    splits = " ".join(map(str, options.splits))
     facts = {
-        "command": f"python -m benchmarks.accuracy --data-dir DIR --text-dim {data.text_dim} --image-dim "
-        f"{data.image_dim} --splits {splits} --seeds {options.seeds}{subset}",
+        "command": command(options),
         "data": {"fingerprint": data.fingerprint, "captions": data.n_captions, "images": data.n_images},
         "splits": options.splits,
         "seeds": options.seeds,
@@ -96,11 +114,25 @@ def compare(
     return rows
 
 
+def command(options: argparse.Namespace) -> str:
+    """What makes the table, on any machine."""
+    parts = ["python -m benchmarks.accuracy --data-dir DIR"]
+    parts.append(f"--text-dim {options.text_dim} --image-dim {options.image_dim}")
+    parts.append(f"--splits {' '.join(map(str, options.splits))} --seeds {options.seeds}")
+    if options.train_images is not None:
+        parts.append(f"--train-images {options.train_images}")
+    if options.project:
+        parts.append(f"--project {options.project[0]} {options.project[1]}")
+    return " ".join(parts)
+
+
 def table_name(options: argparse.Namespace) -> str:
     """`accuracy`, and what differs from the defaults."""
     parts = ["accuracy"]
     if options.train_images is not None:
         parts.append(f"{options.train_images}_images")
+    if options.project:
+        parts.append(f"projected_{options.project[0]}_{options.project[1]}")
     if (options.splits, options.seeds) != (SPLITS, SEEDS):
         parts.append(f"{len(options.splits)}_splits_{options.seeds}_seeds")
     return "_".join(parts)
@@ -111,7 +143,7 @@ def smoke(options: argparse.Namespace) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         sizes = {name: SMOKE[name] for name in ("text_dim", "image_dim")}
         data = load_paired(write_demo(Path(folder, "data"), **SMOKE), **sizes, cache_dir=Path(folder, "cache"))
-        options.splits, options.seeds = [0], 1
+        options.splits, options.seeds, options.project = [0], 1, None
         methods = [method.tiny() for method in METHODS.values()]
         store = store_of(data, Path(folder, "results"))
         return compare(data, methods, options, store, choose_device())
@@ -127,6 +159,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds of a training, on every split")
     parser.add_argument("--only", nargs="+", choices=METHODS, default=[], help="methods to compute; all where left out")
     parser.add_argument("--train-images", type=int, help="keep a seeded choice of so many training images")
+    parser.add_argument(
+        "--project", type=int, nargs=2, metavar=("TEXT", "IMAGE"), help="random projections to these dimensions first"
+    )
     parser.add_argument("--smoke", action="store_true", help="everything once at tiny sizes, on demo data")
     options = parser.parse_args(arguments)
     if not options.smoke and options.data_dir is None:
@@ -140,6 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         smoke(options)
         return
     data = load_paired(options.data_dir, text_dim=options.text_dim, image_dim=options.image_dim)
+    if options.project:
+        data = projected(data, *options.project)
     store = store_of(data, common.RESULTS_DIR)
     compare(data, list(METHODS.values()), options, store, choose_device())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 
 import matplotlib
 
@@ -27,6 +28,14 @@ AXIS_LABELS = {
     "queue": "queue (entries)",
     "image_dim": "image width (dimensions)",
     "images": "training images (count; widths 128)",
+}
+SIZE_COLOURS = {
+    "bigjump_plus": plots.MODEL_COLOURS["bigjump"],
+    "vse_mlp": "#0072B2",
+    "queue_nce": "#009E73",
+    "cca": "#E69F00",
+    "procrustes": "#CC79A7",
+    "least_squares": "#56B4E9",
 }
 METHOD_LABELS = plots.MODEL_LABELS | {
     "ridge": "Ridge (searched)",
@@ -100,17 +109,45 @@ def accuracy_dots(ax: Axes, result: dict) -> Axes:
     return ax
 
 
+def size_curves(ax: Axes, results: list[dict]) -> Axes:
+    """MRR and its interval against the number of training images, a line a method, named at its right end."""
+    results = sorted(results, key=lambda result: result["train_images"])
+    scores = [{row["model"]: row for row in result["rows"]} for result in results]
+    images = [result["train_images"] for result in results]
+    names = [name for name in SIZE_COLOURS if all(name in rows for rows in scores)]
+    for name, marker in zip(names, "osD^vP", strict=False):
+        rows = [of_size[name] for of_size in scores]
+        mrr, look = [row["mrr"] for row in rows], {"color": SIZE_COLOURS[name]}
+        label = METHOD_LABELS[name] + f": {mrr[0]:.3f} to {mrr[-1]:.3f}"
+        ax.semilogx(images, mrr, "-", marker=marker, ms=6, label=label, **look)
+        ax.fill_between(images, [row["mrr_low"] for row in rows], [row["mrr_high"] for row in rows], alpha=0.12, **look)
+    ax.set_xticks(images, [f"{n:,}" for n in images])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_ylim(bottom=0)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    runs = ", ".join(dict.fromkeys(_count(result["seeds"], "seed") for result in results))
+    ax.set(xlabel=f"training images (count); {runs}", ylabel=f"MRR (0 to 1; {results[0]['gallery']:,} images)")
+    return ax
+
+
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" + ("s" if n > 1 else "")
 
 
 def main() -> None:
     plots.use_style()
+    by_size = defaultdict(list)
     for path in sorted(p for p in common.RESULTS_DIR.glob("accuracy*.json") if p.stem != "accuracy_search"):
         result = json.loads(path.read_text(encoding="utf-8"))
+        by_size[result["data"]["fingerprint"], tuple(result["splits"])].append(result)
         fig, ax = plt.subplots(figsize=(8.4, 1.4 + 0.36 * len(result["rows"])))
         accuracy_dots(ax, result)
         print(plots.save_figure(fig, path.stem))
+    for (_, splits), results in by_size.items():
+        if len({result["train_images"] for result in results}) > 1:
+            fig, ax = plt.subplots(figsize=(8.4, 3.8))
+            size_curves(ax, results)
+            print(plots.save_figure(fig, "accuracy_by_size_split_" + "_".join(map(str, splits))))
     if results := ablations.load():
         print(plots.save_figure(ablations.effects_figure(results), "ablations"))
     for device in ("cpu", "cuda"):

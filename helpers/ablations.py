@@ -23,6 +23,8 @@ RESULTS_DIR = config.PROJECT_ROOT / "benchmarks" / "results"
 COLOURS = {"helps": plots.BLUE, "harms": plots.MODEL_COLOURS["bigjump"], "no effect": plots.MODEL_COLOURS["chance"]}
 MARKERS = {"helps": "o", "harms": "s", "no effect": "o"}
 LEGEND = {"helps": "first choice helps", "harms": "first choice harms", "no effect": "no effect (interval covers 0)"}
+TURNED_NAME = "turned_demo.json"
+"""Results of `benchmarks.turned`: one comparison a claim, on demo data with one property changed."""
 LINEAR = 0.01
 """Half the width of the linear part of the axis; beyond it is logarithmic, since effects span three decades."""
 KINDS = {"BigJump, one thing changed": True, "Closed form alone": False}
@@ -121,6 +123,50 @@ def table(results: Sequence[dict]) -> str:
             cells = (_cell(of_result.get(words)) for of_result in rows)
             lines.append(f"  {words:{width}}  " + "  ".join(f"{cell:38}" for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def load_turned(directory: str | Path = RESULTS_DIR) -> dict | None:
+    """The stored results on turned demo data, or None where there are none."""
+    path = Path(directory) / TURNED_NAME
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def turned_figure(result: dict) -> Figure:
+    """A line a comparison, a column a data set; each cell says the difference, in the colour of its verdict."""
+    turns = result["turns"]
+    cells = [comparisons(turn) for turn in turns]
+    order = list(cells[0])
+    fig, ax = plt.subplots(figsize=(5.2 + 1.2 * len(turns), 1.4 + 0.36 * len(order)))
+    for x, rows in enumerate(cells):
+        for y, words in enumerate(order):
+            row = rows[words]
+            told = row["verdict"] != "no effect"
+            if told:
+                box = {"facecolor": COLOURS[row["verdict"]], "edgecolor": "white", "linewidth": 1.5}
+                ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, **box))
+            look = {"color": "white", "weight": "bold"} if told else {"color": plots.DARK}
+            ax.annotate(f"{row['difference']:+.3f}", (x, y), ha="center", va="center", size=9, **look)
+    ax.set_xticks(range(len(turns)), [f"{turn['turn']}\n{turn['data']['captions']:,} captions" for turn in turns])
+    ax.set_yticks(range(len(order)), order)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.set(xlim=(-0.5, len(turns) - 0.5), ylim=(len(order) - 0.5, -0.5))
+    ax.grid(visible=False)
+    ax.set_xlabel(f"demo data with one property changed; difference in MRR, mean of {result['seeds']} seeds")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[name]) for name in ("helps", "harms")]
+    fig.legend(handles, [LEGEND[name] for name in ("helps", "harms")], loc="outside lower right", ncols=2)
+    return fig
+
+
+def turned_table(result: dict) -> str:
+    """The same as text, with intervals."""
+    lines = []
+    for turn in result["turns"]:
+        lines.append("{turn}: {data[captions]:,} captions, gallery of {data[gallery]:,}".format(**turn))
+        rows = comparisons(turn)
+        width = max(map(len, rows))
+        lines += [f"  {words:{width}}  {_cell(row)}" for words, row in rows.items()]
+    return "\n".join(lines)
 
 
 def _cell(row: dict | None) -> str:

@@ -31,7 +31,8 @@ LATENT_DECAY = 0.35
 KEEP = 0.15  # share of the latents that a caption keeps
 STYLE_SHARE = 0.6  # of a caption's variance
 RELU_WEIGHT = 4.0  # of the nonlinear part, against 1 for the linear part
-NOISE_SHARE, NOISE_DECAY = 0.03, 1.5
+NOISE_SHARE = 0.03  # of the variance of an embedding
+NOISE_DECAY = 1.5
 MEAN_SHARE = 0.75  # of the energy, in the common offset
 DUPLICATES = 0.03  # of the images
 TEXT_NORM, IMAGE_NORM = 10.0, 26.0  # the challenge's images: 25.9
@@ -57,7 +58,9 @@ def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 class _Space:
     """One encoder: latents (n, k) to embeddings (n, dim), by maps that are drawn once."""
 
-    def __init__(self, rng: np.random.Generator, n_latents: int, dim: int, norm: float) -> None:
+    def __init__(
+        self, rng: np.random.Generator, n_latents: int, dim: int, norm: float, *, relu_weight: float, noise_share: float
+    ) -> None:
         width = 2 * n_latents
         self.linear = _normal(rng, n_latents, dim) / np.sqrt(dim)
         self.inner = _normal(rng, n_latents, width)
@@ -66,19 +69,19 @@ class _Space:
         self.noise = _power_law(dim, NOISE_DECAY)[:, None] * _normal(rng, dim, dim) / np.sqrt(dim)
         offset = _normal(rng, dim)
         self.offset = offset / np.linalg.norm(offset)
-        self.norm = norm
+        self.norm, self.relu_weight, self.noise_share = norm, relu_weight, noise_share
         self.moments: tuple[np.ndarray, float] | None = None
 
     def __call__(self, rng: np.random.Generator, latents: np.ndarray) -> np.ndarray:
         """Embed latents (n, k); the first call fixes the centring, which later calls share."""
         hidden = np.maximum(latents @ self.inner + self.bias, 0.0)  # (n, width)
-        signal = latents @ self.linear + RELU_WEIGHT * (hidden @ self.outer)  # (n, dim)
+        signal = latents @ self.linear + self.relu_weight * (hidden @ self.outer)  # (n, dim)
         if self.moments is None:
             mean = signal.mean(0)
             self.moments = mean, float(np.sqrt(((signal - mean) ** 2).sum(1).mean()))
         mean, spread = self.moments
-        varying = np.sqrt(1 - NOISE_SHARE) * (signal - mean) / spread
-        varying += np.sqrt(NOISE_SHARE) * (_normal(rng, *signal.shape) @ self.noise)
+        varying = np.sqrt(1 - self.noise_share) * (signal - mean) / spread
+        varying += np.sqrt(self.noise_share) * (_normal(rng, *signal.shape) @ self.noise)
         embedded = np.sqrt(MEAN_SHARE) * self.offset + np.sqrt(1 - MEAN_SHARE) * varying
         return (self.norm * embedded).astype(np.float32)
 
@@ -123,13 +126,14 @@ def _metadata(sizes: dict[str, int]) -> dict[str, np.ndarray]:
     return {f"metadata/{key}": np.array([value], dtype=np.int64) for key, value in sizes.items()}
 
 
-def _write_set(folder: Path, settings: dict[str, int]) -> None:
+def _write_set(folder: Path, settings: dict[str, float]) -> None:
     rng = np.random.default_rng(settings["seed"])
     m, per_image, n_queries = settings["n_images"], settings["captions_per_image"], settings["n_queries"]
     text_dim, image_dim = settings["text_dim"], settings["image_dim"]
     centres = _normal(rng, N_CLUSTERS, N_LATENTS)
-    to_text = _Space(rng, N_LATENTS + N_STYLES, text_dim, TEXT_NORM)
-    to_image = _Space(rng, N_LATENTS, image_dim, IMAGE_NORM)
+    turned = {name: settings[name] for name in ("relu_weight", "noise_share")}
+    to_text = _Space(rng, N_LATENTS + N_STYLES, text_dim, TEXT_NORM, **turned)
+    to_image = _Space(rng, N_LATENTS, image_dim, IMAGE_NORM, **turned)
     latents = _image_latents(rng, m, centres)
     targets = np.repeat(np.arange(m), per_image)  # (N,)
     kept, described = _caption_latents(rng, latents[targets])
@@ -159,7 +163,7 @@ def _write_set(folder: Path, settings: dict[str, int]) -> None:
     (folder / "demo.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _is_current(folder: Path, settings: dict[str, int]) -> bool:
+def _is_current(folder: Path, settings: dict[str, float]) -> bool:
     try:
         recorded = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -177,6 +181,8 @@ def write_demo(
     image_dim: int = 1536,
     n_queries: int = 100,
     seed: int = 0,
+    relu_weight: float = RELU_WEIGHT,
+    noise_share: float = NOISE_SHARE,
 ) -> Path:
     """Write the demo set: `train.npz`, `captions.txt`, `test.clean.npz` and `demo.json`, all or none.
 
@@ -187,6 +193,8 @@ def write_demo(
         text_dim, image_dim: widths of the embeddings.
         n_queries: captions of the test set, of images that the training set does not hold.
         seed: of everything drawn.
+        relu_weight: of the nonlinear part of both encoders, against 1 for the linear part.
+        noise_share: of the variance of an embedding, from 0 to 1.
 
     Returns:
         `directory`, absolute.
@@ -197,6 +205,7 @@ def write_demo(
     directory = Path(directory).expanduser().absolute()
     settings = {"version": VERSION, "n_images": n_images, "captions_per_image": captions_per_image}
     settings |= {"text_dim": text_dim, "image_dim": image_dim, "n_queries": n_queries, "seed": seed}
+    settings |= {"relu_weight": relu_weight, "noise_share": noise_share}
     if _is_current(directory, settings):
         return directory
     found = sorted(path.name for path in directory.iterdir()) if directory.exists() else []

@@ -73,3 +73,30 @@ def test_table_names_every_claim_and_leaves_a_dash_where_nothing_was_measured():
     assert lines[at].split("  ")[1] == "bad" and "-0.1000 (-0.1100 to -0.0900) harms" in lines[at]
     assert lines[at].endswith("+0.4000 (+0.3900 to +0.4100) helps")
     assert lines[lines.index("much is claimed") + 1].endswith("-")
+
+
+TURNED = {
+    "seeds": 3,
+    "turns": [
+        {"turn": "as it is", "data": {"captions": 6000, "gallery": 120}, "claims": LARGE["claims"][:3]},
+        {"turn": "linear", "data": {"captions": 600, "gallery": 12}, "claims": LARGE["claims"][2::-1]},
+    ],
+}
+
+
+def test_turned_figure_has_a_cell_for_each_comparison_on_each_data_set():
+    ax = ablations.turned_figure(TURNED).axes[0]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["little", "much", "bad"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["as it is\n6,000 captions", "linear\n600 captions"]
+    # The order of the first data set holds for all, and only what has an effect is filled.
+    assert [text.get_text() for text in ax.texts] == ["+0.001", "+0.100", "-0.100"] * 2
+    assert [patch.get_xy() for patch in ax.patches] == [(-0.5, 0.5), (-0.5, 1.5), (0.5, 0.5), (0.5, 1.5)]
+    plt.close("all")
+
+
+def test_turned_table_is_read_back_as_it_was_stored(tmp_path):
+    assert ablations.load_turned(tmp_path) is None
+    (tmp_path / ablations.TURNED_NAME).write_text(json.dumps(TURNED))
+    lines = ablations.turned_table(ablations.load_turned(tmp_path)).splitlines()
+    assert lines[0] == "as it is: 6,000 captions, gallery of 120" and len(lines) == 8
+    assert lines[1] == "  little  +0.0010 (-0.0090 to +0.0110) no effect"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks import ablations, accuracy, protocol
+from benchmarks import ablations, accuracy, protocol, turned
 from benchmarks.ablation import hooks, runs, table
 from benchmarks.ablation.claims import CLAIMS, REFERENCE
 from benchmarks.ablation.variants import BigJump, ClosedForm, Side
@@ -186,6 +186,14 @@ def test_smoke_runs_every_variant_and_every_claim(capsys):
     made = ablations.variants_of(claims)
     assert all(f"{v.name}, split 0, seed {s}: " in shown for v in made for s in range(2 if v.seeded else 1))
     assert all(row.words in shown for claim in claims for row in claim.comparisons)
+
+
+def test_turned_data_answer_every_claim_that_is_asked(capsys):
+    turned.main(["--smoke"])
+    shown = capsys.readouterr().out
+    words = [row.words for claim in turned.claims() for row in claim.comparisons]
+    assert len(words) == len(turned.ASKED) and all(shown.count(line) == 2 for line in words)
+    assert "as it is: 300 captions of 60 images" in shown
 
 
 @dataclass(frozen=True)

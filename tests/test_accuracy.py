@@ -25,7 +25,7 @@ from helpers.synthetic import write_demo
 from helpers.training import fit
 
 CPU = torch.device("cpu")
-OPTIONS = argparse.Namespace(splits=[0], seeds=1, only=[], train_images=None)
+OPTIONS = accuracy.parse(["--data-dir", "DIR", "--splits", "0", "--seeds", "1"])
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,18 @@ def test_figure_names_every_method():
     assert "3 seeds on 1 split" in ax.get_xlabel() and len(ax.get_lines()) == 2 * len(rows) == 2 * len(ax.collections)
 
 
+def test_size_figure_draws_methods_that_every_size_has():
+    row = {"mrr": 0.4, "mrr_low": 0.38, "mrr_high": 0.42}
+    names = ["bigjump_plus", "cca", "ridge"]
+    rows = [{**row, "model": name} for name in names]
+    sizes = [(4000, rows), (500, rows[:2]), (1000, [*rows, {**row, "model": "vse_mlp"}])]
+    results = [{"rows": of_size, "train_images": n, "seeds": 3, "gallery": 809} for n, of_size in sizes]
+    ax = draw.size_curves(Figure().subplots(), results)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["500", "1,000", "4,000"]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["BigJump plus: 0.400 to 0.400", "CCA, weighted: 0.400 to 0.400"]
+
+
 def test_second_call_computes_nothing_and_an_interrupted_one_goes_on(data, tmp_path):
     calls: list = []
     with pytest.raises(KeyboardInterrupt):
@@ -166,6 +178,21 @@ def test_train_images_keeps_so_many_and_the_same_gallery(data):
     assert torch.equal(whole.gallery, part.gallery)
     with pytest.raises(ValueError, match="between 1 and 54"):
         protocol.make_problem(data, 0, 55, CPU)
+
+
+def test_projections_to_more_dimensions_keep_every_distance_and_have_results_of_their_own(data, tmp_path):
+    wide = accuracy.projected(data, 20, 16)
+    assert wide.text.shape[1] == 20 and not np.allclose(wide.images, data.images)
+    for before, after in ((data.text, wide.text), (data.images, wide.images)):
+        assert np.allclose(after @ after.T, before @ before.T, rtol=1e-4, atol=1e-4)
+    narrow = accuracy.projected(data, 5, 7)
+    assert (narrow.text_dim, narrow.image_dim) == (5, 7)
+    assert len({data.fingerprint, wide.fingerprint, narrow.fingerprint}) == 3
+    assert np.array_equal(narrow.text, accuracy.projected(data, 5, 7).text)
+    compare(narrow, [Counting([])], tmp_path, project=[5, 7])
+    (path,) = (tmp_path / "results").glob("*.json")
+    assert path.stem == "accuracy_projected_5_7_1_splits_1_seeds"
+    assert json.loads(path.read_text())["command"].endswith("--splits 0 --seeds 1 --project 5 7")
 
 
 def test_garbage_among_the_scored_images_changes_no_choice(data, tmp_path):

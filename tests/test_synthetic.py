@@ -103,6 +103,25 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("turn", [{"relu_weight": 0.0}, {"noise_share": 0.3}])
+def test_a_turned_property_is_recorded_and_changes_the_embeddings_alone(demo, tmp_path, turn):
+    folder = write_demo(tmp_path / "turned", **SMALL, **turn)
+    assert json.loads((folder / "demo.json").read_text()).items() >= turn.items()
+    before, after = _arrays(demo / "train.npz"), _arrays(folder / "train.npz")
+    assert not np.allclose(before["captions/embeddings"], after["captions/embeddings"])
+    assert all(np.array_equal(before[key], after[key]) for key in before if not key.endswith("embeddings"))
+
+
+def test_without_nonlinearity_and_noise_embeddings_are_affine_in_few_latents(tmp_path):
+    sizes = {"n_images": 300, "text_dim": 200, "image_dim": 200, "n_queries": 1}
+    ranks = {}
+    for weight in (0.0, synthetic.RELU_WEIGHT):
+        train = _arrays(write_demo(tmp_path / str(weight), **sizes, relu_weight=weight, noise_share=0.0) / "train.npz")
+        images = train["images/embeddings"].astype(np.float64)
+        ranks[weight] = np.linalg.matrix_rank(images - images.mean(0), tol=1e-2)
+    assert ranks[0.0] == synthetic.N_LATENTS and ranks[synthetic.RELU_WEIGHT] > synthetic.N_LATENTS
+
+
 def test_geometry_of_the_embeddings(tmp_path):
     folder = write_demo(tmp_path / "demo", n_images=400, text_dim=64, image_dim=96, n_queries=1)
     train = _arrays(folder / "train.npz")
