@@ -21,7 +21,7 @@ from benchmarks.ablation.claims import CLAIMS, Claim
 from benchmarks.ablation.table import caption_changes, order_agreement, table, variant_facts
 from benchmarks.ablation.variants import Shared, Side, Variant
 from helpers.checkpoints import write_json
-from helpers.config import BigJumpConfig, RunConfig
+from helpers.config import BigJumpConfig
 from helpers.data import PairedEmbeddings, load_paired
 from helpers.evaluation import format_table
 from helpers.reproducibility import choose_device, matmul_dtype
@@ -214,11 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.smoke:
         smoke(options)
         return
-    widths = {"text_dim": options.text_dim, "image_dim": options.image_dim}
-    folder = write_demo(RunConfig().data_path, **widths) if options.demo else options.data_dir
-    data = load_paired(folder, **widths)
+    name, data = accuracy.named_data(options)
     store = accuracy.store_of(data, common.RESULTS_DIR, "ablations")
-    measure(data, "demo" if options.demo else folder.resolve().name, options, store, choose_device())
+    measure(data, name, options, store, choose_device())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Accuracy of every method of `benchmarks.peers` on any data, with choices made on the training images alone.
 
-`python -m benchmarks.accuracy --data-dir DIR --text-dim 384 --image-dim 1280 [--splits 0 1] [--seeds 3]`. Every
-finished search and run is a file, so that an interrupted call goes on and a changed method is computed again.
+`python -m benchmarks.accuracy --data-dir DIR --text-dim 384 --image-dim 1280 [--splits 0 1] [--seeds 3]`, or `--demo`.
+Every finished search and run is a file, so that an interrupted call goes on and a changed method is computed again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks import accuracy_table, common, protocol
 from benchmarks.peers import METHODS
 from benchmarks.peers.method import Method
 from helpers.checkpoints import write_json
+from helpers.config import RunConfig
 from helpers.data import PairedEmbeddings, load_paired
 from helpers.evaluation import format_table
 from helpers.reproducibility import choose_device
@@ -81,6 +82,14 @@ def projected(data: PairedEmbeddings, text_dim: int, image_dim: int) -> PairedEm
     )
 
 
+def named_data(options: argparse.Namespace) -> tuple[str, PairedEmbeddings]:
+    """What the command line names, and a name for its tables: the folder's, or `demo`."""
+    widths = {"text_dim": options.text_dim, "image_dim": options.image_dim}
+    if options.demo:
+        return "demo", load_paired(write_demo(RunConfig().data_path, **widths), **widths)
+    return options.data_dir.resolve().name, load_paired(options.data_dir, **widths)
+
+
 def store_of(data: PairedEmbeddings, results: Path, benchmark: str = "accuracy") -> protocol.Store:
     """A data set's own folder for a benchmark."""
     return protocol.Store(results / benchmark / data.fingerprint[:8])
@@ -88,6 +97,7 @@ def store_of(data: PairedEmbeddings, results: Path, benchmark: str = "accuracy")
 
 def compare(
     data: PairedEmbeddings,
+    name: str,
     methods: Sequence[Method],
     options: argparse.Namespace,
     store: protocol.Store,
@@ -100,7 +110,7 @@ def compare(
     rows = summarise(methods, problems, options.seeds, store)
     facts = {
         "command": command(options),
-        "data": {"fingerprint": data.fingerprint, "captions": data.n_captions, "images": data.n_images},
+        "data": {"name": name, "fingerprint": data.fingerprint, "captions": data.n_captions, "images": data.n_images},
         "splits": options.splits,
         "seeds": options.seeds,
         "train_images": len(problems[0].train.images),
@@ -109,14 +119,14 @@ def compare(
         "machine": common.machine(device.type),
         "versions": common.versions(),
     }
-    write_json(store.folder.parents[1] / f"{table_name(options)}.json", {**facts, "rows": rows})
+    write_json(store.folder.parents[1] / f"{table_name(name, options)}.json", {**facts, "rows": rows})
     print(format_table(rows, accuracy_table.COLUMNS))
     return rows
 
 
 def command(options: argparse.Namespace) -> str:
     """What makes the table, on any machine."""
-    parts = ["python -m benchmarks.accuracy --data-dir DIR"]
+    parts = ["python -m benchmarks.accuracy", "--demo" if options.demo else "--data-dir DIR"]
     parts.append(f"--text-dim {options.text_dim} --image-dim {options.image_dim}")
     parts.append(f"--splits {' '.join(map(str, options.splits))} --seeds {options.seeds}")
     if options.train_images is not None:
@@ -126,9 +136,9 @@ def command(options: argparse.Namespace) -> str:
     return " ".join(parts)
 
 
-def table_name(options: argparse.Namespace) -> str:
-    """`accuracy`, and what differs from the defaults."""
-    parts = ["accuracy"]
+def table_name(name: str, options: argparse.Namespace) -> str:
+    """`accuracy`, the data's name, and what differs from the defaults."""
+    parts = ["accuracy", name]
     if options.train_images is not None:
         parts.append(f"{options.train_images}_images")
     if options.project:
@@ -146,13 +156,14 @@ def smoke(options: argparse.Namespace) -> list[dict]:
         options.splits, options.seeds, options.project = [0], 1, None
         methods = [method.tiny() for method in METHODS.values()]
         store = store_of(data, Path(folder, "results"))
-        return compare(data, methods, options, store, choose_device())
+        return compare(data, "smoke", methods, options, store, choose_device())
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--demo", action="store_true", help="the demo data, written on first use")
     parser.add_argument("--text-dim", type=int, default=1024)
     parser.add_argument("--image-dim", type=int, default=1536)
     parser.add_argument("--splits", type=int, nargs="+", default=SPLITS, help="seeds of the splits by image")
@@ -164,8 +175,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--smoke", action="store_true", help="everything once at tiny sizes, on demo data")
     options = parser.parse_args(arguments)
-    if not options.smoke and options.data_dir is None:
-        parser.error("--data-dir is needed (or --smoke)")
+    if not (options.smoke or options.demo or options.data_dir):
+        parser.error("--data-dir is needed (or --demo, or --smoke)")
     return options
 
 
@@ -174,11 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.smoke:
         smoke(options)
         return
-    data = load_paired(options.data_dir, text_dim=options.text_dim, image_dim=options.image_dim)
+    name, data = named_data(options)
     if options.project:
         data = projected(data, *options.project)
     store = store_of(data, common.RESULTS_DIR)
-    compare(data, list(METHODS.values()), options, store, choose_device())
+    compare(data, name, list(METHODS.values()), options, store, choose_device())
 
 
 if __name__ == "__main__":

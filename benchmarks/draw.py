@@ -105,7 +105,10 @@ def accuracy_dots(ax: Axes, result: dict) -> Axes:
     ax.margins(x=0.12)
     ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)  # above: markers may lie anywhere inside
     runs = f"{_count(result['seeds'], 'seed')} on {_count(len(result['splits']), 'split')}"
-    ax.set(xlabel=f"MRR (0 to 1; {result['gallery']:,} images), 95% interval; mean of {runs}", ylabel="")
+    ax.set(
+        xlabel=f"MRR (0 to 1; {result['gallery']:,} images of {result['data']['name']}), 95% interval; mean of {runs}",
+        ylabel="",
+    )
     return ax
 
 
@@ -139,15 +142,16 @@ def main() -> None:
     by_size = defaultdict(list)
     for path in sorted(p for p in common.RESULTS_DIR.glob("accuracy*.json") if p.stem != "accuracy_search"):
         result = json.loads(path.read_text(encoding="utf-8"))
-        by_size[result["data"]["fingerprint"], tuple(result["splits"])].append(result)
+        if "--project" not in result["command"]:
+            by_size[result["data"]["name"], tuple(result["splits"])].append(result)
         fig, ax = plt.subplots(figsize=(8.4, 1.4 + 0.36 * len(result["rows"])))
         accuracy_dots(ax, result)
         print(plots.save_figure(fig, path.stem))
-    for (_, splits), results in by_size.items():
+    for (name, splits), results in by_size.items():
         if len({result["train_images"] for result in results}) > 1:
             fig, ax = plt.subplots(figsize=(8.4, 3.8))
             size_curves(ax, results)
-            print(plots.save_figure(fig, "accuracy_by_size_split_" + "_".join(map(str, splits))))
+            print(plots.save_figure(fig, "_".join(["accuracy_by_size", name, *map(str, splits)])))
     if results := ablations.load():
         print(plots.save_figure(ablations.effects_figure(results), "ablations"))
     for device in ("cpu", "cuda"):

@@ -66,7 +66,7 @@ class Counting:
 
 def compare(data: PairedEmbeddings, methods: list, folder: Path, **options: object) -> list[dict]:
     store = accuracy.store_of(data, folder / "results")
-    return accuracy.compare(data, methods, argparse.Namespace(**{**vars(OPTIONS), **options}), store, CPU)
+    return accuracy.compare(data, "tiny", methods, argparse.Namespace(**{**vars(OPTIONS), **options}), store, CPU)
 
 
 def unit(rows: int, width: int, seed: int, dtype=torch.float64) -> torch.Tensor:
@@ -135,7 +135,9 @@ def test_smoke_runs_every_method(capsys):
 def test_figure_names_every_method():
     row = {"mrr": 0.4, "mrr_low": 0.38, "mrr_high": 0.42, "hubness_mrr": 0.45}
     rows = [{**row, "model": name} for name in METHODS]
-    ax = draw.accuracy_dots(Figure().subplots(), {"rows": rows, "seeds": 3, "splits": [0], "gallery": 809})
+    ax = draw.accuracy_dots(
+        Figure().subplots(), {"rows": rows, "seeds": 3, "splits": [0], "gallery": 809, "data": {"name": "x"}}
+    )
     assert [tick.get_text() for tick in ax.get_yticklabels()] == [draw.METHOD_LABELS[name] for name in METHODS]
     assert "3 seeds on 1 split" in ax.get_xlabel() and len(ax.get_lines()) == 2 * len(rows) == 2 * len(ax.collections)
 
@@ -145,7 +147,9 @@ def test_size_figure_draws_methods_that_every_size_has():
     names = ["bigjump_plus", "cca", "ridge"]
     rows = [{**row, "model": name} for name in names]
     sizes = [(4000, rows), (500, rows[:2]), (1000, [*rows, {**row, "model": "vse_mlp"}])]
-    results = [{"rows": of_size, "train_images": n, "seeds": 3, "gallery": 809} for n, of_size in sizes]
+    results = [
+        {"rows": of_size, "train_images": n, "seeds": 3, "gallery": 809, "data": {"name": "x"}} for n, of_size in sizes
+    ]
     ax = draw.size_curves(Figure().subplots(), results)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["500", "1,000", "4,000"]
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
@@ -169,7 +173,7 @@ def test_a_changed_setting_or_training_side_is_computed_again(data, tmp_path):
     compare(data, [Counting(calls, strength=2.0)], tmp_path)
     compare(data, [Counting(calls)], tmp_path, train_images=30)
     assert calls == ["search", 0] * 3
-    assert (tmp_path / "results" / "accuracy_30_images_1_splits_1_seeds.json").exists()
+    assert (tmp_path / "results" / "accuracy_tiny_30_images_1_splits_1_seeds.json").exists()
 
 
 def test_train_images_keeps_so_many_and_the_same_gallery(data):
@@ -191,7 +195,7 @@ def test_projections_to_more_dimensions_keep_every_distance_and_have_results_of_
     assert np.array_equal(narrow.text, accuracy.projected(data, 5, 7).text)
     compare(narrow, [Counting([])], tmp_path, project=[5, 7])
     (path,) = (tmp_path / "results").glob("*.json")
-    assert path.stem == "accuracy_projected_5_7_1_splits_1_seeds"
+    assert path.stem == "accuracy_tiny_projected_5_7_1_splits_1_seeds"
     assert json.loads(path.read_text())["command"].endswith("--splits 0 --seeds 1 --project 5 7")
 
 
