@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import safetensors
@@ -65,21 +66,48 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
         ) from error
 
 
+def weights_digest(run_dir: Path, name: str) -> str | None:
+    """SHA-256 (hex) of the tensors of the stored model `name`, or None where the run has none of that name.
+
+    Its facts do not count: they hold the seconds of each epoch.
+    """
+    path = model_path(run_dir, name)
+    if not path.exists():
+        return None
+    with open(path, "rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))  # the header's length, and the header
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_judged(path: Path, tensors: dict[str, torch.Tensor], models: Iterable[str], facts: dict) -> None:
+    """Write what judging the `models` of a run leaves in its folder: tensors, facts, and which weights were judged.
+
+    Raises:
+        CheckpointError: the file cannot be written; an earlier one is intact.
+    """
+    weights = {name: weights_digest(path.parent, name) for name in models}
+    # One entry: safetensors writes several in an order of its own, and equal runs would differ.
+    write_tensors(path, tensors, {"judged": json.dumps({**facts, "weights": weights})})
+
+
 @contextlib.contextmanager
-def open_judged(path: Path, model: str, absent: str) -> Iterator[safetensors.safe_open]:
-    """Tensors (NumPy) of a file that judging a run leaves beside its models, to read one model's share from.
+def open_judged(path: Path, model: str, absent: str) -> Iterator[tuple[safetensors.safe_open, dict]]:
+    """Tensors (NumPy) and facts that judging a run left beside its models, to read one model's share from.
 
     Args:
         absent: what is not there where reading fails, for the message.
 
     Raises:
-        CheckpointError: missing or damaged, or the model was not judged.
+        CheckpointError: missing or damaged, or the model was not judged, or was trained again since.
     """
     if not path.exists():
         raise CheckpointError(f"{path}: missing. Run notebook 05, which writes it.")
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            yield file
+            facts = json.loads(file.metadata()["judged"])
+            if facts["weights"][model] != weights_digest(path.parent, model):
+                raise ValueError("it was made for other weights")
+            yield file, facts
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise CheckpointError(f"{path}: {absent} for the model {model!r} ({error}). Run notebook 05 again.") from error
 

@@ -282,11 +282,11 @@ class PlusConfig(OptimiserConfig):
     dropout: float = 0.5
     members: int = 8
     max_parameters: int = 25_000_000
-    temperatures: tuple[float, ...] = (0.02, 0.033, 0.055)
+    temperatures: tuple[float, ...] = (0.02, 0.033, 0.055, 0.09, 0.15)
     bank_share: float = 0.5
     average_power: float = 6.0
     inner_ratio: float = 0.1
-    inner_images: int = 100
+    inner_images: int = 200
     patience: int = 2
 
     def __post_init__(self) -> None:
@@ -331,11 +331,26 @@ def plus_config(given: dict[str, object]) -> PlusConfig:
     """`PlusConfig` with some of its settings replaced.
 
     Raises:
-        ConfigError: an unknown name, or a value out of its range.
+        ConfigError: an unknown name, or a value of another type than the default or out of its range.
     """
-    unknown = sorted(set(given) - set(field_names(PlusConfig)))
-    require(not unknown, f"plus_settings: unknown {', '.join(unknown)}. Known: {', '.join(field_names(PlusConfig))}.")
+    require(isinstance(given, dict), f"plus_settings = {given!r}: give a dict, such as {{'members': 4}}.")
+    unknown = sorted(set(given) - set(field_names(PlusConfig)), key=str)
+    known = ", ".join(field_names(PlusConfig))
+    require(not unknown, f"plus_settings: unknown {', '.join(map(str, unknown))}. Known: {known}.")
+    for name, value in given.items():
+        default = getattr(PlusConfig(), name)
+        if isinstance(default, tuple):
+            fits = isinstance(value, (list, tuple)) and all(is_like(item, default[0]) for item in value)
+        else:
+            fits = is_like(value, default)
+        require(fits, f"plus_settings: {name} = {value!r}: give a value of the type of its default, {default!r}.")
     return PlusConfig(**given)
+
+
+def is_like(value: object, default: object) -> bool:
+    """Whether a number or a truth value has the type of the default; an integer will do for a float."""
+    accepted = (int, float) if isinstance(default, float) else type(default)
+    return isinstance(value, accepted) and isinstance(value, bool) == isinstance(default, bool)
 
 
 def field_names(settings: type) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from helpers import hubness, metrics
-from helpers.checkpoints import open_judged, write_tensors
+from helpers.checkpoints import open_judged, write_judged
 from helpers.reproducibility import one_blas_thread
 
 IMAGE_SAMPLE = 8_192
@@ -77,14 +77,15 @@ def correction(bank: torch.Tensor, images: np.ndarray, direction: np.ndarray) ->
 
 def save(run_dir: Path, corrections: dict[str, np.ndarray]) -> None:
     """Store the correction (dy,) of each model in a run's folder."""
-    write_tensors(Path(run_dir) / FILE, {name: torch.from_numpy(value) for name, value in corrections.items()}, {})
+    tensors = {name: torch.from_numpy(value) for name, value in corrections.items()}
+    write_judged(Path(run_dir) / FILE, tensors, corrections, {})
 
 
 def load(run_dir: Path, model: str) -> np.ndarray:
     """The correction (dy,) float32 of a model of a run.
 
     Raises:
-        CheckpointError: missing or damaged, or the model was not judged.
+        CheckpointError: missing or damaged, or the model was not judged, or was trained again since.
     """
-    with open_judged(Path(run_dir) / FILE, model, "nothing") as file:
+    with open_judged(Path(run_dir) / FILE, model, "nothing") as (file, _):
         return file.get_tensor(model)

@@ -101,7 +101,8 @@ def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[dict], dict[str
     folder.
 
     Returns:
-        Rows and ranks as `judge`, each row with its costs. `gpu_ms_per_query` is null without an accelerator.
+        Rows and ranks as `judge`, each row with its costs (`gpu_ms_per_query` is null without an accelerator) and the
+        digest of the weights that were judged.
     """
     rows, ranks, shifts = judge(run, settings, "validation")
     dot_product.save(run.directory, shifts)
@@ -114,6 +115,7 @@ def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[dict], dict[str
         else:
             model, facts = checkpoints.load_model(run.directory, row["model"])
             row |= measure_cost(model, facts["architecture"]["text_dim"], device, settings.latency_repeats)
+            row["weights"] = checkpoints.weights_digest(run.directory, row["model"])
     return rows, ranks
 
 

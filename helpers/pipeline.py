@@ -198,33 +198,46 @@ def device_data(run: Run, device: torch.device | None = None) -> training.Traini
     return training.training_data(run.data.text, run.data.images, run.split, device or choose_device())
 
 
-def _ensure(run: Run, names: tuple[str, ...], make: Callable[[str], object], notebook: str) -> None:
+def _ensure(run: Run, names: tuple[str, ...], make: Callable[[str], object], notebook: str, defaults: object) -> None:
+    """Make what the run does not hold; of what it does, say which settings differ from the `defaults`."""
+    place = f"{run.directory.name}/"
     for name in names:
         if not run.has(name):
-            place = f"{run.directory.name}/"
             say(f"{name}: not in {place} for this data and split; made now, with the defaults of {notebook}.")
             make(name)
+            continue
+        usual, found = config.as_dict(defaults), stored_facts(run, name)["settings"]
+        other = [f"{key} = {value!r}" for key, value in found.items() if usual.get(key) != value]
+        if other:
+            say(f"{name}: found in {place}, made with other settings than the defaults: {', '.join(other)}.")
 
 
 def ensure_geometry(run: Run) -> None:
     """Find the closed forms in the run, or fit them with the defaults of notebook 02."""
     settings = GeometryConfig()
-    _ensure(run, tuple(GEOMETRY_POWERS), lambda _: save_geometry(run, fit_geometry(run, settings), settings), "02")
+    _ensure(
+        run, tuple(GEOMETRY_POWERS), lambda _: save_geometry(run, fit_geometry(run, settings), settings), "02", settings
+    )
 
 
 def ensure_baselines(run: Run) -> None:
     """Find the baselines in the run, or train them with the defaults of notebook 03."""
-    _ensure(run, BASELINES, lambda name: train_and_save_baseline(run, name, BaselineConfig(), device_data(run)), "03")
+    settings = BaselineConfig()
+    _ensure(run, BASELINES, lambda name: train_and_save_baseline(run, name, settings, device_data(run)), "03", settings)
 
 
 def ensure_bigjump(run: Run) -> None:
     """Find BigJump in the run, or train it with the defaults of notebook 04."""
-    _ensure(run, ("bigjump",), lambda _: train_and_save_bigjump(run, BigJumpConfig(), device_data(run)), "04")
+    settings = BigJumpConfig()
+    _ensure(run, ("bigjump",), lambda _: train_and_save_bigjump(run, settings, device_data(run)), "04", settings)
 
 
 def ensure_plus(run: Run) -> None:
     """Find the ensemble of the recipe plus in the run, or train it with its defaults."""
-    _ensure(run, ("bigjump_plus",), lambda _: train_and_save_plus(run, PlusConfig(), device_data(run)), "04, plus")
+    settings = PlusConfig()
+    _ensure(
+        run, ("bigjump_plus",), lambda _: train_and_save_plus(run, settings, device_data(run)), "04, plus", settings
+    )
 
 
 def stored_facts(run: Run, name: str) -> dict:

@@ -19,7 +19,7 @@ from helpers.models import EnsembleMLP
 from helpers.objectives import Objective, TrainingData
 from helpers.progress import Progress
 from helpers.reproducibility import seed_all
-from helpers.split import SplitError, make_split
+from helpers.split import SplitError
 from helpers.training import fit
 
 CLEAR_GAIN = 0.005
@@ -42,7 +42,10 @@ class PlusObjective(Objective):
         images = metrics.normalise(data.images)  # (M, dy)
         images = images - images.mean(0)
         self.bank = images.to(self.dtype)
-        self.temperature = temperature * float(images.square().sum(1).mean().sqrt())
+        spread = float(images.square().sum(1).mean().sqrt())
+        if spread == 0:
+            raise SplitError(f"All {len(images)} training images have the same direction: nothing tells them apart.")
+        self.temperature = temperature * spread
         self.keeps_last, self.searching = not searching, searching
         self.model, self.average, self.updates = model, copy.deepcopy(model), 0
 
@@ -139,27 +142,52 @@ def build_ensemble(data: TrainingData, settings: PlusConfig, members: int) -> En
     return EnsembleMLP(*dims, settings.hidden, settings.dropout, members).to(data.device)
 
 
+def held_out(data: TrainingData, settings: PlusConfig) -> int:
+    """Images that an inner split holds out: `inner_ratio` of those with captions, and ten where that is a third.
+
+    One image alone would be found by every caption, so it is two at least.
+
+    Raises:
+        SplitError: two images with captions cannot be held out and two more be left to train on.
+    """
+    n = len(data.own.unique())
+    if n < 4:
+        raise SplitError(
+            f"{n} training images with captions: the recipe plus needs 4 or more, to choose its settings by. Leave "
+            "more to the training side (val_ratio, test_ratio)."
+        )
+    return max(int(settings.inner_ratio * n), min(10, n // 3), 2)
+
+
 def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingData:
     """The training side divided once more by image: validation of what this gives are training images.
 
+    Images without captions stay on the side that is trained on, as negatives: held out they would test nothing.
+
     Raises:
-        SplitError: too few training images to hold one out.
+        SplitError: too few training images, see `held_out`.
     """
     own = data.own.cpu().numpy()
-    n_images = len(data.images)
-    ratio = max(settings.inner_ratio, 1 / n_images + 1e-9)
-    split = make_split(own, n_images, ratio, split_seed=settings.seed + 1000 + fold)
+    captioned = np.unique(own)
+    order = np.random.default_rng(settings.seed + 1000 + fold).permutation(len(captioned))
+    validates = np.zeros(len(data.images), dtype=bool)
+    validates[captioned[order[: held_out(data, settings)]]] = True
+    place = np.where(validates, np.cumsum(validates), np.cumsum(~validates)) - 1  # of each image within its side
 
-    def take(tensor: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        return tensor[torch.from_numpy(rows).to(tensor.device)]
+    def rows(of: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.flatnonzero(of)).to(data.device)
 
+    def owners(of: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(place[own[of]]).to(data.device)
+
+    held = validates[own]  # (N,)
     return TrainingData(
-        text=take(data.text, split.train_captions),
-        own=torch.from_numpy(split.train_caption_image).to(data.device),
-        images=take(data.images, split.train_images),
-        val_text=take(data.text, split.val_captions),
-        val_images=take(data.images, split.val_images),
-        val_own=torch.from_numpy(split.caption_to_gallery).to(data.device),
+        text=data.text[rows(~held)],
+        own=owners(~held),
+        images=data.images[rows(~validates)],
+        val_text=data.text[rows(held)],
+        val_images=data.images[rows(validates)],
+        val_own=owners(held),
     )
 
 
@@ -172,10 +200,8 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
     together.
 
     Raises:
-        SplitError: too few training images to hold one out.
+        SplitError: too few training images, see `held_out`.
     """
-    if len(data.images) < 3:
-        raise SplitError(f"{len(data.images)} training images: the recipe plus needs 3 or more, to choose settings by.")
     curves: dict[int, list[float]] = {}
 
     def best(index: int) -> float:
@@ -195,8 +221,7 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
 
 def _inner_curve(data: TrainingData, settings: PlusConfig, temperature: float) -> list[float]:
     """MRR by epoch at one temperature, averaged over the inner splits."""
-    held_out = max(1, int(settings.inner_ratio * len(data.images)))
-    folds = min(5, math.ceil(settings.inner_images / held_out))
+    folds = min(5, math.ceil(settings.inner_images / held_out(data, settings)))
     runs = []
     for fold in range(folds):
         inner = inner_split(data, settings, fold)

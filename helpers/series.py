@@ -75,9 +75,7 @@ def check_parameters(given: dict[str, object], chosen: list[Path]) -> dict[Path,
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ConfigError(f"Unknown parameter {name!r}.{hint} Known: {', '.join(sorted(every))}.")
         default = every[name]
-        accepted = (int, float) if isinstance(default, float) else type(default)
-        fits = isinstance(value, accepted) and isinstance(value, bool) == isinstance(default, bool)
-        if default is not None and not fits:
+        if default is not None and not config.is_like(value, default):
             raise ConfigError(f"Parameter {name} = {value!r}: give a value of the type of its default, {default!r}.")
     return {path: {n: v for n, v in given.items() if n in parameters} for path, parameters in known.items()}
 
@@ -146,7 +144,24 @@ def build_settings(dealt: dict[Path, dict[str, object]]) -> RunConfig:
             config.require(given["recipe"] in RECIPES, f"recipe = {given['recipe']!r}: one of {', '.join(RECIPES)}.")
         if "plus_settings" in given:
             config.plus_config(given["plus_settings"])
+        elsewhere = {name for other, values in dealt.items() if other != path for name in values}
+        _require_effect(given, elsewhere)
     return RunConfig(**run)
+
+
+def _require_effect(given: dict[str, object], elsewhere: set[str]) -> None:
+    """Raise `ConfigError` where a parameter of notebook 04 belongs to the recipe that is not trained.
+
+    Args:
+        given: the notebook's parameters. elsewhere: names that another notebook was given too, and may use.
+    """
+    if given.get("recipe") != "plus":
+        asked = "plus_settings" in given
+        config.require(not asked, "plus_settings has no effect with the recipe 'published'. Add -p recipe plus.")
+        return
+    idle = sorted(set(given) & set(config.field_names(BigJumpConfig)) - elsewhere - {"seed"})
+    message = f"{', '.join(idle)}: no effect with the recipe 'plus', which has plus_settings."
+    config.require(not idle, message)
 
 
 def run_series(settings: RunConfig, dealt: dict[Path, dict[str, object]]) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from helpers.npz import DataError, first_five
 
 HEADER = ("id", "embedding")
+MAX_FIELD = 2**24
+"""Characters of a cell, at most: a million numbers. The csv module's own limit ends at some ten thousand."""
 
 
 class SubmissionError(DataError):
@@ -130,6 +132,7 @@ def _validated(path: Path, ids: np.ndarray, embeddings: np.ndarray) -> tuple[np.
 
 def _parsed_lines(path: Path) -> Iterator[tuple[int, int, np.ndarray]]:
     """(line number from 1, id, (dy,) float32) of each line after the header."""
+    limit = csv.field_size_limit(MAX_FIELD)  # of the whole process, so it is put back
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -141,6 +144,8 @@ def _parsed_lines(path: Path) -> Iterator[tuple[int, int, np.ndarray]]:
         raise SubmissionError(f"{path}: cannot be read ({error.strerror}). Write the submission first.") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise SubmissionError(f"{path}: is not a CSV file in UTF-8 ({error}). Write it again.") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _parsed_fields(path: Path, line: int, fields: list[str]) -> tuple[int, np.ndarray]:

@@ -16,6 +16,27 @@ QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
 """Scores are held for one such block at a time (64 MB), and a memory-mapped gallery is never held whole."""
 
 
+def _best_model(run: Path) -> str:
+    """The model with the best MRR of a run's leaderboard, which must have judged the weights that are there now."""
+    path = run / "leaderboard.json"
+    if not path.exists():
+        raise checkpoints.CheckpointError(f"{path}: missing. Run notebook 05, or name a model.")
+    try:
+        rows = {row["model"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+        best = max((name for name in rows if name != "chance"), key=lambda name: rows[name]["mrr"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise checkpoints.CheckpointError(
+            f"{path}: no readable leaderboard ({error}). Run notebook 05 again, or name a model."
+        ) from error
+    judged = {name: row["weights"] for name, row in rows.items() if row.get("weights")}
+    changed = [name for name, digest in judged.items() if checkpoints.weights_digest(run, name) != digest]
+    if changed:
+        raise checkpoints.CheckpointError(
+            f"{path}: {', '.join(changed)} changed since it was written. Run notebook 05 again, or name a model."
+        )
+    return best
+
+
 class Translator:
     """A trained map from text embeddings to the image space.
 
@@ -36,15 +57,11 @@ class Translator:
             run: a run's folder, such as `runs/demo`.
 
         Raises:
-            CheckpointError: no leaderboard, no such model, or damaged weights.
+            CheckpointError: no leaderboard, a damaged one or one of other weights, no such model, or damaged weights.
         """
         run = Path(run)
         if model is None:
-            path = run / "leaderboard.json"
-            if not path.exists():
-                raise checkpoints.CheckpointError(f"{path}: missing. Run notebook 05, or name a model.")
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            model = max((row for row in rows if row["model"] != "chance"), key=lambda row: row["mrr"])["model"]
+            model = _best_model(run)
         network, facts = checkpoints.load_model(run, model)
         return cls(model, network, facts["architecture"]["text_dim"], facts["architecture"]["image_dim"], run)
 
@@ -77,7 +94,7 @@ class Translator:
         Unit vectors less a fixed vector of the run, see `dot_product.correction`; for cosines, use `translate`.
 
         Raises:
-            CheckpointError: the run has no correction; notebook 05 writes it.
+            CheckpointError: the run has no correction for these weights; notebook 05 writes it.
             ValueError: as `raw`.
         """
         return self.translate(x) - dot_product.load(self._folder(), self.name)
@@ -94,7 +111,7 @@ class Translator:
         many searches of one gallery it is computed once and handed to `search`.
 
         Raises:
-            CheckpointError: the run has no bank; notebook 05 writes it.
+            CheckpointError: the run has no bank for these weights; notebook 05 writes it.
             ValueError: wrong shape of the gallery, or NaN or Inf in it.
         """
         self._check_gallery(gallery)
@@ -125,7 +142,7 @@ class Translator:
             Indices (N, k) int64 and cosine scores (N, k) float32, less the popularity where it is asked for.
 
         Raises:
-            ValueError: wrong shapes, NaN or Inf in queries or gallery, or k < 1.
+            ValueError: wrong shapes, NaN or Inf in queries, gallery or popularity, or k < 1.
             CheckpointError: hubness is True and the run has no bank; notebook 05 writes it.
         """
         self._check_gallery(gallery)
@@ -155,4 +172,6 @@ class Translator:
         popularity = np.asarray(popularity, dtype=np.float32)
         if popularity.shape != (len(gallery),):
             raise ValueError(f"hubness has shape {popularity.shape}; the gallery needs ({len(gallery)},).")
+        if not np.isfinite(popularity).all():
+            raise ValueError(f"hubness holds NaN or Inf in {int((~np.isfinite(popularity)).sum())} place(s).")
         return torch.from_numpy(popularity)

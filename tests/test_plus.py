@@ -243,16 +243,59 @@ def test_members_fill_the_parameter_budget(dims, expected):
 
 
 def test_too_few_images_say_so():
-    tiny = small_data(n_images=2)
-    with pytest.raises(SplitError, match="2 training images: the recipe plus needs 3"):
-        plus.search(tiny, SMALL)
-    assert plus.search(small_data(n_images=3), replace(SMALL, epochs=1)).epochs == 1
+    with pytest.raises(SplitError, match="3 training images with captions: the recipe plus needs 4 or more"):
+        plus.search(small_data(n_images=3), SMALL)
+    assert 1 <= plus.search(small_data(n_images=4), SMALL).epochs <= SMALL.epochs
+
+
+@pytest.mark.parametrize(("n", "expected"), [(4, 2), (12, 4), (20, 6), (45, 10), (100, 10), (250, 25), (7282, 728)])
+def test_held_out_images_are_never_one_alone(n, expected):
+    own = torch.arange(n).repeat(2)
+    data = TrainingData(own, own, own, own, own, own)
+    assert plus.held_out(data, PlusConfig()) == expected
+
+
+def test_images_without_captions_are_negatives_and_never_held_out():
+    data = small_data(n_images=14)
+    kept = data.own < 6
+    data = replace(data, text=data.text[kept], own=data.own[kept])
+    for fold in range(10):
+        inner = plus.inner_split(data, SMALL, fold)
+        assert len(inner.val_images) == 2 == len(inner.val_own.unique()) and len(inner.images) == 12
+        assert set(inner.own.tolist()) | {*range(4, 12)} == set(range(12))
+        for side in ((inner.text, inner.images[inner.own]), (inner.val_text, inner.val_images[inner.val_own])):
+            for text, image in zip(*side, strict=True):
+                row = int((data.text == text).all(1).nonzero()[0])
+                assert torch.equal(data.images[data.own[row]], image)
+    assert plus.search(data, SMALL).epochs >= 1
+
+
+def test_equal_images_are_an_error_that_says_so():
+    data = small_data(n_images=8)
+    with pytest.raises(SplitError, match="same direction"):
+        plus.search(replace(data, images=torch.ones_like(data.images)), SMALL)
 
 
 def test_other_settings_by_name():
     assert plus_config({"members": 2}).members == 2
     with pytest.raises(ConfigError, match="unknown hiden"):
         plus_config({"hiden": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("members", 2.5), ("epochs", 10.5), ("temperatures", 0.03), ("temperatures", ["a"]), ("dropout", "0.1"),
+     ("mixed_precision", 1), ("patience", True)],
+)  # fmt: skip
+def test_a_setting_of_another_type_is_named(name, value):
+    with pytest.raises(ConfigError, match=f"plus_settings: {name} = .*type of its default"):
+        plus_config({name: value})
+
+
+def test_whole_numbers_and_lists_will_do_for_floats_and_tuples():
+    assert plus_config({"average_power": 3, "temperatures": [1, 2]}).temperatures == (1, 2)
+    with pytest.raises(ConfigError, match="give a dict"):
+        plus_config("members=4")
 
 
 class Stop(Exception):

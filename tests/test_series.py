@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from helpers import config, series
 from helpers.config import ConfigError
-from helpers.series import TrainingProgress, check_parameters, main, notebooks, parse_value
+from helpers.series import TrainingProgress, build_settings, check_parameters, main, notebooks, parse_value
 
 RUN_PARAMETERS = 'profile = "demo"\nrun = None  # a comment\ndata_dir = None\n'
 
@@ -126,6 +126,27 @@ def test_a_value_of_another_type_is_an_error(two, name, value):
 def test_a_value_of_the_same_type_is_dealt(two, name, value):
     dealt = check_parameters({name: value}, two)
     assert [parameters[name] for parameters in dealt.values() if parameters] in ([value], [value, value])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"plus_settings": {"members": 4}}, "plus_settings has no effect with the recipe 'published'"),
+        ({"plus_settings": {"members": 4.5}, "recipe": "plus"}, "plus_settings: members = 4.5"),
+        ({"recipe": "plus", "temperature_end": 0.05, "epochs": 5}, "temperature_end: no effect with the recipe 'plus'"),
+        ({"recipe": "other"}, "recipe = 'other': one of published, plus"),
+    ],
+)
+def test_a_parameter_of_the_recipe_that_is_not_trained_is_an_error(given, message):
+    with pytest.raises(ConfigError, match=message):
+        build_settings(check_parameters(given, notebooks()))
+
+
+def test_a_parameter_that_an_other_notebook_uses_may_stand_beside_the_recipe_plus():
+    given = {"recipe": "plus", "epochs": 5, "seed": 1, "plus_settings": {"members": 4}}
+    build_settings(check_parameters(given, notebooks()))
+    with pytest.raises(ConfigError, match="^epochs: no effect"):
+        build_settings(check_parameters(given, notebooks(only="04")))
 
 
 @pytest.mark.parametrize(

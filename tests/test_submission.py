@@ -30,6 +30,15 @@ def test_the_format_is_that_of_the_challenge(path):
     check_submission(path, IDS, ROWS)
 
 
+def test_a_row_wider_than_the_csv_module_reads_by_itself_comes_back(path):
+    rows = np.random.default_rng(0).normal(size=(2, 20_000)).astype(np.float32)
+    before = csv.field_size_limit()
+    write_submission(path, IDS[:2], rows)
+    assert len(path.read_text().splitlines()[1]) > before
+    check_submission(path, IDS[:2], rows)
+    assert csv.field_size_limit() == before
+
+
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 

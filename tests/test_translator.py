@@ -144,7 +144,7 @@ def run(tmp_path):
         shape = {"text_dim": DX, "image_dim": DY, "hidden": 8, "dropout": 0.0}
         save_model(tmp_path, name, build_model(name, **shape), {"architecture": shape})
     mrr = {"chance": 0.9, "linear": 0.3, "mlp1": 0.5, "bigjump": 0.4}
-    rows = [{"model": name, "mrr": value} for name, value in mrr.items()]
+    rows = [{"model": n, "mrr": v, "weights": checkpoints.weights_digest(tmp_path, n)} for n, v in mrr.items()]
     (tmp_path / "leaderboard.json").write_text(json.dumps(rows))
     return tmp_path
 
@@ -171,6 +171,24 @@ def test_a_missing_or_damaged_model_is_named(run):
         Translator.load(run, "mlp2")
     model_path(run, "mlp1").write_bytes(b"garbage")
     with pytest.raises(CheckpointError, match="mlp1.safetensors"):
+        Translator.load(run, "mlp1")
+
+
+def test_a_leaderboard_of_other_weights_chooses_nothing(run):
+    facts = {"architecture": {"text_dim": DX, "image_dim": DY, "hidden": 8, "dropout": 0.0}}
+    same = Translator.load(run, "linear").model
+    save_model(run, "linear", same, {**facts, "history": [{"seconds": 1.5}]})
+    assert Translator.load(run).name == "mlp1"  # the same weights: seconds do not count
+    torch.nn.init.ones_(next(same.parameters()))
+    save_model(run, "linear", same, facts)
+    with pytest.raises(CheckpointError, match="leaderboard.json: linear changed since.*Run notebook 05 again"):
+        Translator.load(run)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"model": "linear"}]', "[]"])
+def test_a_damaged_leaderboard_is_named(run, text):
+    (run / "leaderboard.json").write_text(text)
+    with pytest.raises(CheckpointError, match="leaderboard.json: no readable leaderboard"):
         Translator.load(run)
 
 
@@ -199,6 +217,18 @@ def test_search_against_hubness_subtracts_the_popularity(tmp_path):
     assert not np.array_equal(index, ours.search(x, gallery, k=4)[0])
 
 
+def test_what_was_judged_before_the_model_changed_is_refused(tmp_path):
+    ours, _ = judged_run(tmp_path)
+    dot_product.save(tmp_path, {"linear": np.zeros(5, dtype=np.float32)})
+    x, gallery = np.ones((2, 6), dtype=np.float32), np.eye(5, dtype=np.float32)
+    ours.search(x, gallery, hubness=True)
+    torch.nn.init.ones_(next(ours.model.parameters()))
+    checkpoints.save_model(tmp_path, "linear", ours.model, {"architecture": {"text_dim": 6, "image_dim": 5}})
+    for use in (lambda: ours.search(x, gallery, hubness=True), lambda: ours.for_dot_product(x)):
+        with pytest.raises(checkpoints.CheckpointError, match="made for other weights.*Run notebook 05 again"):
+            use()
+
+
 def test_for_dot_product_subtracts_the_stored_correction(tmp_path):
     ours, _ = judged_run(tmp_path)
     x = np.random.default_rng(3).normal(size=(4, 6)).astype(np.float32)
@@ -216,6 +246,8 @@ def test_search_against_hubness_needs_a_bank_and_a_fitting_popularity(tmp_path):
     x, gallery = np.ones((2, 6), dtype=np.float32), np.eye(5, dtype=np.float32)
     with pytest.raises(ValueError, match=r"hubness has shape \(4,\); the gallery needs \(5,\)"):
         ours.search(x, gallery, hubness=np.zeros(4))
+    with pytest.raises(ValueError, match="hubness holds NaN or Inf in 2 place"):
+        ours.search(x, gallery, hubness=np.array([0, np.nan, 0, np.inf, 0]))
     with pytest.raises(ValueError, match="NaN or Inf"):
         ours.search(x, np.full((3, 5), np.nan, dtype=np.float32), hubness=True)
     (tmp_path / hubness.BANK_FILE).unlink()
