@@ -29,6 +29,7 @@ from helpers.split import make_split
 from helpers.synthetic import write_demo
 
 Found = Mapping[str, accuracy_table.Finished]
+SPLITS, SEEDS = [0], 5
 SMOKE_SHARED = {"epochs": 1, "hidden": 16, "batch_size": 64, "learning_rate": 1e-2}
 COLUMNS = (
     ("claim", "claim", ""),
@@ -124,15 +125,28 @@ def measure(
     more_shared: Shared | None = None,
 ) -> dict:
     """Run the claims in `options.only` (all where empty), write and print the table of all that is there."""
+    path = store.folder.parents[1] / f"{table_name(name, options)}.json"
+    common.require_same_data(path, data.fingerprint)
     problems = [protocol.make_problem(data, split, None, device) for split in options.splits]
     shared = dict(more_shared or {}) | ({} if options.epochs is None else {"epochs": options.epochs})
     chosen = [claim for claim in measurable(device) if not options.only or claim.name in options.only]
     run_all(variants_of(chosen), problems, options.seeds, shared, store)
-    suffix = "" if options.epochs is None else f"_{options.epochs}_epochs"
     result = facts(data, name, options, problems[0]) | summarise(data, problems, options, shared, store)
-    write_json(store.folder.parents[1] / f"ablations_{name}{suffix}.json", result)
+    write_json(path, result)
     show(result)
     return result
+
+
+def table_name(name: str, options: argparse.Namespace) -> str:
+    """`ablations`, the data's name, and what differs from the defaults."""
+    parts = ["ablations", name]
+    if options.splits != SPLITS:
+        parts.append("split_" + "_".join(map(str, options.splits)))
+    if options.seeds != SEEDS:
+        parts.append(f"{options.seeds}_seeds")
+    if options.epochs is not None:
+        parts.append(f"{options.epochs}_epochs")
+    return "_".join(parts)
 
 
 def facts(data: PairedEmbeddings, name: str, options: argparse.Namespace, first: protocol.Problem) -> dict:
@@ -198,8 +212,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--demo", action="store_true", help="the demo data, written on first use")
     parser.add_argument("--text-dim", type=int, default=1024)
     parser.add_argument("--image-dim", type=int, default=1536)
-    parser.add_argument("--seeds", type=int, default=5, help="trainings of every variant, on every split")
-    parser.add_argument("--splits", type=int, nargs="+", default=[0], help="seeds of the splits by image")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="trainings of every variant, on every split")
+    parser.add_argument("--splits", type=int, nargs="+", default=SPLITS, help="seeds of the splits by image")
     parser.add_argument("--epochs", type=int, help="shorten every training; the schedules span so many epochs")
     parser.add_argument("--only", nargs="+", choices=CLAIMS, default=[], metavar="CLAIM", help=", ".join(CLAIMS))
     parser.add_argument("--smoke", action="store_true", help="everything at tiny sizes, on demo data")

@@ -83,10 +83,11 @@ def projected(data: PairedEmbeddings, text_dim: int, image_dim: int) -> PairedEm
 
 
 def named_data(options: argparse.Namespace) -> tuple[str, PairedEmbeddings]:
-    """What the command line names, and a name for its tables: the folder's, or `demo`."""
+    """What the command line names, and a name for its tables: the folder's, or `demo` with its widths."""
     widths = {"text_dim": options.text_dim, "image_dim": options.image_dim}
     if options.demo:
-        return "demo", load_paired(write_demo(RunConfig().data_path, **widths), **widths)
+        name = f"demo_{options.text_dim}_{options.image_dim}"
+        return name, load_paired(write_demo(RunConfig().data_path, **widths), **widths)
     return options.data_dir.resolve().name, load_paired(options.data_dir, **widths)
 
 
@@ -104,6 +105,8 @@ def compare(
     device: torch.device,
 ) -> list[dict]:
     """Run what `options.only` names of `methods` (all where empty), write and print the table of all that is there."""
+    path = store.folder.parents[1] / f"{table_name(name, options)}.json"
+    common.require_same_data(path, data.fingerprint)
     problems = [protocol.make_problem(data, split, options.train_images, device) for split in options.splits]
     chosen = [method for method in methods if not options.only or method.name in options.only]
     run_all(chosen, problems, options.seeds, store)
@@ -116,10 +119,9 @@ def compare(
         "train_images": len(problems[0].train.images),
         "gallery": len(problems[0].gallery),
         "interval": "95 %, bootstrap over images of reciprocal ranks averaged over seeds; ends averaged over splits",
-        "machine": common.machine(device.type),
         "versions": common.versions(),
     }
-    write_json(store.folder.parents[1] / f"{table_name(name, options)}.json", {**facts, "rows": rows})
+    write_json(path, {**facts, "rows": rows})
     print(format_table(rows, accuracy_table.COLUMNS))
     return rows
 
@@ -143,8 +145,10 @@ def table_name(name: str, options: argparse.Namespace) -> str:
         parts.append(f"{options.train_images}_images")
     if options.project:
         parts.append(f"projected_{options.project[0]}_{options.project[1]}")
-    if (options.splits, options.seeds) != (SPLITS, SEEDS):
-        parts.append(f"{len(options.splits)}_splits_{options.seeds}_seeds")
+    if options.splits != SPLITS:
+        parts.append("split_" + "_".join(map(str, options.splits)))
+    if options.seeds != SEEDS:
+        parts.append(f"{options.seeds}_seeds")
     return "_".join(parts)
 
 

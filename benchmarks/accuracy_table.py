@@ -86,7 +86,7 @@ def paired_test(a: Finished, b: Finished, groups: Mapping[int, np.ndarray]) -> d
     """MRR of a minus MRR of b on the same captions, its 95 % interval, and a two-sided p."""
     differences = {split: a.reciprocal[split][0] - b.reciprocal[split][0] for split in groups}
     resampled = np.mean(
-        # Splits are resampled apart from one another: they hold other images.
+        # Splits are resampled apart from one another, although they share a tenth of the images that they validate.
         [metrics.resampled_means(d, groups[split], SAMPLES, seed=split) for split, d in differences.items()],
         axis=0,
     )
@@ -118,6 +118,8 @@ def _row(name: str, finished: Finished, groups: Mapping[int, np.ndarray]) -> dic
         "search_seconds": float(np.mean([run["search_seconds"] for run in runs])),
         "parameters": runs[0]["parameters"],
         "runs": len(runs),
+        "threads": sorted({run["threads"] for run in runs}),
+        "products": sorted({run["products"] for run in runs}),
     }
 
 

@@ -136,6 +136,21 @@ class PeakMemory:
         self._thread.join()
 
 
+def require_same_data(path: Path, fingerprint: str) -> None:
+    """Raise where `path` holds results of other data, before hours are spent on what could not be written there.
+
+    Raises:
+        FileExistsError: names the file and the remedy.
+    """
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))["data"]["fingerprint"]
+        if held != fingerprint:
+            raise FileExistsError(
+                f"{path}: holds results of other data ({held[:8]}, now {fingerprint[:8]}). Move it away, or give the "
+                "data folder another name."
+            )
+
+
 def save(name: str, size: str, device: str, content: dict) -> Path:
     """Write `results/<name>_<size>[_cuda].json` with the command, the machine and the versions beside the content."""
     suffix = "" if device == "cpu" else f"_{device}"

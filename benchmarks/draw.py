@@ -114,12 +114,14 @@ def accuracy_dots(ax: Axes, result: dict) -> Axes:
 
 def size_curves(ax: Axes, results: list[dict]) -> Axes:
     """MRR and its interval against the number of training images, a line a method, named at its right end."""
-    results = sorted(results, key=lambda result: result["train_images"])
+    # The most seeds where a size has several tables.
+    of_size = {r["train_images"]: r for r in sorted(results, key=lambda r: r["seeds"])}
+    results = [of_size[n] for n in sorted(of_size)]
     scores = [{row["model"]: row for row in result["rows"]} for result in results]
     images = [result["train_images"] for result in results]
     names = [name for name in SIZE_COLOURS if all(name in rows for rows in scores)]
     for name, marker in zip(names, "osD^vP", strict=False):
-        rows = [of_size[name] for of_size in scores]
+        rows = [of_one[name] for of_one in scores]
         mrr, look = [row["mrr"] for row in rows], {"color": SIZE_COLOURS[name]}
         label = METHOD_LABELS[name] + f": {mrr[0]:.3f} to {mrr[-1]:.3f}"
         ax.semilogx(images, mrr, "-", marker=marker, ms=6, label=label, **look)
@@ -144,9 +146,10 @@ def main() -> None:
         result = json.loads(path.read_text(encoding="utf-8"))
         if "--project" not in result["command"]:
             by_size[result["data"]["name"], tuple(result["splits"])].append(result)
-        fig, ax = plt.subplots(figsize=(8.4, 1.4 + 0.36 * len(result["rows"])))
-        accuracy_dots(ax, result)
-        print(plots.save_figure(fig, path.stem))
+        if "--train-images" not in result["command"]:
+            fig, ax = plt.subplots(figsize=(8.4, 1.4 + 0.36 * len(result["rows"])))
+            accuracy_dots(ax, result)
+            print(plots.save_figure(fig, path.stem))
     for (name, splits), results in by_size.items():
         if len({result["train_images"] for result in results}) > 1:
             fig, ax = plt.subplots(figsize=(8.4, 3.8))

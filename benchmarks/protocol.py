@@ -123,9 +123,14 @@ class Store:
             return file["doubled_ranks"] / 2
 
 
+def precision_of(device: torch.device) -> list[str]:
+    """The device and its product type: results of different ones are no runs of one method."""
+    return [device.type, str(matmul_dtype(device, True))]
+
+
 def search_name(method: Method, problem: Problem) -> str:
-    """Name of a search's file: changes with everything that determines the result."""
-    digest = digest_of(VERSION, method.facts(), problem.digest)
+    """Name of a search's file: changes with everything that determines the result, the precision of the device too."""
+    digest = digest_of(VERSION, method.facts(), problem.digest, precision_of(problem.text.device))
     return f"{method.name}_split{problem.split_seed}_search_{digest[:8]}"
 
 
@@ -141,7 +146,7 @@ def search(method: Method, problem: Problem, store: Store) -> dict:
 
     def compute() -> dict:
         started = time.perf_counter()
-        chosen, _ = method.search(problem.inner, problem.train)
+        chosen = method.search(problem.inner, problem.train)
         seconds = time.perf_counter() - started
         return {"method": method.name, "facts": method.facts(), "chosen": chosen, "seconds": seconds}
 
@@ -182,7 +187,7 @@ def final_run(method: Method, problem: Problem, seed: int, store: Store) -> tupl
         chosen = {key: value for key, value in found["chosen"].items() if key not in ("candidates", "history")}
         chosen |= {"beta": beta}
         cost = {"parameters": fitted.parameters, "seconds": seconds, "search_seconds": found["seconds"]}
-        cost |= {"threads": torch.get_num_threads(), "products": str(matmul_dtype(problem.text.device, True))}
+        cost |= {"threads": torch.get_num_threads(), "products": precision_of(problem.text.device)[1]}
         return {**facts, **scores, "chosen": chosen, **cost}
 
     return name, store.once(name, compute)

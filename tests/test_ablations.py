@@ -250,7 +250,7 @@ def test_claims_are_measured_one_by_one_and_their_results_kept(data, store, tmp_
     assert all({"gain_most", "lose_most"} <= set(row["caption_changes"]) for row in both["claims"][2]["comparisons"])
     monkeypatch.setattr(runs, "_score", None)  # nothing is trained or scored again
     assert measure(data, store, only=["agreement"], epochs=3) == both
-    assert json.loads((tmp_path / "results" / "ablations_here_3_epochs.json").read_text()) == both
+    assert json.loads((tmp_path / "results" / "ablations_here_2_seeds_3_epochs.json").read_text()) == both
 
 
 def test_shortened_trainings_are_compared_with_those_of_full_length(data, store):

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from benchmarks import accuracy, accuracy_table, draw, protocol
 from benchmarks.peers import METHODS, losses
-from benchmarks.peers.closed import ClosedForm, grid, solve_power
+from benchmarks.peers.closed import ClosedForm, grid, inner_mrr, solve_power
 from benchmarks.peers.method import SEARCH_SEED, Fitted
 from helpers import metrics
 from helpers.data import PairedEmbeddings, load_paired
@@ -54,7 +54,7 @@ class Counting:
 
     def search(self, inner, train):
         self.calls.append("search")
-        return {"strength": self.strength}, self._fitted(inner)
+        return {"strength": self.strength}
 
     def fit(self, data, chosen, seed):
         if seed == self.fails_at:
@@ -173,7 +173,7 @@ def test_a_changed_setting_or_training_side_is_computed_again(data, tmp_path):
     compare(data, [Counting(calls, strength=2.0)], tmp_path)
     compare(data, [Counting(calls)], tmp_path, train_images=30)
     assert calls == ["search", 0] * 3
-    assert (tmp_path / "results" / "accuracy_tiny_30_images_1_splits_1_seeds.json").exists()
+    assert (tmp_path / "results" / "accuracy_tiny_30_images_split_0_1_seeds.json").exists()
 
 
 def test_train_images_keeps_so_many_and_the_same_gallery(data):
@@ -195,8 +195,25 @@ def test_projections_to_more_dimensions_keep_every_distance_and_have_results_of_
     assert np.array_equal(narrow.text, accuracy.projected(data, 5, 7).text)
     compare(narrow, [Counting([])], tmp_path, project=[5, 7])
     (path,) = (tmp_path / "results").glob("*.json")
-    assert path.stem == "accuracy_tiny_projected_5_7_1_splits_1_seeds"
+    assert path.stem == "accuracy_tiny_projected_5_7_split_0_1_seeds"
     assert json.loads(path.read_text())["command"].endswith("--splits 0 --seeds 1 --project 5 7")
+
+
+def test_results_of_other_data_are_never_replaced(data, tmp_path):
+    compare(data, [Counting([])], tmp_path)
+    (path,) = (tmp_path / "results").glob("accuracy_*.json")
+    before, calls = path.read_bytes(), []
+    with pytest.raises(FileExistsError, match=f"{path.name}: holds results of other data.*Move it away"):
+        compare(accuracy.projected(data, 5, 7), [Counting(calls)], tmp_path)
+    assert path.read_bytes() == before and calls == []  # said before anything is computed
+
+
+def test_results_of_another_precision_are_other_results(data, tmp_path, monkeypatch):
+    calls: list = []
+    compare(data, [Counting(calls)], tmp_path)
+    monkeypatch.setattr(protocol, "precision_of", lambda device: ["cuda", "torch.bfloat16"])
+    compare(data, [Counting(calls)], tmp_path)
+    assert calls == ["search", 0] * 2
 
 
 def test_garbage_among_the_scored_images_changes_no_choice(data, tmp_path):
@@ -217,20 +234,20 @@ def test_search_trains_as_the_helpers_do_and_the_final_fit_repeats_it(data, name
     inner = protocol.make_problem(data, 0, None, CPU).inner
     method = replace(METHODS[name], rate_factors=(1.0,))
     method = replace(method, settings=replace(method.settings, epochs=4, hidden=16, batch_size=64, seed=SEARCH_SEED))
-    chosen, fitted = method.search(inner, inner)
+    chosen = method.search(inner, inner)
     seed_all(SEARCH_SEED)
     model, objective = method.build(method.settings, inner)
     history = fit(model, objective, name)
     assert [row["mrr"] for row in chosen["history"]] == [row["mrr"] for row in history][: len(chosen["history"])]
     again = method.fit(inner, chosen, SEARCH_SEED)
-    assert torch.equal(again.predict(inner.val_text), fitted.predict(inner.val_text))
-    assert not torch.equal(method.fit(inner, chosen, 1).predict(inner.val_text), fitted.predict(inner.val_text))
+    assert inner_mrr(again, inner) == chosen["inner_mrr"]
+    assert not torch.equal(method.fit(inner, chosen, 1).predict(inner.val_text), again.predict(inner.val_text))
 
 
 def test_a_rate_that_diverges_is_passed_over(data):
     inner = protocol.make_problem(data, 0, None, CPU).inner
     method = replace(METHODS["linear"].tiny(), rate_factors=(math.inf, 1.0))
-    chosen, _ = method.search(inner, inner)
+    chosen = method.search(inner, inner)
     assert chosen["learning_rate"] == method.settings.learning_rate and chosen["candidates"][0]["epochs"] == 0
     with pytest.raises(FloatingPointError, match="no learning rate"):
         replace(method, rate_factors=(math.inf,)).search(inner, inner)

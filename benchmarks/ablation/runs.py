@@ -15,7 +15,6 @@ from benchmarks import protocol
 from benchmarks.ablation.variants import Shared, Side, Variant
 from benchmarks.peers.trained import fitted
 from helpers import losses, metrics
-from helpers.reproducibility import matmul_dtype
 
 VERSION = 1
 """Part of every result's name: raise it when what is scored, or how, changes."""
@@ -23,8 +22,7 @@ VERSION = 1
 
 def run_name(variant: Variant, problem: protocol.Problem, seed: int, shared: Shared) -> str:
     """Name of a run's files: changes with everything that determines the result, the precision of the device too."""
-    device = problem.text.device
-    precision = [device.type, str(matmul_dtype(device, True))]
+    precision = protocol.precision_of(problem.text.device)
     digest = protocol.digest_of(VERSION, variant.facts(shared), problem.digest, seed, precision)
     return f"{variant.name}_split{problem.split_seed}_seed{seed}_{digest[:8]}"
 

@@ -34,7 +34,7 @@ class ClosedForm:
 
     Attributes:
         solve: (data, settings, seed) to one translator a setting, in order; what settings share is computed once.
-        settings: the grid. A single one is taken without a search.
+        settings: the grid.
         version: raise it where the code of `solve` changes what it computes.
     """
 
@@ -50,13 +50,12 @@ class ClosedForm:
     def tiny(self) -> ClosedForm:
         return self
 
-    def search(self, inner: TrainingData, train: TrainingData) -> tuple[dict, Fitted]:
-        tried, kept = [], None
-        for setting, fitted in zip(self.settings, self.solve(inner, self.settings, SEARCH_SEED), strict=True):
-            tried.append({**setting, "inner_mrr": inner_mrr(fitted, inner)})
-            if kept is None or tried[-1]["inner_mrr"] > kept[1]:
-                kept = setting, tried[-1]["inner_mrr"], fitted
-        return {"setting": kept[0], "inner_mrr": kept[1], "candidates": tried}, kept[2]
+    def search(self, inner: TrainingData, train: TrainingData) -> dict:
+        solved = zip(self.settings, self.solve(inner, self.settings, SEARCH_SEED), strict=True)
+        tried = [(setting, inner_mrr(fitted, inner)) for setting, fitted in solved]
+        best, mrr = max(tried, key=lambda pair: pair[1])  # the first of equals
+        candidates = [{**setting, "inner_mrr": value} for setting, value in tried]
+        return {"setting": best, "inner_mrr": mrr, "candidates": candidates}
 
     def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
         return next(self.solve(data, (chosen["setting"],), seed))

@@ -39,8 +39,8 @@ class Method(Protocol):
     def tiny(self) -> Method:
         """The same method at a size for tests."""
 
-    def search(self, inner: TrainingData, train: TrainingData) -> tuple[dict, Fitted]:
-        """Choose by the MRR on the inner validation side; what was chosen (JSON values), and its translator.
+    def search(self, inner: TrainingData, train: TrainingData) -> dict:
+        """Choose by the MRR on the inner validation side; what was chosen, as JSON values.
 
         Args:
             inner: the training images, split again.

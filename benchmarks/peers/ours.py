@@ -8,7 +8,6 @@ from benchmarks.peers.method import SEARCH_SEED, Fitted
 from benchmarks.peers.trained import fitted
 from helpers import plus
 from helpers.config import PlusConfig, as_dict
-from helpers.models import EnsembleMLP
 from helpers.objectives import TrainingData
 
 
@@ -23,7 +22,7 @@ class Plus:
 
     name: str
     settings: PlusConfig
-    version: int = field(default=1, kw_only=True)
+    version: int = field(default=2, kw_only=True)
     seeded: bool = field(default=True, init=False)
 
     def facts(self) -> dict:
@@ -32,19 +31,15 @@ class Plus:
     def tiny(self) -> Plus:
         return replace(self, settings=replace(self.settings, epochs=1, hidden=16, members=2))
 
-    def search(self, inner: TrainingData, train: TrainingData) -> tuple[dict, Fitted]:
+    def search(self, inner: TrainingData, train: TrainingData) -> dict:
         """The recipe splits the training images itself, as often as their number asks for."""
-        settings = replace(self.settings, seed=SEARCH_SEED)
-        chosen = vars(plus.search(train, settings))
-        return chosen, fitted(self._trained(inner, chosen, replace(settings, members=1)))
+        return vars(plus.search(train, replace(self.settings, seed=SEARCH_SEED)))
 
     def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
-        return fitted(self._trained(data, chosen, replace(self.settings, seed=seed)))
-
-    def _trained(self, data: TrainingData, chosen: dict, settings: PlusConfig) -> EnsembleMLP:
+        settings = replace(self.settings, seed=seed)
         members = plus.members_for(data.text.shape[1], data.images.shape[1], settings)
         model = plus.build_ensemble(data, settings, members)
         # The history of the training wants something to validate on; the recipe does not look at it.
         shown = {"val_text": data.text[:1], "val_images": data.images[data.own[:1]], "val_own": data.own[:1] * 0}
         plus.train_plus(model, replace(data, **shown), settings, plus.Choice(**chosen))
-        return model
+        return fitted(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -86,21 +85,17 @@ class Trained:
                 run_epoch(model, objective, optimiser, schedule, order, bar)
             yield model
 
-    def search(self, inner: TrainingData, train: TrainingData) -> tuple[dict, Fitted]:
-        candidates, best, kept = [], None, None
-        for factor in self.rate_factors:
-            tried, model = self._search_rate(inner, factor * self.settings.learning_rate)
-            candidates.append(tried)
-            if model is not None and (best is None or tried["inner_mrr"] > best["inner_mrr"]):
-                best, kept = tried, model
-        if best is None:
+    def search(self, inner: TrainingData, train: TrainingData) -> dict:
+        candidates = [self._search_rate(inner, factor * self.settings.learning_rate) for factor in self.rate_factors]
+        best = max(candidates, key=lambda tried: tried["inner_mrr"])  # the first of equals
+        if not best["epochs"]:
             raise FloatingPointError(f"{self.name}: no learning rate gave a finite model; lower them.")
-        return {**best, "candidates": candidates}, fitted(kept)
+        return {**best, "candidates": candidates}
 
-    def _search_rate(self, inner: TrainingData, rate: float) -> tuple[dict, nn.Module | None]:
-        """Train until the inner MRR no longer rises; facts of the best epoch, and its model (None where none is)."""
+    def _search_rate(self, inner: TrainingData, rate: float) -> dict:
+        """Train until the inner MRR no longer rises; facts of the best epoch, which is 0 where none was finite."""
         history: list[dict] = []
-        best, kept = {"learning_rate": rate, "epochs": 0, "inner_mrr": 0.0}, None
+        best = {"learning_rate": rate, "epochs": 0, "inner_mrr": 0.0}
         for model in self.epochs(inner, rate, SEARCH_SEED, history):
             mrr, epoch = validation_mrr(model, inner), len(history) + 1
             if math.isnan(mrr):  # diverged: what came before counts
@@ -108,10 +103,9 @@ class Trained:
             history.append({"epoch": epoch, "mrr": mrr})
             if mrr > best["inner_mrr"]:
                 best |= {"epochs": epoch, "inner_mrr": mrr}
-                kept = copy.deepcopy(model)
             elif epoch - best["epochs"] >= patience(self.settings.epochs):
                 break
-        return {**best, "history": history}, kept
+        return {**best, "history": history}
 
     def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
         """Train for the chosen number of epochs under the schedule of the search, which is cut there."""
