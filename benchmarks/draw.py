@@ -157,6 +157,8 @@ def main() -> None:
             print(plots.save_figure(fig, "_".join(["accuracy_by_size", name, *map(str, splits)])))
     if results := ablations.load():
         print(plots.save_figure(ablations.effects_figure(results), "ablations"))
+    if turned := ablations.load_turned():
+        print(plots.save_figure(ablations.turned_figure(turned), "turned"))
     for device in ("cpu", "cuda"):
         suffix = "" if device == "cpu" else f"_{device}"
         step = common.load("step", "challenge", device) or common.load("step", "small", device)

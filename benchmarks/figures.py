@@ -10,9 +10,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 
-from helpers import checkpoints, evaluation, geometry, pipeline, plots
+from helpers import checkpoints, evaluation, geometry, metrics, pipeline, plots
 from helpers.config import EvaluationConfig, GeometryConfig, RunConfig
 
 
@@ -54,7 +53,7 @@ def main() -> None:
     plots.save_figure(fig, "leaderboard")
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     plots.rank_cdf(left, ranks, len(run.split.val_images))
-    plots.difficulty(right, np.bincount(groups, weights=1 / ranks["bigjump"]) / np.maximum(np.bincount(groups), 1))
+    plots.difficulty(right, metrics.mean_by_image(1 / ranks["bigjump"], groups))
     plots.save_figure(fig, "ranks")
     fig, ax = plt.subplots(figsize=(7, 4.4))
     plots.cost_accuracy(ax, [row for row in rows if row["model"] != "chance"])

@@ -286,7 +286,7 @@ class PlusConfig(OptimiserConfig):
     bank_share: float = 0.5
     average_power: float = 6.0
     inner_ratio: float = 0.1
-    inner_images: int = 200
+    inner_images: int = 400
     patience: int = 2
 
     def __post_init__(self) -> None:

@@ -182,6 +182,12 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def mean_by_image(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Mean of `values` (N,) over the captions of each image that has any, in the order of `groups` (N,)."""
+    _, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    return np.bincount(place, weights=values) / counts
+
+
 def paired_difference(
     rank_a: np.ndarray, rank_b: np.ndarray, groups: np.ndarray, *, samples: int = 2000, seed: int = 0
 ) -> dict[str, float]:

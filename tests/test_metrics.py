@@ -345,3 +345,8 @@ def test_images_in_the_order_of_five_captions_each_are_no_trap():
     assert np.mean(np.array(places) == 1) == pytest.approx(0.2)
     assert np.mean(1 / np.array(places)) == pytest.approx(0.457, abs=1e-3)
     assert metrics.challenge_mrr(perfect, gallery, targets) == 1.0
+
+
+def test_mean_by_image_leaves_out_images_without_captions():
+    values, groups = np.array([1.0, 0.5, 0.0, 0.25]), np.array([4, 0, 4, 0])
+    assert metrics.mean_by_image(values, groups).tolist() == [0.375, 0.5]
