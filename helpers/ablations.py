@@ -132,7 +132,7 @@ def load_turned(directory: str | Path = RESULTS_DIR) -> dict | None:
 
 
 def turned_figure(result: dict) -> Figure:
-    """A line a comparison, a column a data set; each cell says the difference, in the colour of its verdict."""
+    """A line a comparison, a column a data set: the difference, in the colour of its verdict, pale if small."""
     turns = result["turns"]
     cells = [comparisons(turn) for turn in turns]
     order = list(cells[0])
@@ -140,12 +140,13 @@ def turned_figure(result: dict) -> Figure:
     for x, rows in enumerate(cells):
         for y, words in enumerate(order):
             row = rows[words]
-            told = row["verdict"] != "no effect"
-            if told:
+            strength = 0.0
+            if row["verdict"] != "no effect":
+                strength = min(1.0, max(0.3, abs(row["difference"]) / LINEAR))
                 box = {"facecolor": COLOURS[row["verdict"]], "edgecolor": "white", "linewidth": 1.5}
-                ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, **box))
-            look = {"color": "white", "weight": "bold"} if told else {"color": plots.DARK}
-            ax.annotate(f"{row['difference']:+.3f}", (x, y), ha="center", va="center", size=9, **look)
+                ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, alpha=strength, **box))
+            look = {"color": "white" if strength > 0.6 else plots.DARK, "weight": "bold" if strength else "normal"}
+            ax.annotate(f"{row['difference']:+z.4f}", (x, y), ha="center", va="center", size=9, **look)
     ax.set_xticks(range(len(turns)), [f"{turn['turn']}\n{turn['data']['captions']:,} captions" for turn in turns])
     ax.set_yticks(range(len(order)), order)
     ax.xaxis.tick_top()
@@ -154,7 +155,8 @@ def turned_figure(result: dict) -> Figure:
     ax.grid(visible=False)
     ax.set_xlabel(f"demo data with one property changed; difference in MRR, mean of {result['seeds']} seeds")
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[name]) for name in ("helps", "harms")]
-    fig.legend(handles, [LEGEND[name] for name in ("helps", "harms")], loc="outside lower right", ncols=2)
+    labels = [f"{LEGEND[name]} (full colour from {LINEAR} on)" for name in ("helps", "harms")]
+    fig.legend(handles, labels, loc="outside lower right", ncols=2)
     return fig
 
 

@@ -89,7 +89,7 @@ def test_turned_figure_has_a_cell_for_each_comparison_on_each_data_set():
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["little", "much", "bad"]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["as it is\n6,000 captions", "linear\n600 captions"]
     # The order of the first data set holds for all, and only what has an effect is filled.
-    assert [text.get_text() for text in ax.texts] == ["+0.001", "+0.100", "-0.100"] * 2
+    assert [text.get_text() for text in ax.texts] == ["+0.0010", "+0.1000", "-0.1000"] * 2
     assert [patch.get_xy() for patch in ax.patches] == [(-0.5, 0.5), (-0.5, 1.5), (0.5, 0.5), (0.5, 1.5)]
     plt.close("all")
 
