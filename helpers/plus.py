@@ -23,7 +23,7 @@ from helpers.split import SplitError
 from helpers.training import fit
 
 CLEAR_GAIN = 0.005
-"""Share of the MRR by which an epoch of a search must be better to count as progress."""
+"""Share of the MRR by which an epoch or a temperature of a search must be better to count as progress."""
 REFERENCE_DIM = 384
 """Input dimensions at which `PlusConfig.learning_rate` holds."""
 
@@ -195,9 +195,9 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
     """Choose temperature and number of epochs on inner splits of the training images; validation plays no part.
 
     One member is trained for each candidate temperature and inner split. MRR rises and falls once along the
-    temperatures, so the search walks from the middle one downhill and stops on either side where it gets worse. Few
-    images make one inner split unreliable, so splits are added (up to five) until they hold out `inner_images`
-    together.
+    temperatures, so the search walks from the middle one and goes on while it gets clearly better (`CLEAR_GAIN`): few
+    images cannot tell near ones apart, and chance would choose among them. For the same reason inner splits are added
+    (up to five) until they hold out `inner_images` together.
 
     Raises:
         SplitError: too few training images, see `held_out`.
@@ -211,7 +211,7 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
 
     last, index = len(settings.temperatures) - 1, len(settings.temperatures) // 2
     for step in (-1, 1):
-        while 0 <= index + step <= last and best(index + step) > best(index):
+        while 0 <= index + step <= last and best(index + step) > (1 + CLEAR_GAIN) * best(index):
             index += step
     best(index)  # not looked at yet where it is the only candidate
     epoch = int(np.argmax(curves[index]))

@@ -194,6 +194,13 @@ def test_the_search_walks_towards_the_better_temperature(monkeypatch, data):
     assert plus.search(data, replace(SMALL, temperatures=(0.3,))).temperature == 0.3
 
 
+@pytest.mark.parametrize(("soft", "expected"), [(0.4019, 0.04), (0.4021, 0.08)])
+def test_the_search_leaves_the_middle_temperature_for_a_clear_gain_alone(monkeypatch, data, soft, expected):
+    curves = {0.02: [0.3], 0.04: [0.4], 0.08: [soft]}
+    monkeypatch.setattr(plus, "_inner_curve", lambda data, settings, temperature: curves[temperature])
+    assert plus.search(data, replace(SMALL, temperatures=tuple(curves))).temperature == expected
+
+
 @pytest.mark.parametrize(
     ("mrr", "over"),
     [
