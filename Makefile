@@ -47,7 +47,7 @@ ablations: $(VENV)/.installed
 	    --text-dim $(TEXT_DIM) --image-dim $(IMAGE_DIM)
 	$(BIN)/python -m benchmarks.draw
 
-# For which data a claim that fails might hold: demo data with one property changed (an hour on two cores).
+# For which data a claim that fails might hold: demo data with one property changed (about 80 minutes of one core).
 turned: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.turned
 	$(BIN)/python -m benchmarks.draw
