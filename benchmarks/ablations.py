@@ -127,7 +127,7 @@ def measure(
     """Run the claims in `options.only` (all where empty), write and print the table of all that is there."""
     path = store.folder.parents[1] / f"{table_name(name, options)}.json"
     common.require_same_data(path, data.fingerprint)
-    problems = [protocol.make_problem(data, split, None, device) for split in options.splits]
+    problems = [protocol.make_problem(data, split, device) for split in options.splits]
     shared = dict(more_shared or {}) | ({} if options.epochs is None else {"epochs": options.epochs})
     chosen = [claim for claim in measurable(device) if not options.only or claim.name in options.only]
     run_all(variants_of(chosen), problems, options.seeds, shared, store)

@@ -107,7 +107,8 @@ def compare(
     """Run what `options.only` names of `methods` (all where empty), write and print the table of all that is there."""
     path = store.folder.parents[1] / f"{table_name(name, options)}.json"
     common.require_same_data(path, data.fingerprint)
-    problems = [protocol.make_problem(data, split, options.train_images, device) for split in options.splits]
+    kept = {"train_images": options.train_images, "train_captions": options.train_captions}
+    problems = [protocol.make_problem(data, split, device, **kept) for split in options.splits]
     chosen = [method for method in methods if not options.only or method.name in options.only]
     run_all(chosen, problems, options.seeds, store)
     rows = summarise(methods, problems, options.seeds, store)
@@ -117,6 +118,7 @@ def compare(
         "splits": options.splits,
         "seeds": options.seeds,
         "train_images": len(problems[0].train.images),
+        "train_captions": len(problems[0].train.text),
         "gallery": len(problems[0].gallery),
         "interval": "95 %, bootstrap over images of reciprocal ranks averaged over seeds; ends averaged over splits",
         "versions": common.versions(),
@@ -133,6 +135,8 @@ def command(options: argparse.Namespace) -> str:
     parts.append(f"--splits {' '.join(map(str, options.splits))} --seeds {options.seeds}")
     if options.train_images is not None:
         parts.append(f"--train-images {options.train_images}")
+    if options.train_captions is not None:
+        parts.append(f"--train-captions {options.train_captions}")
     if options.project:
         parts.append(f"--project {options.project[0]} {options.project[1]}")
     return " ".join(parts)
@@ -143,6 +147,8 @@ def table_name(name: str, options: argparse.Namespace) -> str:
     parts = ["accuracy", name]
     if options.train_images is not None:
         parts.append(f"{options.train_images}_images")
+    if options.train_captions is not None:
+        parts.append(f"{options.train_captions}_captions_each")
     if options.project:
         parts.append(f"projected_{options.project[0]}_{options.project[1]}")
     if options.splits != SPLITS:
@@ -174,6 +180,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds of a training, on every split")
     parser.add_argument("--only", nargs="+", choices=METHODS, default=[], help="methods to compute; all where left out")
     parser.add_argument("--train-images", type=int, help="keep a seeded choice of so many training images")
+    parser.add_argument("--train-captions", type=int, help="keep so many captions of each training image, at most")
     parser.add_argument(
         "--project", type=int, nargs=2, metavar=("TEXT", "IMAGE"), help="random projections to these dimensions first"
     )

@@ -144,9 +144,9 @@ def main() -> None:
     by_size = defaultdict(list)
     for path in sorted(p for p in common.RESULTS_DIR.glob("accuracy*.json") if p.stem != "accuracy_search"):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if "--project" not in result["command"]:
+        if "--project" not in result["command"] and "--train-captions" not in result["command"]:
             by_size[result["data"]["name"], tuple(result["splits"])].append(result)
-        if "--train-images" not in result["command"]:
+        if "--train-" not in result["command"]:
             fig, ax = plt.subplots(figsize=(8.4, 1.4 + 0.36 * len(result["rows"])))
             accuracy_dots(ax, result)
             print(plots.save_figure(fig, path.stem))

@@ -53,15 +53,27 @@ class Problem:
     own: torch.Tensor
 
 
-def make_problem(data: PairedEmbeddings, split_seed: int, train_images: int | None, device: torch.device) -> Problem:
-    """Split the images, keep `train_images` of the training side (a seeded choice; all where None), split those again.
+def make_problem(
+    data: PairedEmbeddings,
+    split_seed: int,
+    device: torch.device,
+    train_images: int | None = None,
+    train_captions: int | None = None,
+) -> Problem:
+    """Split the images, keep a part of the training side, split that again.
+
+    Args:
+        train_images: images to keep there, a seeded choice; all where None.
+        train_captions: captions to keep of each, at most, a seeded choice; all where None.
 
     Raises:
-        ValueError: `train_images` is more than there are, or none.
+        ValueError: `train_images` is more than there are, or one of the two is less than 1.
     """
     split = make_split(data.targets, data.n_images, VAL_RATIO, split_seed)
     if train_images is not None:
         split = _fewer(split, train_images, split_seed)
+    if train_captions is not None:
+        split = _fewer_captions(split, train_captions, split_seed)
     outer = training_data(data.text, data.images, split, device)
     inner_split = make_split(split.train_caption_image, len(split.train_images), VAL_RATIO, INNER_SEED + split_seed)
     inner = training_data(outer.text.cpu().numpy(), outer.images.cpu().numpy(), inner_split, device)
@@ -81,6 +93,20 @@ def _fewer(split: Split, n_images: int, seed: int) -> Split:
         train_images=split.train_images[kept],
         train_captions=split.train_captions[captions],
         train_caption_image=np.searchsorted(kept, split.train_caption_image[captions]),
+    )
+
+
+def _fewer_captions(split: Split, at_most: int, seed: int) -> Split:
+    """The split with a seeded choice of `at_most` captions of each training image."""
+    if at_most < 1:
+        raise ValueError(f"train_captions = {at_most}: must be at least 1.")
+    order = np.random.default_rng(seed).permutation(len(split.train_captions))
+    order = order[np.argsort(split.train_caption_image[order], kind="stable")]  # by image, shuffled within
+    image = split.train_caption_image[order]
+    within = np.arange(len(order)) - np.searchsorted(image, image)
+    kept = np.sort(order[within < at_most])
+    return replace(
+        split, train_captions=split.train_captions[kept], train_caption_image=split.train_caption_image[kept]
     )
 
 

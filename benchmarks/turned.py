@@ -73,7 +73,7 @@ def measure(
             source = synthetic.write_demo(Path(folder, "data"), **{**sizes, **turn})
             widths = {key: sizes[key] for key in WIDTHS}
             data = load_paired(source, **widths, cache_dir=Path(folder, "cache"))
-            problem = protocol.make_problem(data, 0, None, device)
+            problem = protocol.make_problem(data, 0, device)
             store = accuracy.store_of(data, results, "ablations")
             print(f"{name}: {data.n_captions:,} captions of {data.n_images:,} images", flush=True)
             ablations.run_all(ablations.variants_of(asked), [problem], seeds, shared, store)

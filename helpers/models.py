@@ -122,11 +122,17 @@ class EnsembleMLP(nn.Module):
         hidden: width of each member's hidden layer.
         dropout: after the hidden activation.
         members: K.
+        cca_weight: share of a closed form (`cca`, frozen) in the mean; with 0 there is none.
     """
 
-    def __init__(self, text_dim: int, image_dim: int, hidden: int, dropout: float, members: int) -> None:
+    def __init__(
+        self, text_dim: int, image_dim: int, hidden: int, dropout: float, members: int, cca_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.standardise = Standardise(text_dim)
+        self.cca_weight = cca_weight
+        if cca_weight:
+            self.cca = GeomLinear(text_dim, image_dim)
         self.dropout = ByteDropout(dropout)
 
         def uniform(fan_in: int, *shape: int) -> nn.Parameter:  # as in nn.Linear
@@ -146,8 +152,14 @@ class EnsembleMLP(nn.Module):
         return torch.baddbmm(self.bias_out, self.dropout(hidden), self.weight_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Mean over members of their unit vectors, (B, dy): of length 1 at most, shorter where members disagree."""
-        return nn.functional.normalize(self.member_outputs(x), dim=-1).mean(0)
+        """Mean over members of their unit vectors, (B, dy): of length 1 at most, shorter where members disagree.
+
+        The closed form counts as `cca_weight`, the networks together as the rest.
+        """
+        mean = nn.functional.normalize(self.member_outputs(x), dim=-1).mean(0)
+        if not self.cca_weight:
+            return mean
+        return torch.lerp(mean, nn.functional.normalize(self.cca(x), dim=-1), self.cca_weight)
 
 
 def fit_standardisation(model: nn.Module, text: torch.Tensor) -> None:
@@ -158,7 +170,14 @@ def fit_standardisation(model: nn.Module, text: torch.Tensor) -> None:
 
 
 def build_model(
-    name: str, text_dim: int, image_dim: int, *, hidden: int = 1024, dropout: float = 0.1, members: int = 1
+    name: str,
+    text_dim: int,
+    image_dim: int,
+    *,
+    hidden: int = 1024,
+    dropout: float = 0.1,
+    members: int = 1,
+    cca_weight: float = 0.0,
 ) -> nn.Module:
     """The architecture of a leaderboard row.
 
@@ -173,7 +192,7 @@ def build_model(
     if name == "bigjump":
         return GeomWithAdapter(text_dim, image_dim, hidden, dropout)
     if name == "bigjump_plus":
-        return EnsembleMLP(text_dim, image_dim, hidden, dropout, members)
+        return EnsembleMLP(text_dim, image_dim, hidden, dropout, members, cca_weight)
     raise ConfigError(f"No model is called {name!r}.")
 
 

@@ -250,6 +250,14 @@ def search_curves(ax: Axes, curves: Rows, temperature: float, epochs: int) -> Ax
     return _finish(ax, "epoch", "MRR on inner splits (0 to 1)", loc="lower right")
 
 
+def weight_curve(ax: Axes, curve: Rows, weight: float) -> Axes:
+    """Inner MRR against the closed form's weight {weight, mrr} in the mean, with the chosen point ringed."""
+    weights, mrr = [entry["weight"] for entry in curve], [entry["mrr"] for entry in curve]
+    ax.plot(weights, mrr, marker="o", ms=4, color=FALLBACK_COLOURS[0])
+    ax.plot(weight, mrr[weights.index(weight)], "o", ms=12, mfc="none", mec=DARK, mew=1.6, label="chosen")
+    return _finish(ax, "weight of CCA beside one network (0 to 1)", "MRR on inner splits (0 to 1)", loc="lower right")
+
+
 def save_figure(fig: Figure, name: str, directory: str | Path | None = None, *, dpi: int = 110) -> Path:
     """Write `fig` to `<name>.png` in `directory` (or `figures/`), atomically, with the same bytes each time.
 

@@ -1,5 +1,8 @@
 """The recipe `plus`: an ensemble trained on the NCE over the training images, its settings chosen on the training side.
 
+A closed form, weighted CCA, joins the networks where inner splits say that it helps: with few images, or where linear
+maps say most of what there is to say.
+
 The loss sees each image less the mean of all: for the rank of an image nothing changes, since every score of a caption
 moves alike, but the gradient no longer fights the large common offset of an image encoder's space.
 """
@@ -13,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from helpers import losses, metrics
+from helpers import cca, losses, metrics
 from helpers.config import PlusConfig
 from helpers.models import EnsembleMLP
 from helpers.objectives import Objective, TrainingData
@@ -95,14 +98,20 @@ class Choice:
     Attributes:
         temperature: in units of the spread of the unit image vectors.
         epochs: passes over the training captions.
-        mrr: mean over the inner splits at that point; an inner gallery is smaller than the real one.
+        mrr: of one network alone, mean over the inner splits at that point; an inner gallery is smaller than the real.
         curves: for each candidate, its temperature and its mean MRR by epoch.
+        cca_setting: of the closed form, see `cca.GRID`.
+        cca_weight: its share in the ensemble's mean; 0 leaves it out.
+        cca_curve: for each candidate, the weight and the mean MRR of one network with the closed form.
     """
 
     temperature: float
     epochs: int
     mrr: float
     curves: list[dict]
+    cca_setting: cca.Setting
+    cca_weight: float
+    cca_curve: list[dict]
 
 
 def batch_size_for(n_captions: int, at_most: int) -> int:
@@ -121,9 +130,10 @@ def learning_rate_for(text_dim: int, at_reference: float) -> float:
 
 
 def members_for(text_dim: int, image_dim: int, settings: PlusConfig) -> int:
-    """MLPs in the ensemble: as many as `max_parameters` holds, up to `members`, and at least one."""
+    """MLPs in the ensemble: as many as `max_parameters` holds beside the closed form, up to `members`, at least one."""
     each = (text_dim + 1) * settings.hidden + (settings.hidden + 1) * image_dim
-    return max(1, min(settings.members, settings.max_parameters // each))
+    left = settings.max_parameters - (text_dim + 1) * image_dim
+    return max(1, min(settings.members, left // each))
 
 
 def derived(settings: PlusConfig, data: TrainingData) -> PlusConfig:
@@ -135,11 +145,15 @@ def derived(settings: PlusConfig, data: TrainingData) -> PlusConfig:
     )
 
 
-def build_ensemble(data: TrainingData, settings: PlusConfig, members: int) -> EnsembleMLP:
-    """An untrained ensemble from the seed of the settings, on the device of the data."""
+def build_ensemble(data: TrainingData, settings: PlusConfig, members: int, choice: Choice | None = None) -> EnsembleMLP:
+    """An untrained ensemble from the seed of the settings, with the closed form of the choice, on the data's device."""
     seed_all(settings.seed)
-    dims = data.text.shape[1], data.images.shape[1]
-    return EnsembleMLP(*dims, settings.hidden, settings.dropout, members).to(data.device)
+    dims, weight = (data.text.shape[1], data.images.shape[1]), choice.cca_weight if choice else 0.0
+    model = EnsembleMLP(*dims, settings.hidden, settings.dropout, members, weight)
+    if weight:
+        (affine,) = cca.maps(data, [choice.cca_setting])
+        model.cca.set_affine(affine.matrix, affine.bias)
+    return model.to(data.device)
 
 
 def held_out(data: TrainingData, settings: PlusConfig) -> int:
@@ -192,46 +206,78 @@ def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> Training
 
 
 def search(data: TrainingData, settings: PlusConfig) -> Choice:
-    """Choose temperature and number of epochs on inner splits of the training images; validation plays no part.
+    """Choose temperature, number of epochs and the closed form's share on inner splits of the training images.
 
-    One member is trained for each candidate temperature and inner split. MRR rises and falls once along the
-    temperatures, so the search walks from the middle one and goes on while it gets clearly better (`CLEAR_GAIN`): few
-    images cannot tell near ones apart, and chance would choose among them. For the same reason inner splits are added
-    (up to five) until they hold out `inner_images` together.
+    Validation plays no part. One member is trained for each candidate temperature and inner split. MRR rises and falls
+    once along the temperatures, so the search walks from the middle one and goes on while it gets clearly better
+    (`CLEAR_GAIN`): few images cannot tell near ones apart, and chance would choose among them. For the same reason
+    inner splits are added (up to five) until they hold out `inner_images` together.
 
     Raises:
         SplitError: too few training images, see `held_out`.
     """
-    curves: dict[int, list[float]] = {}
+    n_folds = min(5, math.ceil(settings.inner_images / held_out(data, settings)))
+    folds = [inner_split(data, settings, fold) for fold in range(n_folds)]
+    tried: dict[int, _Tried] = {}
 
     def best(index: int) -> float:
-        if index not in curves:
-            curves[index] = _inner_curve(data, settings, settings.temperatures[index])
-        return max(curves[index])
+        if index not in tried:
+            tried[index] = _try_temperature(folds, settings, settings.temperatures[index])
+        return max(tried[index].mrr)
 
     last, index = len(settings.temperatures) - 1, len(settings.temperatures) // 2
     for step in (-1, 1):
         while 0 <= index + step <= last and best(index + step) > (1 + CLEAR_GAIN) * best(index):
             index += step
     best(index)  # not looked at yet where it is the only candidate
-    epoch = int(np.argmax(curves[index]))
-    tried = [{"temperature": settings.temperatures[i], "mrr": curve} for i, curve in sorted(curves.items())]
-    return Choice(settings.temperatures[index], epoch + 1, curves[index][epoch], tried)
+    epoch = int(np.argmax(tried[index].mrr))
+    curves = [{"temperature": settings.temperatures[i], "mrr": tried[i].mrr} for i in sorted(tried)]
+    alone = settings.temperatures[index], epoch + 1, tried[index].mrr[epoch], curves
+    return Choice(*alone, *_choose_cca(folds, tried[index].translations, settings))
 
 
-def _inner_curve(data: TrainingData, settings: PlusConfig, temperature: float) -> list[float]:
-    """MRR by epoch at one temperature, averaged over the inner splits."""
-    folds = min(5, math.ceil(settings.inner_images / held_out(data, settings)))
-    runs = []
-    for fold in range(folds):
-        inner = inner_split(data, settings, fold)
+@dataclass(frozen=True)
+class _Tried:
+    """One temperature: MRR by epoch, averaged over the inner splits, and what each network makes of its captions.
+
+    `translations` are (V, dy) unit vectors for each inner split, each from the best epoch of its network.
+    """
+
+    mrr: list[float]
+    translations: list[torch.Tensor]
+
+
+def _try_temperature(folds: list[TrainingData], settings: PlusConfig, temperature: float) -> _Tried:
+    runs, translations = [], []
+    for number, inner in enumerate(folds, start=1):
         given = derived(settings, inner)
         model = build_ensemble(inner, given, members=1)
         objective = PlusObjective(given, inner, model, temperature, searching=True)
-        label = f"inner split {fold + 1}/{folds}, temperature {temperature:g}"
+        label = f"inner split {number}/{len(folds)}, temperature {temperature:g}"
         runs.append([entry["mrr"] for entry in fit(model, objective, label)])
+        with torch.inference_mode():
+            translations.append(model(inner.val_text))
     common = min(map(len, runs))
-    return np.mean([run[:common] for run in runs], axis=0).tolist()
+    return _Tried(np.mean([run[:common] for run in runs], axis=0).tolist(), translations)
+
+
+def _choose_cca(
+    folds: list[TrainingData], translations: list[torch.Tensor], settings: PlusConfig
+) -> tuple[cca.Setting, float, list[dict]]:
+    """Setting of the best closed form alone, the best weight beside one network, and the MRR of each weight.
+
+    All weights are judged with the same networks and captions, so that near ones can be told apart, as temperatures
+    cannot.
+    """
+    setting = cca.best_setting(folds)
+    mrr = np.zeros(len(settings.cca_weights))
+    for inner, networks in zip(folds, translations, strict=True):
+        (affine,) = cca.maps(inner, [setting])
+        closed = cca.translate(affine, inner)
+        mixed = (torch.lerp(networks, closed, weight) for weight in settings.cca_weights)
+        mrr += [np.mean(1 / cca.validation_ranks(queries, inner)) / len(folds) for queries in mixed]
+    curve = [{"weight": w, "mrr": float(m)} for w, m in zip(settings.cca_weights, mrr, strict=True)]
+    return setting, settings.cca_weights[int(mrr.argmax())], curve
 
 
 def train_plus(

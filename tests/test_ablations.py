@@ -46,7 +46,7 @@ def data(tmp_path_factory) -> PairedEmbeddings:
 
 @pytest.fixture(scope="module")
 def problem(data) -> protocol.Problem:
-    return protocol.make_problem(data, 0, None, CPU)
+    return protocol.make_problem(data, 0, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +311,7 @@ def test_garbage_among_the_scored_images_changes_no_training(data, problem, side
     scored = np.isin(data.images[:, 0], problem.gallery[:, 0].numpy())
     images, text = np.array(data.images), np.array(data.text)
     images[scored], text[scored[data.targets]] = 1e3, -1e3
-    other = protocol.make_problem(replace(data, images=images, text=text), 0, None, CPU)
+    other = protocol.make_problem(replace(data, images=images, text=text), 0, CPU)
     models = [REFERENCE.train(of, 0, SMALL)[0].state_dict() for of in (side, Side(other.inner))]
     assert all(torch.equal(*pair) for pair in zip(*(model.values() for model in models), strict=True))
 

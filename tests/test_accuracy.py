@@ -177,11 +177,36 @@ def test_a_changed_setting_or_training_side_is_computed_again(data, tmp_path):
 
 
 def test_train_images_keeps_so_many_and_the_same_gallery(data):
-    whole, part = (protocol.make_problem(data, 0, n, CPU) for n in (None, 20))
+    whole, part = (protocol.make_problem(data, 0, CPU, train_images=n) for n in (None, 20))
     assert len(part.train.images) == 20 and len(part.inner.images) + len(part.inner.val_images) == 20
     assert torch.equal(whole.gallery, part.gallery)
     with pytest.raises(ValueError, match="between 1 and 54"):
-        protocol.make_problem(data, 0, 55, CPU)
+        protocol.make_problem(data, 0, CPU, train_images=55)
+
+
+@pytest.mark.parametrize("images", [None, 20])
+def test_train_captions_keeps_so_many_of_each_image(data, images):
+    whole = protocol.make_problem(data, 0, CPU, train_images=images)
+    part = protocol.make_problem(data, 0, CPU, train_images=images, train_captions=2)
+    assert torch.equal(part.train.images, whole.train.images) and torch.equal(part.gallery, whole.gallery)
+    counts = torch.bincount(part.train.own, minlength=len(part.train.images))
+    assert torch.equal(counts, torch.bincount(whole.train.own, minlength=len(counts)).clamp(max=2))
+    for text, own in zip(part.train.text, part.train.own, strict=True):
+        row = int((whole.train.text == text).all(1).nonzero()[0])
+        assert whole.train.own[row] == own
+    assert part.digest != whole.digest
+    with pytest.raises(ValueError, match="train_captions = 0"):
+        protocol.make_problem(data, 0, CPU, train_captions=0)
+
+
+def test_results_of_fewer_captions_have_a_table_of_their_own(data, tmp_path):
+    calls: list = []
+    compare(data, [Counting(calls)], tmp_path)
+    compare(data, [Counting(calls)], tmp_path, train_images=30, train_captions=1)
+    assert calls == ["search", 0] * 2
+    path = tmp_path / "results" / "accuracy_tiny_30_images_1_captions_each_split_0_1_seeds.json"
+    table = json.loads(path.read_text())
+    assert table["train_captions"] == 30 and "--train-images 30 --train-captions 1" in table["command"]
 
 
 def test_projections_to_more_dimensions_keep_every_distance_and_have_results_of_their_own(data, tmp_path):
@@ -217,7 +242,7 @@ def test_results_of_another_precision_are_other_results(data, tmp_path, monkeypa
 
 
 def test_garbage_among_the_scored_images_changes_no_choice(data, tmp_path):
-    problem = protocol.make_problem(data, 0, None, CPU)
+    problem = protocol.make_problem(data, 0, CPU)
     scored = np.isin(data.images[:, 0], problem.gallery[:, 0].numpy())
     images, text = np.array(data.images), np.array(data.text)
     images[scored], text[scored[data.targets]] = 1e3, -1e3
@@ -231,7 +256,7 @@ def test_garbage_among_the_scored_images_changes_no_choice(data, tmp_path):
 
 @pytest.mark.parametrize("name", ["mlp1", "bigjump"])
 def test_search_trains_as_the_helpers_do_and_the_final_fit_repeats_it(data, name):
-    inner = protocol.make_problem(data, 0, None, CPU).inner
+    inner = protocol.make_problem(data, 0, CPU).inner
     method = replace(METHODS[name], rate_factors=(1.0,))
     method = replace(method, settings=replace(method.settings, epochs=4, hidden=16, batch_size=64, seed=SEARCH_SEED))
     chosen = method.search(inner, inner)
@@ -245,7 +270,7 @@ def test_search_trains_as_the_helpers_do_and_the_final_fit_repeats_it(data, name
 
 
 def test_a_rate_that_diverges_is_passed_over(data):
-    inner = protocol.make_problem(data, 0, None, CPU).inner
+    inner = protocol.make_problem(data, 0, CPU).inner
     method = replace(METHODS["linear"].tiny(), rate_factors=(math.inf, 1.0))
     chosen = method.search(inner, inner)
     assert chosen["learning_rate"] == method.settings.learning_rate and chosen["candidates"][0]["epochs"] == 0

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, normalize
 
-from helpers import losses, pipeline, plus
+from helpers import cca, losses, pipeline, plus
 from helpers.config import ConfigError, PlusConfig, plus_config
 from helpers.models import ByteDropout, EnsembleMLP, build_model
 from helpers.objectives import TrainingData
@@ -154,12 +154,57 @@ def test_the_average_weights_steps_by_a_power(data):
     torch.testing.assert_close(objective.average.weight_out.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
+CHOSEN = plus.Choice(0.05, 3, 0.5, [], {"eps": 0.1, "scale": -1.0, "power": 1.0}, 0.35, [])
+
+
+def test_the_closed_form_takes_its_share_of_the_mean_and_is_not_trained(data):
+    model = plus.build_ensemble(data, SMALL, 2, CHOSEN)
+    with torch.no_grad():
+        model.cca.matrix *= 3  # its length does not count
+        model.cca.bias *= 3
+    before = model.cca.matrix.clone()
+    plus.train_plus(model, data, SMALL, CHOSEN)
+    assert torch.equal(model.cca.matrix, before)
+    networks, x = normalize(model.member_outputs(data.val_text), dim=-1).mean(0), data.val_text.double()
+    (affine,) = cca.maps(data, [CHOSEN.cca_setting])
+    closed = normalize(x @ torch.from_numpy(affine.matrix).T + torch.from_numpy(affine.bias), dim=-1)
+    torch.testing.assert_close(model(data.val_text), (0.65 * networks + 0.35 * closed).float(), rtol=1e-4, atol=1e-5)
+    without = plus.build_ensemble(data, SMALL, 2, replace(CHOSEN, cca_weight=0.0))
+    plus.train_plus(without, data, SMALL, CHOSEN)
+    assert "cca.matrix" not in without.state_dict()
+    assert torch.equal(without.weight_out, model.weight_out)  # the networks do not depend on the closed form
+
+
+def test_the_closed_form_joins_where_inner_splits_say_so(data):
+    """Captions and images that a linear map joins but for noise, and hardly trained networks: all weight to CCA."""
+    still = replace(SMALL, learning_rate=1e-9, epochs=1)
+    choice = plus.search(data, still)
+    assert choice.cca_weight >= 0.5 and choice.cca_setting in cca.GRID
+    mrr = {entry["weight"]: entry["mrr"] for entry in choice.cca_curve}
+    assert list(mrr) == list(still.cca_weights) and mrr[0] == pytest.approx(choice.mrr)
+    assert mrr[choice.cca_weight] > 1.5 * mrr[0]
+    assert plus.search(data, replace(still, cca_weights=(0.0,))).cca_weight == 0
+
+
+@pytest.mark.parametrize(("mrr", "expected"), [([0.4, 0.405, 0.403], 0.3), ([0.4, 0.3, 0.2], 0.0), ([0.4] * 3, 0.0)])
+def test_the_weight_is_the_best_over_the_inner_splits(monkeypatch, data, mrr, expected):
+    settings = replace(SMALL, cca_weights=(0.0, 0.3, 0.6))
+    inner = plus.inner_split(data, settings, 0)
+    monkeypatch.setattr(cca, "best_setting", lambda folds: CHOSEN.cca_setting)
+    ranks = iter([*mrr, *np.add(mrr, 0.1)])
+    monkeypatch.setattr(cca, "validation_ranks", lambda queries, split: np.array([1 / next(ranks)]))
+    translations = [torch.zeros(len(inner.val_text), DY)] * 2
+    setting, weight, curve = plus._choose_cca([inner, inner], translations, settings)
+    assert (setting, weight) == (CHOSEN.cca_setting, expected)
+    assert [entry["mrr"] for entry in curve] == pytest.approx(np.add(mrr, 0.05))
+
+
 def test_validation_changes_neither_choice_nor_weights(data):
     results = []
     for val_images in (data.val_images, torch.flip(data.val_images, [0]) * 3):
         given = replace(data, val_images=val_images)
         choice = plus.search(given, SMALL)
-        model = plus.build_ensemble(given, SMALL, 2)
+        model = plus.build_ensemble(given, SMALL, 2, choice)
         history = plus.train_plus(model, given, SMALL, choice)
         results.append((choice, model.state_dict(), [entry["mrr"] for entry in history]))
     (choice, weights, mrr), (other_choice, other_weights, other_mrr) = results
@@ -178,14 +223,25 @@ def test_inner_splits_hold_out_training_images_and_differ(data):
     assert not torch.equal(folds[0].val_images, folds[1].val_images)
 
 
-def test_the_search_walks_towards_the_better_temperature(monkeypatch, data):
+@pytest.fixture
+def no_training(monkeypatch):
+    """Curves of MRR by epoch take the place of the networks of a search; called with a function of the temperature."""
+
+    def replace_by(curve):
+        monkeypatch.setattr(plus, "_try_temperature", lambda folds, settings, t: plus._Tried(curve(t), translations=[]))
+        monkeypatch.setattr(plus, "_choose_cca", lambda folds, translations, settings: ({}, 0.0, []))
+
+    return replace_by
+
+
+def test_the_search_walks_towards_the_better_temperature(no_training, data):
     asked = []
 
-    def curve(data, settings, temperature):
+    def curve(temperature):
         asked.append(temperature)
         return [0.1, 0.5 - abs(temperature - 0.08), 0.2]
 
-    monkeypatch.setattr(plus, "_inner_curve", curve)
+    no_training(curve)
     settings = replace(SMALL, temperatures=(0.01, 0.02, 0.04, 0.06, 0.08))
     choice = plus.search(data, settings)
     assert (choice.temperature, choice.epochs) == (0.08, 2)
@@ -195,9 +251,9 @@ def test_the_search_walks_towards_the_better_temperature(monkeypatch, data):
 
 
 @pytest.mark.parametrize(("soft", "expected"), [(0.4019, 0.04), (0.4021, 0.08)])
-def test_the_search_leaves_the_middle_temperature_for_a_clear_gain_alone(monkeypatch, data, soft, expected):
+def test_the_search_leaves_the_middle_temperature_for_a_clear_gain_alone(no_training, data, soft, expected):
     curves = {0.02: [0.3], 0.04: [0.4], 0.08: [soft]}
-    monkeypatch.setattr(plus, "_inner_curve", lambda data, settings, temperature: curves[temperature])
+    no_training(curves.get)
     assert plus.search(data, replace(SMALL, temperatures=tuple(curves))).temperature == expected
 
 
@@ -245,7 +301,8 @@ def test_members_fill_the_parameter_budget(dims, expected):
     settings = PlusConfig()
     members = plus.members_for(*dims, settings)
     assert members == expected
-    count = sum(p.numel() for p in build_model("bigjump_plus", *dims, hidden=2048, members=members).parameters())
+    model = build_model("bigjump_plus", *dims, hidden=2048, members=members, cca_weight=0.5)
+    count = sum(p.numel() for p in (*model.parameters(), model.cca.bias))
     assert members == 1 or count <= settings.max_parameters
 
 

@@ -13,17 +13,14 @@ from benchmarks.peers.method import Method
 from benchmarks.peers.networks import QueueConfig, SymmetricConfig, TripletConfig
 from benchmarks.peers.ours import Plus
 from benchmarks.peers.trained import Trained
+from helpers import cca
 from helpers.config import BaselineConfig, BigJumpConfig, PlusConfig
 
 _ALL: tuple[Method, ...] = (
     ClosedForm("least_squares", solve_power, grid(eps=(EPS,), power=(1.0,))),
     ClosedForm("ridge", solve_power, grid(eps=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), power=(1.0,))),
     ClosedForm("procrustes", solve_power, grid(eps=(EPS,), power=(0.0,))),
-    ClosedForm(
-        "cca",
-        solve_cca,
-        grid(eps=(1e-2, 1e-1, 1.0, 10.0), scale=(-1.0, 0.0, 1.0), power=(0.0, 0.5, 1.0, 1.5, 2.0)),
-    ),
+    ClosedForm("cca", solve_cca, cca.GRID),
     ClosedForm(
         "kernel_ridge",
         solve_kernel_ridge,

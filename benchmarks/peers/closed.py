@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers.method import SEARCH_SEED, Fitted
-from helpers import geometry, metrics
+from helpers import cca, geometry, metrics
 from helpers.config import GeometryConfig
 from helpers.objectives import TrainingData
 
@@ -61,38 +61,22 @@ class ClosedForm:
         return next(self.solve(data, (chosen["setting"],), seed))
 
 
-def _affine(matrix: np.ndarray, bias: np.ndarray, device: torch.device) -> Fitted:
-    a, b = (torch.from_numpy(part.astype(np.float32)).to(device) for part in (matrix, bias))
-    return Fitted(lambda text: text @ a.T + b, matrix.size + bias.size)
-
-
-def _statistics(data: TrainingData, images: torch.Tensor) -> geometry.PairStatistics:
-    return geometry.pair_statistics(*(part.cpu().numpy() for part in (data.text, images, data.own)))
+def _affine(affine: geometry.AffineMap, device: torch.device) -> Fitted:
+    a, b = (torch.from_numpy(part).float().to(device) for part in (affine.matrix, affine.bias))
+    return Fitted(lambda text: text @ a.T + b, affine.matrix.size + affine.bias.size)
 
 
 def solve_power(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> Iterator[Fitted]:
     """`helpers.geometry`'s family: `power` 0 is Procrustes, 1 ridge regression with `eps`."""
-    statistics = _statistics(data, data.images)
+    statistics = geometry.pair_statistics(*(part.cpu().numpy() for part in (data.text, data.images, data.own)))
     for setting in settings:
-        affine = geometry.fit_cross_space(statistics, setting["eps"]).affine(setting["power"])
-        yield _affine(affine.matrix, affine.bias, data.device)
+        yield _affine(geometry.fit_cross_space(statistics, setting["eps"]).affine(setting["power"]), data.device)
 
 
 def solve_cca(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> Iterator[Fitted]:
-    """Canonical correlation analysis with powers of the correlations as weights (Gong et al., 2014).
-
-    In the canonical space a caption scores an image by u' S^power v, with u = U' C_x^{-1/2} x and v = V' C_y^{-1/2} y.
-    That is the dot product of y with C_y^{scale/2} V S^power U' C_x^{-1/2} x at scale -1, the translation that is
-    searched with here. Scale 1 colours it as Procrustes does, and 0 does neither. Images are taken at unit length and
-    centred; their mean adds the same to every score of a caption, so it is left out.
-    """
-    statistics = _statistics(data, metrics.normalise(data.images))
-    for eps, of_eps in itertools.groupby(settings, key=lambda setting: setting["eps"]):
-        space = geometry.fit_cross_space(statistics, eps)
-        back = {1.0: space.white_y.root, 0.0: np.eye(len(space.right)), -1.0: space.white_y.inverse_root}
-        for setting in of_eps:
-            matrix = back[setting["scale"]] @ space.rotation(setting["power"]) @ space.white_x.inverse_root
-            yield _affine(matrix, -matrix @ statistics.mean_x, data.device)
+    """Weighted canonical correlation analysis, see `helpers.cca`."""
+    for affine in cca.maps(data, settings):
+        yield _affine(affine, data.device)
 
 
 def solve_asif(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> Iterator[Fitted]:
