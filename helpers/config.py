@@ -249,9 +249,9 @@ class BigJumpConfig(OptimiserConfig):
 class PlusConfig(OptimiserConfig):
     """The recipe `plus`: an ensemble trained on the NCE over every training image, its settings chosen on inner splits.
 
-    What depends on the data is derived from the training side alone: temperature, number of epochs and the share of a
-    closed form (`helpers.cca`) by inner splits of the training images; learning rate, batch size and number of members
-    by `plus.learning_rate_for`, `plus.batch_size_for` and `plus.members_for`.
+    What depends on the data is derived from the training side alone: temperature, whitening, number of epochs and the
+    share of a closed form (`helpers.cca`) by inner splits of the training images; learning rate, batch size and number
+    of members by `plus.learning_rate_for`, `plus.batch_size_for` and `plus.members_for`.
 
     Attributes:
         epochs: of the search, at most; the ensemble is trained for as many as the search found best.
@@ -264,6 +264,8 @@ class PlusConfig(OptimiserConfig):
         max_parameters: of the whole ensemble.
         temperatures: candidates, ascending, in units of the root mean square distance of the unit image vectors from
             their mean.
+        whitenings: candidate powers of the whitening of the input, ascending; see `models.Whiten`. The first is left
+            for a clear gain alone.
         cca_weights: candidate shares of the closed form in the ensemble's mean, ascending; with (0,) there is none.
         bank_share: share of the training images drawn as negatives at each step. Half of them train as well as all do,
             in two thirds of the time (benchmarks/results/accuracy_search.json).
@@ -284,6 +286,7 @@ class PlusConfig(OptimiserConfig):
     members: int = 8
     max_parameters: int = 25_000_000
     temperatures: tuple[float, ...] = (0.02, 0.033, 0.055, 0.09, 0.15)
+    whitenings: tuple[float, ...] = (0.0, 0.5)
     cca_weights: tuple[float, ...] = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
     bank_share: float = 0.5
     average_power: float = 6.0
@@ -293,8 +296,8 @@ class PlusConfig(OptimiserConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "temperatures", tuple(self.temperatures))
-        object.__setattr__(self, "cca_weights", tuple(self.cca_weights))
+        for name in ("temperatures", "whitenings", "cca_weights"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         _require_positive(self, "hidden", "members", "max_parameters", "bank_share", "average_power")
         _require_positive(self, "inner_images", "patience")
         _require_fraction(self, "dropout", "inner_ratio")
@@ -305,11 +308,12 @@ class PlusConfig(OptimiserConfig):
             len(self.temperatures) > 0 and self.temperatures[0] > 0 and ascending,
             f"temperatures = {self.temperatures}: one value or more, each greater than 0, in ascending order.",
         )
-        ascending = self.cca_weights == tuple(sorted(self.cca_weights))
-        require(
-            len(self.cca_weights) > 0 and ascending and 0 <= self.cca_weights[0] and self.cca_weights[-1] <= 1,
-            f"cca_weights = {self.cca_weights}: one value or more, each from 0 to 1, in ascending order.",
-        )
+        for name in ("whitenings", "cca_weights"):
+            values = getattr(self, name)
+            require(
+                len(values) > 0 and values == tuple(sorted(values)) and 0 <= values[0] and values[-1] <= 1,
+                f"{name} = {values}: one value or more, each from 0 to 1, in ascending order.",
+            )
 
 
 @dataclass(frozen=True)

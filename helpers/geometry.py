@@ -112,12 +112,15 @@ def pair_statistics(
     )
 
 
+@one_blas_thread()
 def covariance(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and covariance (d, d) of `rows` (n, d), in float64, divided by n."""
-    rows = np.asarray(rows, dtype=np.float64)
-    mean = rows.mean(0)
-    centred = rows - mean
-    return mean, centred.T @ centred / len(rows)
+    """Mean (d,) and covariance (d, d) of `rows` (n, d), in float64, divided by n; read in blocks."""
+    mean = np.mean(rows, axis=0, dtype=np.float64)
+    total = np.zeros((rows.shape[1], rows.shape[1]))
+    for lo in range(0, len(rows), BLOCK_ROWS):
+        centred = rows[lo : lo + BLOCK_ROWS] - mean
+        total += centred.T @ centred
+    return mean, total / len(rows)
 
 
 @one_blas_thread()
@@ -157,14 +160,30 @@ def whitening(cov: np.ndarray, eps: float) -> Whitening:
     Raises:
         ValueError: the covariance is zero (all rows alike), so there is nothing to whiten.
     """
+    values, vectors = _ridged_spectrum(cov, eps)
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    inverse_root = (vectors / np.sqrt(values)) @ vectors.T
+    return Whitening(root, inverse_root)
+
+
+def _ridged_spectrum(cov: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (d,) of C + eps tr(C)/d I and eigenvectors (d, d, columns)."""
     values, vectors = scipy.linalg.eigh(cov)
     mean_eigenvalue = values.mean()
     if not mean_eigenvalue > 0:
         raise ValueError("The covariance is zero: all embeddings are the same vector.")
-    values = np.clip(values, 0.0, None) + eps * mean_eigenvalue
-    root = (vectors * np.sqrt(values)) @ vectors.T
-    inverse_root = (vectors / np.sqrt(values)) @ vectors.T
-    return Whitening(root, inverse_root)
+    return np.clip(values, 0.0, None) + eps * mean_eigenvalue, vectors
+
+
+@one_blas_thread()
+def partial_whitening(cov: np.ndarray, eps: float, power: float) -> np.ndarray:
+    """(C + eps tr(C)/d I)^(-power/2), (d, d) float64: 1 whitens, less leaves large directions somewhat larger.
+
+    Raises:
+        ValueError: the covariance is zero.
+    """
+    values, vectors = _ridged_spectrum(cov, eps)
+    return (vectors * values ** (-power / 2)) @ vectors.T
 
 
 @dataclass(frozen=True)

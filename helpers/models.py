@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.config import ConfigError
+from helpers import geometry
+from helpers.config import ConfigError, GeometryConfig
 
 
 class Standardise(nn.Module):
@@ -38,6 +39,32 @@ class Standardise(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x - self.mean) * self.scale  # (B, dx)
+
+
+class Whiten(Standardise):
+    """Standardise after a partial whitening, x -> C^(-power/2) x, for encoders with a few dominant directions.
+
+    Standardising tames single dimensions that dominate, but not directions across them.
+
+    Attributes:
+        matrix: C^(-power/2), (dx, dx), symmetric. A parameter that is never trained. Identity until `fit` is called.
+    """
+
+    EPS = GeometryConfig().eps
+
+    def __init__(self, width: int, power: float) -> None:
+        super().__init__(width)
+        self.power = power
+        self.matrix = nn.Parameter(torch.eye(width), requires_grad=False)
+
+    @torch.no_grad()
+    def fit(self, x: torch.Tensor) -> None:
+        _, cov = geometry.covariance(x.cpu().numpy())
+        self.matrix.copy_(torch.from_numpy(geometry.partial_whitening(cov, self.EPS, self.power)))
+        super().fit(x @ self.matrix)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x @ self.matrix)  # (B, dx)
 
 
 class MLP(nn.Sequential):
@@ -123,13 +150,21 @@ class EnsembleMLP(nn.Module):
         dropout: after the hidden activation.
         members: K.
         cca_weight: share of a closed form (`cca`, frozen) in the mean; with 0 there is none.
+        whitening: power of the whitening of the networks' input, see `Whiten`; with 0 it is standardised alone.
     """
 
     def __init__(
-        self, text_dim: int, image_dim: int, hidden: int, dropout: float, members: int, cca_weight: float = 0.0
+        self,
+        text_dim: int,
+        image_dim: int,
+        hidden: int,
+        dropout: float,
+        members: int,
+        cca_weight: float = 0.0,
+        whitening: float = 0.0,
     ) -> None:
         super().__init__()
-        self.standardise = Standardise(text_dim)
+        self.standardise = Whiten(text_dim, whitening) if whitening else Standardise(text_dim)
         self.cca_weight = cca_weight
         if cca_weight:
             self.cca = GeomLinear(text_dim, image_dim)
@@ -178,6 +213,7 @@ def build_model(
     dropout: float = 0.1,
     members: int = 1,
     cca_weight: float = 0.0,
+    whitening: float = 0.0,
 ) -> nn.Module:
     """The architecture of a leaderboard row.
 
@@ -192,7 +228,7 @@ def build_model(
     if name == "bigjump":
         return GeomWithAdapter(text_dim, image_dim, hidden, dropout)
     if name == "bigjump_plus":
-        return EnsembleMLP(text_dim, image_dim, hidden, dropout, members, cca_weight)
+        return EnsembleMLP(text_dim, image_dim, hidden, dropout, members, cca_weight, whitening)
     raise ConfigError(f"No model is called {name!r}.")
 
 

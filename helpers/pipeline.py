@@ -161,10 +161,9 @@ def train_and_save_plus(run: Run, settings: PlusConfig, data: training.TrainingD
     else:
         choice = plus.search(data, settings)
         checkpoints.write_json(path, {"facts": facts, "choice": vars(choice)})
-    members = plus.members_for(run.data.text_dim, run.data.image_dim, settings)
-    model = plus.build_ensemble(data, settings, members, choice)
-    shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": members}
-    shape |= {"cca_weight": choice.cca_weight}
+    model = plus.build_chosen(data, settings, choice)
+    shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": model.members}
+    shape |= {"cca_weight": choice.cca_weight, "whitening": choice.whitening}
     progress = _progress(run, "bigjump_plus", settings, resume, choice=vars(choice))
     history = plus.train_plus(model, data, settings, choice, progress)
     _save_trained(run, "bigjump_plus", model, settings, shape, history, progress, choice=vars(choice))

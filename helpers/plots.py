@@ -239,13 +239,14 @@ def leaderboard_bars(ax: Axes, rows: Rows) -> Axes:
     return _finish(ax, _MRR_LABEL + ", 95% interval", "model")
 
 
-def search_curves(ax: Axes, curves: Rows, temperature: float, epochs: int) -> Axes:
-    """Inner MRR by epoch for each candidate {temperature, mrr}, with the chosen point ringed."""
+def search_curves(ax: Axes, curves: Rows, temperature: float, whitening: float, epochs: int) -> Axes:
+    """Inner MRR by epoch for each candidate {temperature, whitening, mrr}, with the chosen point ringed."""
     for index, curve in enumerate(curves):
         steps = np.arange(1, len(curve["mrr"]) + 1)
         colour = FALLBACK_COLOURS[index % len(FALLBACK_COLOURS)]
-        ax.plot(steps, curve["mrr"], marker="o", ms=3, color=colour, label=f"temperature {curve['temperature']:g}")
-        if curve["temperature"] == temperature:
+        label = f"temperature {curve['temperature']:g}" + (", whitened" if curve["whitening"] else "")
+        ax.plot(steps, curve["mrr"], marker="o", ms=3, color=colour, label=label)
+        if (curve["temperature"], curve["whitening"]) == (temperature, whitening):
             ax.plot(epochs, curve["mrr"][epochs - 1], "o", ms=12, mfc="none", mec=DARK, mew=1.6, label="chosen")
     return _finish(ax, "epoch", "MRR on inner splits (0 to 1)", loc="lower right")
 

@@ -1,7 +1,8 @@
 """The recipe `plus`: an ensemble trained on the NCE over the training images, its settings chosen on the training side.
 
 A closed form, weighted CCA, joins the networks where inner splits say that it helps: with few images, or where linear
-maps say most of what there is to say.
+maps say most of what there is to say. They say too whether captions are partly whitened first, which helps where a few
+directions of the text space dominate it.
 
 The loss sees each image less the mean of all: for the rank of an image nothing changes, since every score of a caption
 moves alike, but the gradient no longer fights the large common offset of an image encoder's space.
@@ -97,15 +98,17 @@ class Choice:
 
     Attributes:
         temperature: in units of the spread of the unit image vectors.
+        whitening: power of the whitening of the input; with 0 it is standardised alone.
         epochs: passes over the training captions.
         mrr: of one network alone, mean over the inner splits at that point; an inner gallery is smaller than the real.
-        curves: for each candidate, its temperature and its mean MRR by epoch.
+        curves: for each candidate, its temperature, its whitening and its mean MRR by epoch.
         cca_setting: of the closed form, see `cca.GRID`.
         cca_weight: its share in the ensemble's mean; 0 leaves it out.
         cca_curve: for each candidate, the weight and the mean MRR of one network with the closed form.
     """
 
     temperature: float
+    whitening: float
     epochs: int
     mrr: float
     curves: list[dict]
@@ -130,9 +133,12 @@ def learning_rate_for(text_dim: int, at_reference: float) -> float:
 
 
 def members_for(text_dim: int, image_dim: int, settings: PlusConfig) -> int:
-    """MLPs in the ensemble: as many as `max_parameters` holds beside the closed form, up to `members`, at least one."""
+    """MLPs in the ensemble: as many as `max_parameters` holds, up to `members`, and at least one.
+
+    Room for the closed form and for the whitening is kept, whether they are used or not.
+    """
     each = (text_dim + 1) * settings.hidden + (settings.hidden + 1) * image_dim
-    left = settings.max_parameters - (text_dim + 1) * image_dim
+    left = settings.max_parameters - (text_dim + 1) * image_dim - text_dim**2
     return max(1, min(settings.members, left // each))
 
 
@@ -145,15 +151,31 @@ def derived(settings: PlusConfig, data: TrainingData) -> PlusConfig:
     )
 
 
-def build_ensemble(data: TrainingData, settings: PlusConfig, members: int, choice: Choice | None = None) -> EnsembleMLP:
-    """An untrained ensemble from the seed of the settings, with the closed form of the choice, on the data's device."""
+def build_ensemble(
+    data: TrainingData,
+    settings: PlusConfig,
+    members: int,
+    whitening: float = 0.0,
+    cca_weight: float = 0.0,
+    cca_setting: cca.Setting | None = None,
+) -> EnsembleMLP:
+    """An untrained ensemble from the seed of the settings, on the device of the data.
+
+    Its closed form is fitted here, where `cca_weight` is not 0.
+    """
     seed_all(settings.seed)
-    dims, weight = (data.text.shape[1], data.images.shape[1]), choice.cca_weight if choice else 0.0
-    model = EnsembleMLP(*dims, settings.hidden, settings.dropout, members, weight)
-    if weight:
-        (affine,) = cca.maps(data, [choice.cca_setting])
+    dims = data.text.shape[1], data.images.shape[1]
+    model = EnsembleMLP(*dims, settings.hidden, settings.dropout, members, cca_weight, whitening)
+    if cca_weight:
+        (affine,) = cca.maps(data, [cca_setting])
         model.cca.set_affine(affine.matrix, affine.bias)
     return model.to(data.device)
+
+
+def build_chosen(data: TrainingData, settings: PlusConfig, choice: Choice) -> EnsembleMLP:
+    """The untrained ensemble that `search` chose, of as many members as `members_for` says."""
+    members = members_for(data.text.shape[1], data.images.shape[1], settings)
+    return build_ensemble(data, settings, members, choice.whitening, choice.cca_weight, choice.cca_setting)
 
 
 def held_out(data: TrainingData, settings: PlusConfig) -> int:
@@ -206,39 +228,47 @@ def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> Training
 
 
 def search(data: TrainingData, settings: PlusConfig) -> Choice:
-    """Choose temperature, number of epochs and the closed form's share on inner splits of the training images.
+    """Choose whitening, temperature, number of epochs and the closed form's share on inner splits of training images.
 
-    Validation plays no part. One member is trained for each candidate temperature and inner split. MRR rises and falls
-    once along the temperatures, so the search walks from the middle one and goes on while it gets clearly better
-    (`CLEAR_GAIN`): few images cannot tell near ones apart, and chance would choose among them. For the same reason
-    inner splits are added (up to five) until they hold out `inner_images` together.
+    Validation plays no part. One member is trained for each candidate and inner split: each whitening at the middle
+    temperature, then other temperatures at the whitening that did best. MRR rises and falls once along the
+    temperatures, so the search walks from the middle one and goes on while it gets clearly better (`CLEAR_GAIN`): few
+    images cannot tell near ones apart, and chance would choose among them. For the same reason inner splits are added
+    (up to five) until they hold out `inner_images` together.
 
     Raises:
         SplitError: too few training images, see `held_out`.
     """
     n_folds = min(5, math.ceil(settings.inner_images / held_out(data, settings)))
     folds = [inner_split(data, settings, fold) for fold in range(n_folds)]
-    tried: dict[int, _Tried] = {}
+    tried: dict[tuple[float, float], _Tried] = {}
 
-    def best(index: int) -> float:
-        if index not in tried:
-            tried[index] = _try_temperature(folds, settings, settings.temperatures[index])
-        return max(tried[index].mrr)
+    def best(temperature: float, whitening: float) -> float:
+        if (temperature, whitening) not in tried:
+            tried[temperature, whitening] = _try(folds, settings, temperature, whitening)
+        return max(tried[temperature, whitening].mrr)
 
-    last, index = len(settings.temperatures) - 1, len(settings.temperatures) // 2
+    temperatures, (whitening, *others) = settings.temperatures, settings.whitenings
+    index, last = len(temperatures) // 2, len(temperatures) - 1
+    for other in others:
+        if best(temperatures[index], other) > (1 + CLEAR_GAIN) * best(temperatures[index], whitening):
+            whitening = other
     for step in (-1, 1):
-        while 0 <= index + step <= last and best(index + step) > (1 + CLEAR_GAIN) * best(index):
+        while 0 <= index + step <= last and best(temperatures[index + step], whitening) > (1 + CLEAR_GAIN) * best(
+            temperatures[index], whitening
+        ):
             index += step
-    best(index)  # not looked at yet where it is the only candidate
-    epoch = int(np.argmax(tried[index].mrr))
-    curves = [{"temperature": settings.temperatures[i], "mrr": tried[i].mrr} for i in sorted(tried)]
-    alone = settings.temperatures[index], epoch + 1, tried[index].mrr[epoch], curves
-    return Choice(*alone, *_choose_cca(folds, tried[index].translations, settings))
+    best(temperatures[index], whitening)  # not looked at yet where it is the only candidate
+    chosen = tried[temperatures[index], whitening]
+    epoch = int(np.argmax(chosen.mrr))
+    curves = [{"temperature": t, "whitening": w, "mrr": one.mrr} for (t, w), one in sorted(tried.items())]
+    alone = temperatures[index], whitening, epoch + 1, chosen.mrr[epoch], curves
+    return Choice(*alone, *_choose_cca(folds, chosen.translations, settings))
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """One temperature: MRR by epoch, averaged over the inner splits, and what each network makes of its captions.
+    """One candidate: MRR by epoch, averaged over the inner splits, and what each network makes of its captions.
 
     `translations` are (V, dy) unit vectors for each inner split, each from the best epoch of its network.
     """
@@ -247,13 +277,13 @@ class _Tried:
     translations: list[torch.Tensor]
 
 
-def _try_temperature(folds: list[TrainingData], settings: PlusConfig, temperature: float) -> _Tried:
+def _try(folds: list[TrainingData], settings: PlusConfig, temperature: float, whitening: float) -> _Tried:
     runs, translations = [], []
     for number, inner in enumerate(folds, start=1):
         given = derived(settings, inner)
-        model = build_ensemble(inner, given, members=1)
+        model = build_ensemble(inner, given, 1, whitening)
         objective = PlusObjective(given, inner, model, temperature, searching=True)
-        label = f"inner split {number}/{len(folds)}, temperature {temperature:g}"
+        label = f"inner split {number}/{len(folds)}, temperature {temperature:g}, whitening {whitening:g}"
         runs.append([entry["mrr"] for entry in fit(model, objective, label)])
         with torch.inference_mode():
             translations.append(model(inner.val_text))

@@ -83,6 +83,7 @@ REFUSED = {
         "dropout": SHARE,
         "inner_ratio": (0, 1.0, -0.1, NAN),
         "temperatures": ((), (0,), (-0.1, 0.1), (0.2, 0.1), (NAN,)),
+        "whitenings": ((), (-0.1, 0.1), (0.5, 0.0), (0.0, 1.1), (NAN,)),
         "cca_weights": ((), (-0.1, 0.1), (0.2, 0.1), (0.5, 1.1), (NAN,)),
     },
     EvaluationConfig: {

@@ -6,7 +6,16 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.geometry import effective_rank, fit_cross_space, mean_share, pair_statistics, spectrum, whitening
+from helpers import geometry
+from helpers.geometry import (
+    effective_rank,
+    fit_cross_space,
+    mean_share,
+    pair_statistics,
+    partial_whitening,
+    spectrum,
+    whitening,
+)
 
 
 def paired(n_images=60, per_image=3, dx=7, dy=11, seed=0, noise=0.3):
@@ -96,6 +105,26 @@ def test_whitening_whitens_and_scale_does_not_matter():
     np.testing.assert_allclose(whitening(cov * 1e6, 0.1).inverse_root, whitening(cov, 0.1).inverse_root / 1e3)
     with pytest.raises(ValueError, match="same vector"):
         whitening(np.zeros((3, 3)), 0.1)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_partial_whitening_leaves_that_power_of_the_spectrum(power):
+    cov = pair_statistics(*paired()).cov_x
+    part = partial_whitening(cov, 1e-9, power)
+    np.testing.assert_allclose(spectrum(part @ cov @ part), np.sort(spectrum(cov) ** (1 - power))[::-1], rtol=1e-4)
+    np.testing.assert_allclose(
+        partial_whitening(cov, 0.1, 1.0), whitening(cov, 0.1).inverse_root, rtol=1e-9, atol=1e-12
+    )
+    with pytest.raises(ValueError, match="same vector"):
+        partial_whitening(np.zeros((3, 3)), 0.1, power)
+
+
+def test_covariance_in_blocks_is_numpys(monkeypatch):
+    monkeypatch.setattr(geometry, "BLOCK_ROWS", 7)
+    rows = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32) * [1, 2, 3, 4] + 1000
+    mean, cov = geometry.covariance(rows)
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(cov, np.cov(rows.T, bias=True), rtol=1e-9)
 
 
 def test_spectrum_facts():

@@ -54,7 +54,12 @@ FIGURES = {
     "difficulty": (rng.beta(3, 1, 300),),
     "cost_accuracy": (ROWS,),
     "leaderboard_bars": (ROWS,),
-    "search_curves": ([{"temperature": t, "mrr": [0.2, 0.4, 0.3 + t]} for t in (0.03, 0.05)], 0.05, 2),
+    "search_curves": (
+        [{"temperature": 0.03, "whitening": w, "mrr": [0.2, 0.4, 0.3 + w]} for w in (0, 0.5)],
+        0.03,
+        0.5,
+        2,
+    ),
     "weight_curve": ([{"weight": w, "mrr": 0.3 + w * (1 - w)} for w in (0.0, 0.5, 0.8)], 0.5),
 }
 

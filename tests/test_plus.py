@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from helpers import cca, losses, pipeline, plus
 from helpers.config import ConfigError, PlusConfig, plus_config
-from helpers.models import ByteDropout, EnsembleMLP, build_model
+from helpers.models import ByteDropout, EnsembleMLP, build_model, fit_standardisation
 from helpers.objectives import TrainingData
 from helpers.progress import Progress
 from helpers.split import SplitError
@@ -154,11 +154,12 @@ def test_the_average_weights_steps_by_a_power(data):
     torch.testing.assert_close(objective.average.weight_out.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
-CHOSEN = plus.Choice(0.05, 3, 0.5, [], {"eps": 0.1, "scale": -1.0, "power": 1.0}, 0.35, [])
+CHOSEN = plus.Choice(0.05, 0.0, 3, 0.5, [], {"eps": 0.1, "scale": -1.0, "power": 1.0}, 0.35, [])
 
 
 def test_the_closed_form_takes_its_share_of_the_mean_and_is_not_trained(data):
-    model = plus.build_ensemble(data, SMALL, 2, CHOSEN)
+    model = plus.build_chosen(data, replace(SMALL, members=2), CHOSEN)
+    assert model.members == 2
     with torch.no_grad():
         model.cca.matrix *= 3  # its length does not count
         model.cca.bias *= 3
@@ -169,7 +170,7 @@ def test_the_closed_form_takes_its_share_of_the_mean_and_is_not_trained(data):
     (affine,) = cca.maps(data, [CHOSEN.cca_setting])
     closed = normalize(x @ torch.from_numpy(affine.matrix).T + torch.from_numpy(affine.bias), dim=-1)
     torch.testing.assert_close(model(data.val_text), (0.65 * networks + 0.35 * closed).float(), rtol=1e-4, atol=1e-5)
-    without = plus.build_ensemble(data, SMALL, 2, replace(CHOSEN, cca_weight=0.0))
+    without = plus.build_chosen(data, replace(SMALL, members=2), replace(CHOSEN, cca_weight=0.0))
     plus.train_plus(without, data, SMALL, CHOSEN)
     assert "cca.matrix" not in without.state_dict()
     assert torch.equal(without.weight_out, model.weight_out)  # the networks do not depend on the closed form
@@ -204,7 +205,7 @@ def test_validation_changes_neither_choice_nor_weights(data):
     for val_images in (data.val_images, torch.flip(data.val_images, [0]) * 3):
         given = replace(data, val_images=val_images)
         choice = plus.search(given, SMALL)
-        model = plus.build_ensemble(given, SMALL, 2, choice)
+        model = plus.build_chosen(given, SMALL, choice)
         history = plus.train_plus(model, given, SMALL, choice)
         results.append((choice, model.state_dict(), [entry["mrr"] for entry in history]))
     (choice, weights, mrr), (other_choice, other_weights, other_mrr) = results
@@ -225,10 +226,10 @@ def test_inner_splits_hold_out_training_images_and_differ(data):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """Curves of MRR by epoch take the place of the networks of a search; called with a function of the temperature."""
+    """Curves of MRR by epoch, functions of temperature and whitening, take the place of the networks of a search."""
 
     def replace_by(curve):
-        monkeypatch.setattr(plus, "_try_temperature", lambda folds, settings, t: plus._Tried(curve(t), translations=[]))
+        monkeypatch.setattr(plus, "_try", lambda folds, settings, t, whitening: plus._Tried(curve(t, whitening), []))
         monkeypatch.setattr(plus, "_choose_cca", lambda folds, translations, settings: ({}, 0.0, []))
 
     return replace_by
@@ -237,24 +238,54 @@ def no_training(monkeypatch):
 def test_the_search_walks_towards_the_better_temperature(no_training, data):
     asked = []
 
-    def curve(temperature):
+    def curve(temperature, whitening):
         asked.append(temperature)
         return [0.1, 0.5 - abs(temperature - 0.08), 0.2]
 
     no_training(curve)
-    settings = replace(SMALL, temperatures=(0.01, 0.02, 0.04, 0.06, 0.08))
+    settings = replace(SMALL, temperatures=(0.01, 0.02, 0.04, 0.06, 0.08), whitenings=(0.0,))
     choice = plus.search(data, settings)
     assert (choice.temperature, choice.epochs) == (0.08, 2)
     assert asked == [0.02, 0.04, 0.06, 0.08] or asked == [0.04, 0.02, 0.06, 0.08]
     assert [c["temperature"] for c in choice.curves] == sorted(asked)
-    assert plus.search(data, replace(SMALL, temperatures=(0.3,))).temperature == 0.3
+    assert plus.search(data, replace(settings, temperatures=(0.3,))).temperature == 0.3
 
 
 @pytest.mark.parametrize(("soft", "expected"), [(0.4019, 0.04), (0.4021, 0.08)])
 def test_the_search_leaves_the_middle_temperature_for_a_clear_gain_alone(no_training, data, soft, expected):
     curves = {0.02: [0.3], 0.04: [0.4], 0.08: [soft]}
-    no_training(curves.get)
+    no_training(lambda temperature, whitening: curves[temperature])
     assert plus.search(data, replace(SMALL, temperatures=tuple(curves))).temperature == expected
+
+
+@pytest.mark.parametrize(("white", "expected"), [(0.4019, 0.0), (0.4021, 0.5)])
+def test_whitening_is_chosen_at_the_middle_temperature_for_a_clear_gain(no_training, data, white, expected):
+    asked = []
+
+    def curve(temperature, whitening):
+        asked.append((temperature, whitening))
+        return [(white if whitening else 0.4) - (temperature != 0.04)]
+
+    no_training(curve)
+    choice = plus.search(data, replace(SMALL, temperatures=(0.02, 0.04, 0.08)))
+    assert (choice.temperature, choice.whitening) == (0.04, expected)
+    assert sorted(asked) == sorted([(0.04, 0.0), (0.04, 0.5), (0.02, expected), (0.08, expected)])
+    assert [(c["temperature"], c["whitening"]) for c in choice.curves] == sorted(asked)
+
+
+def test_whitened_input_is_an_affine_map_of_it_that_every_member_shares(data):
+    model = plus.build_ensemble(data, SMALL, 2, whitening=0.5)
+    plain = plus.build_ensemble(data, SMALL, 2)
+    assert torch.equal(model.weight_in, plain.weight_in)
+    fit_standardisation(model, data.text)
+    x = data.text.double()
+    values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))
+    values = values + 0.01 * values.mean()
+    white = (x - x.mean(0)) @ (vectors * values**-0.25) @ vectors.T
+    expected = white / white.std(0, correction=0)
+    torch.testing.assert_close(model.standardise(data.text), expected.float(), rtol=1e-3, atol=1e-4)
+    plus.train_plus(model, data, SMALL, replace(CHOSEN, whitening=0.5, cca_weight=0.0))
+    torch.testing.assert_close(model.standardise(data.text), expected.float(), rtol=1e-3, atol=1e-4)  # not trained
 
 
 @pytest.mark.parametrize(
@@ -301,7 +332,7 @@ def test_members_fill_the_parameter_budget(dims, expected):
     settings = PlusConfig()
     members = plus.members_for(*dims, settings)
     assert members == expected
-    model = build_model("bigjump_plus", *dims, hidden=2048, members=members, cca_weight=0.5)
+    model = build_model("bigjump_plus", *dims, hidden=2048, members=members, cca_weight=0.5, whitening=0.5)
     count = sum(p.numel() for p in (*model.parameters(), model.cca.bias))
     assert members == 1 or count <= settings.max_parameters
 

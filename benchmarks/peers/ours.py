@@ -22,7 +22,7 @@ class Plus:
 
     name: str
     settings: PlusConfig
-    version: int = field(default=4, kw_only=True)
+    version: int = field(default=5, kw_only=True)
     seeded: bool = field(default=True, init=False)
 
     def facts(self) -> dict:
@@ -37,9 +37,8 @@ class Plus:
 
     def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
         settings = replace(self.settings, seed=seed)
-        members = plus.members_for(data.text.shape[1], data.images.shape[1], settings)
         choice = plus.Choice(**chosen)
-        model = plus.build_ensemble(data, settings, members, choice)
+        model = plus.build_chosen(data, settings, choice)
         # The history of the training wants something to validate on; the recipe does not look at it.
         shown = {"val_text": data.text[:1], "val_images": data.images[data.own[:1]], "val_own": data.own[:1] * 0}
         plus.train_plus(model, replace(data, **shown), settings, choice)
