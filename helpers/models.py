@@ -27,18 +27,23 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(width))
 
     def fit(self, x: torch.Tensor) -> None:
-        """Take mean and spread from training rows x (N, dx).
-
-        A dimension that hardly varies is not blown up: spreads count as at least a tenth of their median.
-        """
-        std = x.std(0, correction=0)
-        varying = std[std > 0]
-        floor = 0.1 * varying.median() if len(varying) else std.new_ones(())
+        """Take mean and spread from training rows x (N, dx)."""
         self.mean.copy_(x.mean(0))
-        self.scale.copy_(1 / std.clamp(min=floor))
+        self.scale.copy_(_inverse_spread(x))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x - self.mean) * self.scale  # (B, dx)
+
+
+def _inverse_spread(x: torch.Tensor) -> torch.Tensor:
+    """(dx,) one over the standard deviation of rows x (N, dx).
+
+    A dimension that hardly varies is not blown up: spreads count as at least a tenth of their median.
+    """
+    std = x.std(0, correction=0)
+    varying = std[std > 0]
+    floor = 0.1 * varying.median() if len(varying) else std.new_ones(())
+    return 1 / std.clamp(min=floor)
 
 
 class Whiten(Standardise):
@@ -59,12 +64,15 @@ class Whiten(Standardise):
 
     @torch.no_grad()
     def fit(self, x: torch.Tensor) -> None:
-        _, cov = geometry.covariance(x.cpu().numpy())
+        mean, cov = geometry.covariance(x.cpu().numpy())
+        self.mean.copy_(torch.from_numpy(mean))
         self.matrix.copy_(torch.from_numpy(geometry.partial_whitening(cov, self.EPS, self.power)))
-        super().fit(x @ self.matrix)
+        self.scale.copy_(_inverse_spread((x - self.mean) @ self.matrix))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x @ self.matrix)  # (B, dx)
+        # In bfloat16 the rounding of a dominant direction would be larger than what the small ones hold.
+        with torch.autocast(x.device.type, enabled=False):
+            return ((x.float() - self.mean) @ self.matrix) * self.scale  # (B, dx)
 
 
 class MLP(nn.Sequential):
