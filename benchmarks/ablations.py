@@ -140,10 +140,7 @@ def measure(
 def table_name(name: str, options: argparse.Namespace) -> str:
     """`ablations`, the data's name, and what differs from the defaults."""
     parts = ["ablations", name]
-    if options.splits != SPLITS:
-        parts.append("split_" + "_".join(map(str, options.splits)))
-    if options.seeds != SEEDS:
-        parts.append(f"{options.seeds}_seeds")
+    parts += common.other_runs(options.splits, SPLITS, options.seeds, SEEDS)
     if options.epochs is not None:
         parts.append(f"{options.epochs}_epochs")
     return "_".join(parts)

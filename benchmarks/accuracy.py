@@ -151,10 +151,7 @@ def table_name(name: str, options: argparse.Namespace) -> str:
         parts.append(f"{options.train_captions}_captions_each")
     if options.project:
         parts.append(f"projected_{options.project[0]}_{options.project[1]}")
-    if options.splits != SPLITS:
-        parts.append("split_" + "_".join(map(str, options.splits)))
-    if options.seeds != SEEDS:
-        parts.append(f"{options.seeds}_seeds")
+    parts += common.other_runs(options.splits, SPLITS, options.seeds, SEEDS)
     return "_".join(parts)
 
 

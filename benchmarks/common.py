@@ -136,6 +136,12 @@ class PeakMemory:
         self._thread.join()
 
 
+def other_runs(splits: list[int], usual_splits: list[int], seeds: int, usual_seeds: int) -> list[str]:
+    """Parts of a table's name that say which splits and seeds it has, where they are not the usual ones."""
+    parts = ["split_" + "_".join(map(str, splits))] if splits != usual_splits else []
+    return parts + ([f"{seeds}_seeds"] if seeds != usual_seeds else [])
+
+
 def require_same_data(path: Path, fingerprint: str) -> None:
     """Raise where `path` holds results of other data, before hours are spent on what could not be written there.
 
