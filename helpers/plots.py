@@ -256,7 +256,7 @@ def weight_curve(ax: Axes, curve: Rows, weight: float) -> Axes:
     weights, mrr = [entry["weight"] for entry in curve], [entry["mrr"] for entry in curve]
     ax.plot(weights, mrr, marker="o", ms=4, color=FALLBACK_COLOURS[0])
     ax.plot(weight, mrr[weights.index(weight)], "o", ms=12, mfc="none", mec=DARK, mew=1.6, label="chosen")
-    return _finish(ax, "weight of CCA beside one network (0 to 1)", "MRR on inner splits (0 to 1)", loc="lower right")
+    return _finish(ax, "weight of CCA beside the networks (0 to 1)", "MRR on inner splits (0 to 1)", loc="lower right")
 
 
 def save_figure(fig: Figure, name: str, directory: str | Path | None = None, *, dpi: int = 110) -> Path:

@@ -104,7 +104,7 @@ class Choice:
         curves: for each candidate, its temperature, its whitening and its mean MRR by epoch.
         cca_setting: of the closed form, see `cca.GRID`.
         cca_weight: its share in the ensemble's mean; 0 leaves it out.
-        cca_curve: for each candidate, the weight and the mean MRR of one network with the closed form.
+        cca_curve: for each candidate, the weight and the mean MRR; see `_choose_cca`.
     """
 
     temperature: float
@@ -263,7 +263,9 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
     epoch = int(np.argmax(chosen.mrr))
     curves = [{"temperature": t, "whitening": w, "mrr": one.mrr} for (t, w), one in sorted(tried.items())]
     alone = temperatures[index], whitening, epoch + 1, chosen.mrr[epoch], curves
-    return Choice(*alone, *_choose_cca(folds, chosen.translations, settings))
+    alike = [one.translations for (_, w), one in tried.items() if w == whitening]
+    means = [torch.stack(of_fold).mean(0) for of_fold in zip(*alike, strict=True)]
+    return Choice(*alone, *_choose_cca(folds, means, settings))
 
 
 @dataclass(frozen=True)
@@ -294,10 +296,11 @@ def _try(folds: list[TrainingData], settings: PlusConfig, temperature: float, wh
 def _choose_cca(
     folds: list[TrainingData], translations: list[torch.Tensor], settings: PlusConfig
 ) -> tuple[cca.Setting, float, list[dict]]:
-    """Setting of the best closed form alone, the best weight beside one network, and the MRR of each weight.
+    """Setting of the best closed form alone, the best weight beside the networks, and the MRR of each weight.
 
-    All weights are judged with the same networks and captions, so that near ones can be told apart, as temperatures
-    cannot.
+    An ensemble wants less of the closed form than one network does, so `translations` are means over the networks of
+    the search, the nearest thing to an ensemble that is at hand. All weights are judged with the same networks and
+    captions, so that near ones can be told apart, as temperatures cannot.
     """
     setting = cca.best_setting(folds)
     mrr = np.zeros(len(settings.cca_weights))
