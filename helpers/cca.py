@@ -43,12 +43,12 @@ def maps(data: TrainingData, settings: Sequence[Setting]) -> Iterator[geometry.A
             yield geometry.AffineMap(matrix, -matrix @ statistics.mean_x)
 
 
-def best_setting(splits: Sequence[TrainingData]) -> Setting:
-    """The setting of `GRID` with the highest MRR on the validation sides of the splits, on average."""
+def best_setting(splits: Sequence[TrainingData]) -> tuple[Setting, float]:
+    """The setting of `GRID` with the highest MRR on the validation sides of the splits, on average, and that MRR."""
     mrr = np.zeros(len(GRID))
     for split in splits:
         mrr += [np.mean(1 / validation_ranks(translate(affine, split), split)) for affine in maps(split, GRID)]
-    return GRID[int(mrr.argmax())]
+    return GRID[int(mrr.argmax())], float(mrr.max()) / len(splits)
 
 
 def translate(affine: geometry.AffineMap, split: TrainingData) -> torch.Tensor:

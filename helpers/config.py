@@ -266,7 +266,8 @@ class PlusConfig(OptimiserConfig):
             their mean.
         whitenings: candidate powers of the whitening of the input, ascending; see `models.Whiten`. The first is left
             for a clear gain alone.
-        cca_weights: candidate shares of the closed form in the ensemble's mean, ascending; with (0,) there is none.
+        cca_weights: candidate shares of the closed form in the ensemble's mean, ascending. The first is left only where
+            the closed form alone is better than the networks; with (0,) there is none.
         bank_share: share of the training images drawn as negatives at each step. Half of them train as well as all do,
             in two thirds of the time (benchmarks/results/accuracy_search.json).
         average_power: weights are averaged over training, the t-th step's with weight proportional to t^power.

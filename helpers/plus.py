@@ -1,8 +1,8 @@
 """The recipe `plus`: an ensemble trained on the NCE over the training images, its settings chosen on the training side.
 
-A closed form, weighted CCA, joins the networks where inner splits say that it helps: with few images, or where linear
-maps say most of what there is to say. They say too whether captions are partly whitened first, which helps where a few
-directions of the text space dominate it.
+A closed form, weighted CCA, joins the networks where it alone is ahead of them on inner splits: with very few captions,
+or where linear maps say most of what there is to say. Inner splits say too whether captions are partly whitened first,
+which helps where a few directions of the text space dominate it.
 
 The loss sees each image less the mean of all: for the rank of an image nothing changes, since every score of a caption
 moves alike, but the gradient no longer fights the large common offset of an image encoder's space.
@@ -103,6 +103,7 @@ class Choice:
         mrr: of one network alone, mean over the inner splits at that point; an inner gallery is smaller than the real.
         curves: for each candidate, its temperature, its whitening and its mean MRR by epoch.
         cca_setting: of the closed form, see `cca.GRID`.
+        cca_mrr: of the closed form alone, mean over the inner splits.
         cca_weight: its share in the ensemble's mean; 0 leaves it out.
         cca_curve: for each candidate, the weight and the mean MRR; see `_choose_cca`.
     """
@@ -113,6 +114,7 @@ class Choice:
     mrr: float
     curves: list[dict]
     cca_setting: cca.Setting
+    cca_mrr: float
     cca_weight: float
     cca_curve: list[dict]
 
@@ -295,22 +297,23 @@ def _try(folds: list[TrainingData], settings: PlusConfig, temperature: float, wh
 
 def _choose_cca(
     folds: list[TrainingData], translations: list[torch.Tensor], settings: PlusConfig
-) -> tuple[cca.Setting, float, list[dict]]:
-    """Setting of the best closed form alone, the best weight beside the networks, and the MRR of each weight.
+) -> tuple[cca.Setting, float, float, list[dict]]:
+    """Setting and MRR of the best closed form alone, its weight beside the networks, and the MRR of each weight.
 
-    An ensemble wants less of the closed form than one network does, so `translations` are means over the networks of
-    the search, the nearest thing to an ensemble that is at hand. All weights are judged with the same networks and
-    captions, so that near ones can be told apart, as temperatures cannot.
+    It joins only where it is better alone than the networks: a small inner gallery flatters it, since networks are the
+    further ahead of it the more images there are to tell apart. An ensemble wants less of it than one network does, so
+    `translations` are means over the networks of the search, the nearest thing to an ensemble that is at hand.
     """
-    setting = cca.best_setting(folds)
+    setting, alone = cca.best_setting(folds)
     mrr = np.zeros(len(settings.cca_weights))
     for inner, networks in zip(folds, translations, strict=True):
         (affine,) = cca.maps(inner, [setting])
         closed = cca.translate(affine, inner)
         mixed = (torch.lerp(networks, closed, weight) for weight in settings.cca_weights)
         mrr += [np.mean(1 / cca.validation_ranks(queries, inner)) / len(folds) for queries in mixed]
+    best = int(mrr.argmax()) if alone > mrr[0] else 0
     curve = [{"weight": w, "mrr": float(m)} for w, m in zip(settings.cca_weights, mrr, strict=True)]
-    return setting, settings.cca_weights[int(mrr.argmax())], curve
+    return setting, alone, settings.cca_weights[best], curve
 
 
 def train_plus(

@@ -22,7 +22,7 @@ class Plus:
 
     name: str
     settings: PlusConfig
-    version: int = field(default=6, kw_only=True)
+    version: int = field(default=7, kw_only=True)
     seeded: bool = field(default=True, init=False)
 
     def facts(self) -> dict:
