@@ -1,8 +1,8 @@
 """The recipe `plus`: an ensemble trained on the NCE over the training images, its settings chosen on the training side.
 
-A closed form, weighted CCA, joins the networks where it alone is ahead of them on inner splits: with very few captions,
-or where linear maps say most of what there is to say. Inner splits say too whether captions are partly whitened first,
-which helps where a few directions of the text space dominate it.
+A closed form, weighted CCA, joins the networks where it alone is ahead of them on inner splits, since then linear maps
+say most of what there is to say. Inner splits also say whether captions are partly whitened first, which helps where a
+few directions of the text space dominate it.
 
 The loss sees each image less the mean of all: for the rank of an image nothing changes, since every score of a caption
 moves alike, but the gradient no longer fights the large common offset of an image encoder's space.
@@ -243,28 +243,26 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
     """
     n_folds = min(5, math.ceil(settings.inner_images / held_out(data, settings)))
     folds = [inner_split(data, settings, fold) for fold in range(n_folds)]
-    tried: dict[tuple[float, float], _Tried] = {}
-
-    def best(temperature: float, whitening: float) -> float:
-        if (temperature, whitening) not in tried:
-            tried[temperature, whitening] = _try(folds, settings, temperature, whitening)
-        return max(tried[temperature, whitening].mrr)
-
     temperatures, (whitening, *others) = settings.temperatures, settings.whitenings
+    tried: dict[tuple[int, float], _Tried] = {}
+
+    def best(index: int, whitening: float) -> float:
+        if (index, whitening) not in tried:
+            tried[index, whitening] = _try(folds, settings, temperatures[index], whitening)
+        return max(tried[index, whitening].mrr)
+
     index, last = len(temperatures) // 2, len(temperatures) - 1
     for other in others:
-        if best(temperatures[index], other) > (1 + CLEAR_GAIN) * best(temperatures[index], whitening):
+        if best(index, other) > (1 + CLEAR_GAIN) * best(index, whitening):
             whitening = other
     for step in (-1, 1):
-        while 0 <= index + step <= last and best(temperatures[index + step], whitening) > (1 + CLEAR_GAIN) * best(
-            temperatures[index], whitening
-        ):
+        while 0 <= index + step <= last and best(index + step, whitening) > (1 + CLEAR_GAIN) * best(index, whitening):
             index += step
-    best(temperatures[index], whitening)  # not looked at yet where it is the only candidate
-    chosen = tried[temperatures[index], whitening]
-    epoch = int(np.argmax(chosen.mrr))
-    curves = [{"temperature": t, "whitening": w, "mrr": one.mrr} for (t, w), one in sorted(tried.items())]
-    alone = temperatures[index], whitening, epoch + 1, chosen.mrr[epoch], curves
+    best(index, whitening)  # not looked at yet where it is the only candidate
+    mrr = tried[index, whitening].mrr
+    epoch = int(np.argmax(mrr))
+    curves = [{"temperature": temperatures[i], "whitening": w, "mrr": one.mrr} for (i, w), one in sorted(tried.items())]
+    alone = temperatures[index], whitening, epoch + 1, mrr[epoch], curves
     alike = [one.translations for (_, w), one in tried.items() if w == whitening]
     means = [torch.stack(of_fold).mean(0) for of_fold in zip(*alike, strict=True)]
     return Choice(*alone, *_choose_cca(folds, means, settings))
