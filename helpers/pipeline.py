@@ -25,8 +25,9 @@ from helpers.synthetic import write_demo
 
 GEOMETRY_POWERS = {"least_squares": 1.0, "procrustes": 0.0}
 BASELINES = ("linear", "mlp1", "mlp2")
-QUICK_SEARCH = {"inner_images": 100}
-"""Of the recipe plus on the demo data: one inner split in place of four, so that the series stays short."""
+QUICK_SEARCH = {"inner_images": 100, "temperatures": (0.02, 0.033)}
+"""Of the recipe plus on the demo data: one inner split in place of four and two temperatures in place of five, so that
+the series stays short."""
 
 
 @dataclass(frozen=True)
