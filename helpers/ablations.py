@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from helpers import config, plots
+from helpers import paths, plots
 
-RESULTS_DIR = config.PROJECT_ROOT / "benchmarks" / "results"
+RESULTS_DIR = paths.PROJECT_ROOT / "benchmarks" / "results"
 COLOURS = {"helps": plots.BLUE, "harms": plots.MODEL_COLOURS["bigjump"], "no effect": plots.MODEL_COLOURS["chance"]}
 MARKERS = {"helps": "o", "harms": "s", "no effect": "o"}
 LEGEND = {"helps": "first choice helps", "harms": "first choice harms", "no effect": "no effect (interval covers 0)"}

@@ -1,4 +1,4 @@
-"""Paths, profiles and the settings of each stage.
+"""Profiles and the settings of each stage.
 
 Every setting of the method is a field here, with the published default; the notebooks repeat these defaults as
 papermill parameters and build the dataclasses from them, and a test holds the two together.
@@ -10,10 +10,7 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS_DIR = PROJECT_ROOT / "notebooks"
-FIGURES_DIR = PROJECT_ROOT / "figures"
-DATA_DIR = PROJECT_ROOT / "data"
+from helpers import paths
 
 PROFILES = ("demo", "challenge")
 RECIPES = ("published", "plus")
@@ -24,16 +21,6 @@ MODEL_ROWS = ("chance", "least_squares", "procrustes", "linear", "mlp1", "mlp2",
 
 class ConfigError(ValueError):
     """A setting is outside its range, or a name is unknown."""
-
-
-def runs_dir() -> Path:
-    """The folder that holds one folder a run: `$HELPERS_RUNS_DIR`, or `runs/` under the project's root."""
-    return Path(os.environ.get("HELPERS_RUNS_DIR") or PROJECT_ROOT / "runs").resolve()
-
-
-def cache_dir() -> Path:
-    """The folder of the memory-mapped caches: beside the runs, since a data folder may be read-only."""
-    return runs_dir() / ".cache"
 
 
 def require(condition: bool, message: str) -> None:
@@ -105,16 +92,16 @@ class RunConfig:
 
     @property
     def run_dir(self) -> Path:
-        return runs_dir() / self.run_name
+        return paths.runs_dir() / self.run_name
 
     @property
     def data_path(self) -> Path:
         if self.data_dir is None:
             # Demo data are written on first use, so a read-only project keeps them beside its caches.
-            writable = self.profile != "demo" or os.access(DATA_DIR, os.W_OK)
-            return (DATA_DIR if writable else cache_dir()) / self.profile
+            writable = self.profile != "demo" or os.access(paths.DATA_DIR, os.W_OK)
+            return (paths.DATA_DIR if writable else paths.cache_dir()) / self.profile
         given = Path(self.data_dir).expanduser()
-        candidates = (given.absolute(), PROJECT_ROOT / given)
+        candidates = (given.absolute(), paths.PROJECT_ROOT / given)
         return next((path for path in candidates if path.exists()), candidates[0])
 
 

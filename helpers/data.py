@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import config, npz_fields
+from helpers import npz_fields, paths
 from helpers.captions import match_captions, parse_captions, read_bytes
 from helpers.npz import DataError, NpzReader
 from helpers.npz_fields import CAPTIONS_KEY, IDS_KEY, IMAGE_KEY, LABEL_KEY, NAMES_KEY, TEXT_KEY
@@ -104,14 +104,14 @@ def load_paired(
     Args:
         data_dir: folder with the two files.
         text_dim, image_dim: widths that the embeddings must have.
-        cache_dir: folder of the caches; `config.cache_dir()` where None.
+        cache_dir: folder of the caches; `paths.cache_dir()` where None.
 
     Raises:
         DataError: a file is missing or damaged, or its content is not what data/README.md describes.
     """
     folder = Path(data_dir).expanduser().absolute()
     captions_path = folder / CAPTIONS_FILE
-    caches = Path(cache_dir or config.cache_dir()).expanduser().absolute()
+    caches = Path(cache_dir or paths.cache_dir()).expanduser().absolute()
     with NpzReader(folder / TRAIN_FILE) as archive:
         captions_digest = hashlib.sha256(read_bytes(captions_path)).hexdigest() if captions_path.exists() else None
         cache = caches / _cache_key(archive, captions_path, captions_digest)

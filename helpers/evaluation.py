@@ -174,6 +174,11 @@ def differences_to_best(ranks: dict[str, np.ndarray], groups: np.ndarray, settin
     ]
 
 
+def least_gain(rows: list[dict], after: str, before: str) -> float:
+    """The smallest of every model's `after` minus `before`; chance, which nothing can help, is left out."""
+    return min(row[after] - row[before] for row in rows if row["model"] != "chance")
+
+
 def format_table(rows: list[dict], columns: tuple[tuple[str, str, str], ...]) -> str:
     """Rows as an aligned text table, one line a model; a missing value is a dash.
 

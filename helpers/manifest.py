@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import torch
 
-from helpers import config
+from helpers import config, paths
 from helpers.checkpoints import write_json
 from helpers.data import CAPTIONS_FILE, TRAIN_FILE
 from helpers.reproducibility import choose_device
@@ -120,7 +120,7 @@ def _file_digest(path: Path) -> str:
 
 def _git_revision() -> str | None:
     """The commit, with `-dirty` where tracked files differ from it; None outside a repository."""
-    command = ["git", "-C", str(config.PROJECT_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(paths.PROJECT_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers import checkpoints, config, metrics, plus, training
+from helpers import checkpoints, config, metrics, plus, plus_search, training
 from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, PlusConfig, RunConfig
 from helpers.data import PairedEmbeddings, load_paired
 from helpers.duplicates import duplicate_groups
@@ -160,7 +160,7 @@ def train_and_save_plus(run: Run, settings: PlusConfig, data: training.TrainingD
     if stored.get("facts") == facts:
         choice = plus.Choice(**stored["choice"])
     else:
-        choice = plus.search(data, settings)
+        choice = plus_search.search(data, settings)
         checkpoints.write_json(path, {"facts": facts, "choice": vars(choice)})
     model = plus.build_chosen(data, settings, choice)
     shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": model.members}

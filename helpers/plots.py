@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from helpers import config
+from helpers import config, paths
 from helpers.geometry import effective_rank
 
 _LABELS = ("Chance", "Least squares", "Procrustes", "LinearProj", "MLP1", "MLP2", "BigJump", "BigJump plus")
@@ -165,6 +165,15 @@ def loss_terms(ax: Axes, history: Rows, terms: Sequence[str]) -> Axes:
     return _finish(ax, "epoch", "weighted loss term (dimensionless)")
 
 
+SCHEDULES = {
+    "temperature": "temperature (dimensionless)",
+    "queue": "queue entries used (count)",
+    "lr_weights": "learning rate, adapter",
+    "lr_geometry": "learning rate, A",
+}
+"""What BigJump's schedules set, and its axis label."""
+
+
 def schedule(ax: Axes, history: Rows, key: str, label: str) -> Axes:
     """A setting that follows a schedule (temperature, queue size, learning rate), one step an epoch."""
     _by_epoch(ax, history, key, color=BLUE, drawstyle="steps-mid")
@@ -266,7 +275,7 @@ def save_figure(fig: Figure, name: str, directory: str | Path | None = None, *, 
         config.ConfigError: `name` holds a folder.
     """
     config.require(Path(name).name == name and bool(name), f"name = {name!r}: a plain file name is needed.")
-    path = Path(directory or config.FIGURES_DIR) / f"{name.removesuffix('.png')}.png"
+    path = Path(directory or paths.FIGURES_DIR) / f"{name.removesuffix('.png')}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.draw_without_rendering()  # settles the layout
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -19,7 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from traitlets.config import Config
 
-from helpers import config, evaluation, manifest, pipeline
+from helpers import config, evaluation, manifest, paths, pipeline
 from helpers.config import (
     RECIPES,
     BaselineConfig,
@@ -47,7 +47,7 @@ def notebooks(only: str | None = None) -> list[Path]:
     Raises:
         ConfigError: none does.
     """
-    found = sorted(config.NOTEBOOKS_DIR.glob("[0-9][0-9]_*.ipynb"))
+    found = sorted(paths.NOTEBOOKS_DIR.glob("[0-9][0-9]_*.ipynb"))
     chosen = [path for path in found if only is None or path.name.startswith(only)]
     if not chosen:
         names = ", ".join(path.stem for path in found)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from data_files import IMAGE_DIM, TEXT_DIM, DataFiles
 
-from helpers import config
+from helpers import paths
 from helpers.data import PairedEmbeddings, load_paired
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """A folder with `flickr8k/` and `challenge-test/`; tests that need it are skipped where there is none."""
-    folder = Path(os.environ.get("HELPERS_REAL_DATA") or config.PROJECT_ROOT.parent / "shared" / "data")
+    folder = Path(os.environ.get("HELPERS_REAL_DATA") or paths.PROJECT_ROOT.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip("real data is not here; set HELPERS_REAL_DATA to a folder that holds flickr8k/ and challenge-test/")
     return folder

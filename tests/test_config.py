@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import config
+from helpers import config, paths
 from helpers.config import (
     BaselineConfig,
     BigJumpConfig,
@@ -156,29 +156,29 @@ def test_a_run_is_named_by_one_visible_folder(run):
 
 def test_a_run_lies_below_the_folder_of_runs(monkeypatch, tmp_path):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "elsewhere"))
-    assert config.runs_dir() == (tmp_path / "elsewhere").resolve()
-    assert config.cache_dir() == config.runs_dir() / ".cache"
-    assert RunConfig().run_dir == config.runs_dir() / "demo"
-    assert RunConfig(profile="challenge").run_dir == config.runs_dir() / "challenge"
-    assert RunConfig(run="run 1.b-c").run_dir == config.runs_dir() / "run 1.b-c"
+    assert paths.runs_dir() == (tmp_path / "elsewhere").resolve()
+    assert paths.cache_dir() == paths.runs_dir() / ".cache"
+    assert RunConfig().run_dir == paths.runs_dir() / "demo"
+    assert RunConfig(profile="challenge").run_dir == paths.runs_dir() / "challenge"
+    assert RunConfig(run="run 1.b-c").run_dir == paths.runs_dir() / "run 1.b-c"
     for unset in ("", None):
         if unset is None:
             monkeypatch.delenv("HELPERS_RUNS_DIR")
         else:
             monkeypatch.setenv("HELPERS_RUNS_DIR", unset)
-        assert config.runs_dir() == config.PROJECT_ROOT / "runs"
+        assert paths.runs_dir() == paths.PROJECT_ROOT / "runs"
 
 
 def test_data_lie_by_default_in_the_folder_of_the_profile():
     for profile in config.PROFILES:
-        assert RunConfig(profile=profile).data_path == config.PROJECT_ROOT / "data" / profile
+        assert RunConfig(profile=profile).data_path == paths.PROJECT_ROOT / "data" / profile
 
 
 def test_a_relative_data_dir_is_taken_from_here_and_then_from_the_project(monkeypatch, tmp_path):
     here, project = tmp_path / "here", tmp_path / "project"
     here.mkdir()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(config, "PROJECT_ROOT", project)
+    monkeypatch.setattr(paths, "PROJECT_ROOT", project)
     settings = RunConfig(data_dir="mine/set")
     assert settings.data_path == here / "mine" / "set"  # in neither place: an error may name this one
     (project / "mine" / "set").mkdir(parents=True)
@@ -195,7 +195,7 @@ def test_an_absolute_data_dir_and_one_at_home_stay_as_they_are(monkeypatch, tmp_
     assert RunConfig(data_dir="~/a").data_path == tmp_path / "a"
 
 
-NOTEBOOKS = sorted(config.NOTEBOOKS_DIR.glob("*.ipynb"))
+NOTEBOOKS = sorted(paths.NOTEBOOKS_DIR.glob("*.ipynb"))
 SETTINGS_OF = {"01": (), "02": (GeometryConfig,), "03": (BaselineConfig,), "04": (BigJumpConfig,),
                "05": (EvaluationConfig,)}  # fmt: skip
 

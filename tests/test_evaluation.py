@@ -170,3 +170,9 @@ def test_the_model_that_validation_chose_is_named_whoever_leads_the_test():
     said = "chosen by validation: mlp1, test MRR 0.300 (0.200 to 0.400)"
     assert evaluation.chosen_on_test(validation, test) == said
     assert evaluation.chosen_on_test(validation, []) == "no test side: test_ratio is 0"
+
+
+def test_the_least_gain_leaves_chance_out():
+    rows = [{"model": name, "a": a, "b": b} for name, a, b in [("chance", None, 1), ("x", 3, 1), ("y", 2, 1.5)]]
+    assert evaluation.least_gain(rows, "a", "b") == 0.5
+    assert evaluation.least_gain([*rows, {"model": "z", "a": 0, "b": 1}], "a", "b") == -1

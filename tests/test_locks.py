@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from helpers import config, series
+from helpers import config, paths, series
 from helpers.config import RunConfig
 from helpers.locks import RunInUseError, run_lock
 
@@ -60,7 +60,7 @@ def test_the_series_refuses_a_run_in_use(tmp_path, other, monkeypatch, capsys):
 
 def test_demo_data_of_a_read_only_project_lie_beside_its_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
-    assert RunConfig().data_path == config.DATA_DIR / "demo"
+    assert RunConfig().data_path == paths.DATA_DIR / "demo"
     monkeypatch.setattr(config.os, "access", lambda path, mode: False)
     assert RunConfig().data_path == tmp_path / ".cache" / "demo"
-    assert RunConfig(profile="challenge").data_path == config.DATA_DIR / "challenge"
+    assert RunConfig(profile="challenge").data_path == paths.DATA_DIR / "challenge"

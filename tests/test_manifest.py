@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import checkpoints, config, manifest, series
+from helpers import checkpoints, manifest, paths, series
 from helpers.config import ConfigError
 from helpers.manifest import artefact_digests, differences
 from helpers.models import build_model
@@ -115,4 +115,4 @@ def test_verify_without_a_manifest(tmp_path, finished, capsys):
     shutil.rmtree(tmp_path / "r")
     assert series.main(["--verify", "r"]) == 2
     assert "manifest.json: no such file" in capsys.readouterr().err
-    assert config.runs_dir() == tmp_path
+    assert paths.runs_dir() == tmp_path

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from helpers import config, plots
+from helpers import config, paths, plots
 
 rng = np.random.default_rng(0)
 MODELS = config.MODEL_ROWS
@@ -122,7 +122,7 @@ def test_save_figure_writes_the_same_bytes_twice_and_nothing_else(ax, tmp_path):
 
 
 def test_save_figure_goes_to_the_figures_folder_and_refuses_a_path(ax, tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "FIGURES_DIR", tmp_path)
+    monkeypatch.setattr(paths, "FIGURES_DIR", tmp_path)
     ax.plot([1, 2])
     assert plots.save_figure(ax.figure, "line").parent == tmp_path
     with pytest.raises(config.ConfigError):

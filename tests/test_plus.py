@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, normalize
 
-from helpers import cca, losses, pipeline, plus
+from helpers import cca, losses, pipeline, plus, plus_search
 from helpers.config import ConfigError, PlusConfig, plus_config
 from helpers.models import ByteDropout, EnsembleMLP, build_model, fit_standardisation
 from helpers.objectives import TrainingData
@@ -179,23 +179,25 @@ def test_the_closed_form_takes_its_share_of_the_mean_and_is_not_trained(data):
 def test_the_closed_form_joins_where_inner_splits_say_so(data):
     """Captions and images that a linear map joins but for noise, and hardly trained networks: all weight to CCA."""
     still = replace(SMALL, learning_rate=1e-9, epochs=1)
-    choice = plus.search(data, still)
+    choice = plus_search.search(data, still)
     assert choice.cca_weight >= 0.5 and choice.cca_setting in cca.GRID
     mrr = {entry["weight"]: entry["mrr"] for entry in choice.cca_curve}
     assert list(mrr) == list(still.cca_weights)
     assert mrr[choice.cca_weight] > 1.5 * mrr[0]
-    assert plus.search(data, replace(still, cca_weights=(0.0,))).cca_weight == 0
+    assert plus_search.search(data, replace(still, cca_weights=(0.0,))).cca_weight == 0
 
 
 def test_the_closed_form_is_weighed_beside_the_mean_of_alike_networks(monkeypatch, data):
     def network(folds, settings, temperature, whitening):
         mrr = {(0.02, 0.0): 0.3, (0.04, 0.0): 0.4, (0.08, 0.0): 0.2, (0.04, 0.5): 0.1}[temperature, whitening]
-        return plus._Tried([mrr], [torch.full((2, DY), temperature + whitening) for _ in folds])
+        return plus_search._Tried([mrr], [torch.full((2, DY), temperature + whitening) for _ in folds])
 
-    monkeypatch.setattr(plus, "_try", network)
+    monkeypatch.setattr(plus_search, "_try", network)
     seen = []
-    monkeypatch.setattr(plus, "_choose_cca", lambda folds, means, settings: seen.append(means) or ({}, 0.0, 0.0, []))
-    plus.search(data, replace(SMALL, temperatures=(0.02, 0.04, 0.08)))
+    monkeypatch.setattr(
+        plus_search, "_choose_cca", lambda folds, means, settings: seen.append(means) or ({}, 0.0, 0.0, [])
+    )
+    plus_search.search(data, replace(SMALL, temperatures=(0.02, 0.04, 0.08)))
     for mean in seen[0]:
         torch.testing.assert_close(mean, torch.full((2, DY), (0.02 + 0.04 + 0.08) / 3))
 
@@ -211,12 +213,12 @@ def test_the_closed_form_is_weighed_beside_the_mean_of_alike_networks(monkeypatc
 )
 def test_the_weight_is_the_best_where_the_closed_form_leads(monkeypatch, data, alone, mrr, expected):
     settings = replace(SMALL, cca_weights=(0.0, 0.3, 0.6))
-    inner = plus.inner_split(data, settings, 0)
+    inner = plus_search.inner_split(data, settings, 0)
     monkeypatch.setattr(cca, "best_setting", lambda folds: (CHOSEN.cca_setting, alone))
     ranks = iter([*mrr, *np.add(mrr, 0.1)])
     monkeypatch.setattr(cca, "validation_ranks", lambda queries, split: np.array([1 / next(ranks)]))
     translations = [torch.zeros(len(inner.val_text), DY)] * 2
-    setting, closed, weight, curve = plus._choose_cca([inner, inner], translations, settings)
+    setting, closed, weight, curve = plus_search._choose_cca([inner, inner], translations, settings)
     assert (setting, closed, weight) == (CHOSEN.cca_setting, alone, expected)
     assert [entry["mrr"] for entry in curve] == pytest.approx(np.add(mrr, 0.05))
 
@@ -225,7 +227,7 @@ def test_validation_changes_neither_choice_nor_weights(data):
     results = []
     for val_images in (data.val_images, torch.flip(data.val_images, [0]) * 3):
         given = replace(data, val_images=val_images)
-        choice = plus.search(given, SMALL)
+        choice = plus_search.search(given, SMALL)
         model = plus.build_chosen(given, SMALL, choice)
         history = plus.train_plus(model, given, SMALL, choice)
         results.append((choice, model.state_dict(), [entry["mrr"] for entry in history]))
@@ -236,7 +238,7 @@ def test_validation_changes_neither_choice_nor_weights(data):
 
 
 def test_inner_splits_hold_out_training_images_and_differ(data):
-    folds = [plus.inner_split(data, SMALL, fold) for fold in range(3)]
+    folds = [plus_search.inner_split(data, SMALL, fold) for fold in range(3)]
     for inner in folds:
         assert len(inner.images) + len(inner.val_images) == len(data.images)
         both = torch.cat([inner.images, inner.val_images])
@@ -251,11 +253,13 @@ def no_training(monkeypatch):
 
     def replace_by(curve):
         monkeypatch.setattr(
-            plus,
+            plus_search,
             "_try",
-            lambda folds, settings, t, whitening: plus._Tried(curve(t, whitening), [torch.zeros(0, DY)] * len(folds)),
+            lambda folds, settings, t, whitening: plus_search._Tried(
+                curve(t, whitening), [torch.zeros(0, DY)] * len(folds)
+            ),
         )
-        monkeypatch.setattr(plus, "_choose_cca", lambda folds, translations, settings: ({}, 0.0, 0.0, []))
+        monkeypatch.setattr(plus_search, "_choose_cca", lambda folds, translations, settings: ({}, 0.0, 0.0, []))
 
     return replace_by
 
@@ -269,18 +273,18 @@ def test_the_search_walks_towards_the_better_temperature(no_training, data):
 
     no_training(curve)
     settings = replace(SMALL, temperatures=(0.01, 0.02, 0.04, 0.06, 0.08), whitenings=(0.0,))
-    choice = plus.search(data, settings)
+    choice = plus_search.search(data, settings)
     assert (choice.temperature, choice.epochs) == (0.08, 2)
     assert asked == [0.02, 0.04, 0.06, 0.08] or asked == [0.04, 0.02, 0.06, 0.08]
     assert [c["temperature"] for c in choice.curves] == sorted(asked)
-    assert plus.search(data, replace(settings, temperatures=(0.3,))).temperature == 0.3
+    assert plus_search.search(data, replace(settings, temperatures=(0.3,))).temperature == 0.3
 
 
 @pytest.mark.parametrize(("soft", "expected"), [(0.4019, 0.04), (0.4021, 0.08)])
 def test_the_search_leaves_the_middle_temperature_for_a_clear_gain_alone(no_training, data, soft, expected):
     curves = {0.02: [0.3], 0.04: [0.4], 0.08: [soft]}
     no_training(lambda temperature, whitening: curves[temperature])
-    assert plus.search(data, replace(SMALL, temperatures=tuple(curves))).temperature == expected
+    assert plus_search.search(data, replace(SMALL, temperatures=tuple(curves))).temperature == expected
 
 
 @pytest.mark.parametrize(("white", "expected"), [(0.4019, 0.0), (0.4021, 0.5)])
@@ -292,7 +296,7 @@ def test_whitening_is_chosen_at_the_middle_temperature_for_a_clear_gain(no_train
         return [(white if whitening else 0.4) - (temperature != 0.04)]
 
     no_training(curve)
-    choice = plus.search(data, replace(SMALL, temperatures=(0.02, 0.04, 0.08)))
+    choice = plus_search.search(data, replace(SMALL, temperatures=(0.02, 0.04, 0.08)))
     assert (choice.temperature, choice.whitening) == (0.04, expected)
     assert sorted(asked) == sorted([(0.04, 0.0), (0.04, 0.5), (0.02, expected), (0.08, expected)])
     assert [(c["temperature"], c["whitening"]) for c in choice.curves] == sorted(asked)
@@ -337,7 +341,7 @@ def test_a_search_ends_on_its_plateau_and_a_training_does_not(data, mrr, over):
 
 
 def test_the_recipe_learns(data):
-    choice = plus.search(data, replace(SMALL, epochs=20))
+    choice = plus_search.search(data, replace(SMALL, epochs=20))
     model = plus.build_ensemble(data, SMALL, 3)
     still = replace(SMALL, learning_rate=1e-9)
     untrained = plus.train_plus(plus.build_ensemble(data, still, 3), data, still, replace(choice, epochs=1))
@@ -366,15 +370,15 @@ def test_members_fill_the_parameter_budget(dims, expected):
 
 def test_too_few_images_say_so():
     with pytest.raises(SplitError, match="3 training images with captions: the recipe plus needs 4 or more"):
-        plus.search(small_data(n_images=3), SMALL)
-    assert 1 <= plus.search(small_data(n_images=4), SMALL).epochs <= SMALL.epochs
+        plus_search.search(small_data(n_images=3), SMALL)
+    assert 1 <= plus_search.search(small_data(n_images=4), SMALL).epochs <= SMALL.epochs
 
 
 @pytest.mark.parametrize(("n", "expected"), [(4, 2), (12, 4), (20, 6), (45, 10), (100, 10), (250, 25), (7282, 728)])
 def test_held_out_images_are_never_one_alone(n, expected):
     own = torch.arange(n).repeat(2)
     data = TrainingData(own, own, own, own, own, own)
-    assert plus.held_out(data, PlusConfig()) == expected
+    assert plus_search.held_out(data, PlusConfig()) == expected
 
 
 def test_images_without_captions_are_negatives_and_never_held_out():
@@ -382,20 +386,20 @@ def test_images_without_captions_are_negatives_and_never_held_out():
     kept = data.own < 6
     data = replace(data, text=data.text[kept], own=data.own[kept])
     for fold in range(10):
-        inner = plus.inner_split(data, SMALL, fold)
+        inner = plus_search.inner_split(data, SMALL, fold)
         assert len(inner.val_images) == 2 == len(inner.val_own.unique()) and len(inner.images) == 12
         assert set(inner.own.tolist()) | {*range(4, 12)} == set(range(12))
         for side in ((inner.text, inner.images[inner.own]), (inner.val_text, inner.val_images[inner.val_own])):
             for text, image in zip(*side, strict=True):
                 row = int((data.text == text).all(1).nonzero()[0])
                 assert torch.equal(data.images[data.own[row]], image)
-    assert plus.search(data, SMALL).epochs >= 1
+    assert plus_search.search(data, SMALL).epochs >= 1
 
 
 def test_equal_images_are_an_error_that_says_so():
     data = small_data(n_images=8)
     with pytest.raises(SplitError, match="same direction"):
-        plus.search(replace(data, images=torch.ones_like(data.images)), SMALL)
+        plus_search.search(replace(data, images=torch.ones_like(data.images)), SMALL)
 
 
 def test_other_settings_by_name():
@@ -446,7 +450,7 @@ def test_an_interrupted_run_goes_on_without_searching_again(monkeypatch, tmp_pat
         patch.setattr(Progress, "save", crash)
         with pytest.raises(Stop):
             train("crashed")
-    monkeypatch.setattr(plus, "search", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(plus_search, "search", lambda *_: pytest.fail("searched again"))
     resumed = train("crashed")
     assert [entry["loss"] for entry in resumed] == [entry["loss"] for entry in whole]
     weights = [load_file(tmp_path / f / "models" / "bigjump_plus.safetensors") for f in ("whole", "crashed")]

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from helpers import config, series
+from helpers import paths, series
 from helpers.config import ConfigError
 from helpers.series import TrainingProgress, build_settings, check_parameters, main, notebooks, parse_value
 
@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
     """An empty folder in place of the notebooks'."""
     made = tmp_path / "notebooks"
     made.mkdir()
-    monkeypatch.setattr(config, "NOTEBOOKS_DIR", made)
+    monkeypatch.setattr(paths, "NOTEBOOKS_DIR", made)
     return made
 
 

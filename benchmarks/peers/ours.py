@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from benchmarks.peers.method import SEARCH_SEED, Fitted
 from benchmarks.peers.trained import fitted
-from helpers import plus
+from helpers import plus, plus_search
 from helpers.config import PlusConfig, as_dict
 from helpers.objectives import TrainingData
 
@@ -17,7 +17,7 @@ class Plus:
 
     Attributes:
         settings: of the recipe; the seed is that of the run.
-        version: raise it where `helpers.plus` changes what it computes.
+        version: raise it where `helpers.plus` or `plus_search` changes what it computes.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Plus:
 
     def search(self, inner: TrainingData, train: TrainingData) -> dict:
         """The recipe splits the training images itself, as often as their number asks for."""
-        return vars(plus.search(train, replace(self.settings, seed=SEARCH_SEED)))
+        return vars(plus_search.search(train, replace(self.settings, seed=SEARCH_SEED)))
 
     def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
         settings = replace(self.settings, seed=seed)

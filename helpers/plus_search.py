@@ -1,0 +1,155 @@
+"""What the recipe `plus` chooses on inner splits of the training images; validation plays no part.
+
+Temperature and number of epochs; whether captions are partly whitened first, which helps where a few directions of the
+text space dominate it; and whether a closed form, weighted CCA, joins the networks: only where it alone is ahead of
+them, since then linear maps say most of what there is to say.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from helpers import cca
+from helpers.config import PlusConfig
+from helpers.objectives import TrainingData
+from helpers.plus import CLEAR_GAIN, Choice, PlusObjective, build_ensemble, derived
+from helpers.split import SplitError
+from helpers.training import fit
+
+
+def held_out(data: TrainingData, settings: PlusConfig) -> int:
+    """Images that an inner split holds out: `inner_ratio` of those with captions, and ten where that is a third.
+
+    One image alone would be found by every caption, so it is two at least.
+
+    Raises:
+        SplitError: two images with captions cannot be held out and two more be left to train on.
+    """
+    n = len(data.own.unique())
+    if n < 4:
+        raise SplitError(
+            f"{n} training images with captions: the recipe plus needs 4 or more, to choose its settings by. Leave "
+            "more to the training side (val_ratio, test_ratio)."
+        )
+    return max(int(settings.inner_ratio * n), min(10, n // 3), 2)
+
+
+def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingData:
+    """The training side divided once more by image: validation of what this gives are training images.
+
+    Images without captions stay on the side that is trained on, as negatives: held out they would test nothing.
+
+    Raises:
+        SplitError: too few training images, see `held_out`.
+    """
+    own = data.own.cpu().numpy()
+    captioned = np.unique(own)
+    order = np.random.default_rng(settings.seed + 1000 + fold).permutation(len(captioned))
+    validates = np.zeros(len(data.images), dtype=bool)
+    validates[captioned[order[: held_out(data, settings)]]] = True
+    place = np.where(validates, np.cumsum(validates), np.cumsum(~validates)) - 1  # of each image within its side
+
+    def rows(of: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.flatnonzero(of)).to(data.device)
+
+    def owners(of: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(place[own[of]]).to(data.device)
+
+    held = validates[own]  # (N,)
+    return TrainingData(
+        text=data.text[rows(~held)],
+        own=owners(~held),
+        images=data.images[rows(~validates)],
+        val_text=data.text[rows(held)],
+        val_images=data.images[rows(validates)],
+        val_own=owners(held),
+    )
+
+
+def search(data: TrainingData, settings: PlusConfig) -> Choice:
+    """Choose whitening, temperature, number of epochs and the closed form's share on inner splits of training images.
+
+    Validation plays no part. One member is trained for each candidate and inner split: each whitening at the middle
+    temperature, then other temperatures at the whitening that did best. MRR rises and falls once along the
+    temperatures, so the search walks from the middle one and goes on while it gets clearly better (`CLEAR_GAIN`): few
+    images cannot tell near ones apart, and chance would choose among them. For the same reason inner splits are added
+    (up to five) until they hold out `inner_images` together.
+
+    Raises:
+        SplitError: too few training images, see `held_out`.
+    """
+    n_folds = min(5, math.ceil(settings.inner_images / held_out(data, settings)))
+    folds = [inner_split(data, settings, fold) for fold in range(n_folds)]
+    temperatures, (whitening, *others) = settings.temperatures, settings.whitenings
+    tried: dict[tuple[int, float], _Tried] = {}
+
+    def best(index: int, whitening: float) -> float:
+        if (index, whitening) not in tried:
+            tried[index, whitening] = _try(folds, settings, temperatures[index], whitening)
+        return max(tried[index, whitening].mrr)
+
+    index, last = len(temperatures) // 2, len(temperatures) - 1
+    for other in others:
+        if best(index, other) > (1 + CLEAR_GAIN) * best(index, whitening):
+            whitening = other
+    for step in (-1, 1):
+        while 0 <= index + step <= last and best(index + step, whitening) > (1 + CLEAR_GAIN) * best(index, whitening):
+            index += step
+    best(index, whitening)  # not looked at yet where it is the only candidate
+    mrr = tried[index, whitening].mrr
+    epoch = int(np.argmax(mrr))
+    curves = [{"temperature": temperatures[i], "whitening": w, "mrr": one.mrr} for (i, w), one in sorted(tried.items())]
+    alone = temperatures[index], whitening, epoch + 1, mrr[epoch], curves
+    alike = [one.translations for (_, w), one in tried.items() if w == whitening]
+    means = [torch.stack(of_fold).mean(0) for of_fold in zip(*alike, strict=True)]
+    return Choice(*alone, *_choose_cca(folds, means, settings))
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """One candidate: MRR by epoch, averaged over the inner splits, and what each network makes of its captions.
+
+    `translations` are (V, dy) unit vectors for each inner split, each from the best epoch of its network.
+    """
+
+    mrr: list[float]
+    translations: list[torch.Tensor]
+
+
+def _try(folds: list[TrainingData], settings: PlusConfig, temperature: float, whitening: float) -> _Tried:
+    runs, translations = [], []
+    for number, inner in enumerate(folds, start=1):
+        given = derived(settings, inner)
+        model = build_ensemble(inner, given, 1, whitening)
+        objective = PlusObjective(given, inner, model, temperature, searching=True)
+        label = f"inner split {number}/{len(folds)}, temperature {temperature:g}, whitening {whitening:g}"
+        runs.append([entry["mrr"] for entry in fit(model, objective, label)])
+        with torch.inference_mode():
+            translations.append(model(inner.val_text))
+    common = min(map(len, runs))
+    return _Tried(np.mean([run[:common] for run in runs], axis=0).tolist(), translations)
+
+
+def _choose_cca(
+    folds: list[TrainingData], translations: list[torch.Tensor], settings: PlusConfig
+) -> tuple[cca.Setting, float, float, list[dict]]:
+    """Setting and MRR of the best closed form alone, its weight beside the networks, and the MRR of each weight.
+
+    It joins only where it is better alone than the networks: a small inner gallery flatters it, since networks are the
+    further ahead of it the more images there are to tell apart. An ensemble wants less of it than one network does, so
+    `translations` are means over the networks of the search, the nearest thing to an ensemble that is at hand.
+    """
+    setting, alone = cca.best_setting(folds)
+    mrr = np.zeros(len(settings.cca_weights))
+    for inner, networks in zip(folds, translations, strict=True):
+        (affine,) = cca.maps(inner, [setting])
+        closed = cca.translate(affine, inner)
+        mixed = (torch.lerp(networks, closed, weight) for weight in settings.cca_weights)
+        mrr += [np.mean(1 / cca.validation_ranks(queries, inner)) / len(folds) for queries in mixed]
+    best = int(mrr.argmax()) if alone > mrr[0] else 0
+    curve = [{"weight": w, "mrr": float(m)} for w, m in zip(settings.cca_weights, mrr, strict=True)]
+    return setting, alone, settings.cca_weights[best], curve
