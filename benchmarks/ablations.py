@@ -66,12 +66,6 @@ def run_all(
                 print(f"{where}: MRR {mrr:.4f} ({seconds:.0f} s)", flush=True)
 
 
-def measurable(device: torch.device) -> list[Claim]:
-    """The claims that `device` can tell: without bfloat16 products both sides of `precision` are the same training."""
-    has_bfloat16 = matmul_dtype(device, True) != torch.float32
-    return [claim for claim in CLAIMS.values() if claim.name != "precision" or has_bfloat16]
-
-
 def gather(problems: Sequence[protocol.Problem], seeds: int, shared: Shared, store: protocol.Store) -> Found:
     """All variants of which all runs are there, in whichever call they were computed."""
     found = {}
@@ -129,7 +123,7 @@ def measure(
     common.require_same_data(path, data.fingerprint)
     problems = [protocol.make_problem(data, split, device) for split in options.splits]
     shared = dict(more_shared or {}) | ({} if options.epochs is None else {"epochs": options.epochs})
-    chosen = [claim for claim in measurable(device) if not options.only or claim.name in options.only]
+    chosen = [claim for claim in CLAIMS.values() if not options.only or claim.name in options.only]
     run_all(variants_of(chosen), problems, options.seeds, shared, store)
     result = facts(data, name, options, problems[0]) | summarise(data, problems, options, shared, store)
     write_json(path, result)

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from helpers import losses
-from helpers.objectives import BigJumpObjective, CombinedObjective
+from helpers.config import BigJumpConfig
+from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
 
 
 class LastEpoch(BigJumpObjective):
@@ -35,6 +36,15 @@ class EveryImage(LastEpoch):
     def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         counts = torch.full((len(self.bank),), float(self.slice > 0), device=self.bank.device)
         return losses.multi_positive_nce(prediction, self.bank, own, counts, self.temperature, self.dtype)
+
+
+class Bfloat16(LastEpoch):
+    """Matrix products in bfloat16 whether the device has them or not."""
+
+    def __init__(self, settings: BigJumpConfig, data: TrainingData) -> None:
+        super().__init__(settings, data)
+        self.dtype = torch.bfloat16
+        self.bank = self.bank.to(self.dtype)
 
 
 class MomentWithStd(LastEpoch):

@@ -6,7 +6,8 @@ Each gives `facts(shared)`, everything that determines its result beside data an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -93,6 +94,7 @@ class BigJump:
         overrides: of `BigJumpConfig`.
         start: see `Side.start`.
         objective: a subclass of `hooks.LastEpoch`.
+        products: gives a context to train in; `objective` must tell it apart, since it is no part of the facts.
         version: raise it where the code of `start` or `objective` changes what it computes.
     """
 
@@ -100,6 +102,7 @@ class BigJump:
     overrides: Mapping[str, object] = field(default_factory=dict)
     start: str = "procrustes"
     objective: type[BigJumpObjective] = LastEpoch
+    products: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     version: int = 1
     seeded: bool = field(default=True, init=False)
 
@@ -116,7 +119,8 @@ class BigJump:
         model = build_model("bigjump", *side.widths, hidden=settings.hidden, dropout=settings.dropout)
         affine = side.start(self.start, seed)
         model.geometry.set_affine(affine.matrix, affine.bias)
-        return model, fit(model.to(side.data.device), self.objective(settings, side.data), self.name)
+        with self.products():
+            return model, fit(model.to(side.data.device), self.objective(settings, side.data), self.name)
 
 
 @dataclass(frozen=True)
