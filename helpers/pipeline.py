@@ -157,7 +157,7 @@ def train_and_save_plus(run: Run, settings: PlusConfig, data: training.TrainingD
     path = checkpoints.model_path(run.directory, "bigjump_plus").with_suffix(".choice.json")
     facts = json.loads(json.dumps(run.facts(settings)))
     stored = json.loads(path.read_text(encoding="utf-8")) if resume and path.exists() else {}
-    if stored.get("facts") == facts:
+    if stored.get("facts") == facts and stored["choice"].keys() == set(config.field_names(plus.Choice)):
         choice = plus.Choice(**stored["choice"])
     else:
         choice = plus_search.search(data, settings)
@@ -246,6 +246,23 @@ def ensure_plus(run: Run) -> None:
 def stored_facts(run: Run, name: str) -> dict:
     """The facts of a stored model: architecture, settings, history, and what else was kept with it."""
     return checkpoints.load_facts(run.directory, name)
+
+
+def stored_choice(run: Run) -> plus.Choice:
+    """What the inner splits chose for the stored ensemble of the recipe plus.
+
+    Raises:
+        CheckpointError: the recipe of another version stored it, which chose other things.
+    """
+    stored = stored_facts(run, "bigjump_plus")["choice"]
+    if differing := stored.keys() ^ set(config.field_names(plus.Choice)):
+        path = checkpoints.model_path(run.directory, "bigjump_plus")
+        names = ", ".join(sorted(differing))
+        raise checkpoints.CheckpointError(
+            f"{path}: trained by another version of the recipe plus, whose choice differs in {names}. Delete it and "
+            "train again."
+        )
+    return plus.Choice(**stored)
 
 
 def stored_history(run: Run, name: str) -> list[dict]:

@@ -1,6 +1,8 @@
 """The recipe plus: its loss, its ensemble, what it derives from the data, and that validation chooses nothing."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, normalize
 
 from helpers import cca, losses, pipeline, plus, plus_search
+from helpers.checkpoints import CheckpointError
 from helpers.config import ConfigError, PlusConfig, plus_config
 from helpers.models import ByteDropout, EnsembleMLP, build_model, fit_standardisation
 from helpers.objectives import TrainingData
@@ -428,14 +431,31 @@ class Stop(Exception):
     """Stands for a crash."""
 
 
+def run_in(folder: Path) -> SimpleNamespace:
+    """What training asks of a run."""
+    return SimpleNamespace(
+        directory=folder,
+        data=SimpleNamespace(text_dim=DX, image_dim=DY),
+        facts=lambda settings, **more: {"architecture": {"text_dim": DX, "image_dim": DY}, "settings": 1, **more},
+    )
+
+
+def test_a_choice_of_another_version_is_searched_again_or_named(monkeypatch, tmp_path):
+    run = run_in(tmp_path)
+    older = {name: value for name, value in vars(CHOSEN).items() if name != "whitening"}
+    unfinished = tmp_path / "models" / "bigjump_plus.choice.json"
+    unfinished.parent.mkdir()
+    unfinished.write_text(json.dumps({"facts": run.facts(SMALL), "choice": older}))
+    pipeline.train_and_save_plus(run, SMALL, small_data(seed=3))
+    assert pipeline.stored_choice(run).whitening in SMALL.whitenings
+    monkeypatch.setattr(pipeline, "stored_facts", lambda *_: {"choice": older})
+    with pytest.raises(CheckpointError, match=r"bigjump_plus.safetensors: .* differs in whitening\. Delete it"):
+        pipeline.stored_choice(run)
+
+
 def test_an_interrupted_run_goes_on_without_searching_again(monkeypatch, tmp_path):
     def train(folder):
-        run = SimpleNamespace(
-            directory=tmp_path / folder,
-            data=SimpleNamespace(text_dim=DX, image_dim=DY),
-            facts=lambda settings, **more: {"architecture": {"text_dim": DX, "image_dim": DY}, "settings": 1, **more},
-        )
-        return pipeline.train_and_save_plus(run, SMALL, small_data(seed=3))
+        return pipeline.train_and_save_plus(run_in(tmp_path / folder), SMALL, small_data(seed=3))
 
     whole = train("whole")
     assert len(whole) > 1
