@@ -29,17 +29,11 @@ AXIS_LABELS = {
     "image_dim": "image width (dimensions)",
     "images": "training images (count; widths 128)",
 }
-SIZE_COLOURS = {
-    "bigjump_plus": plots.MODEL_COLOURS["bigjump"],
-    "vse_mlp": "#0072B2",
-    "queue_nce": "#009E73",
-    "cca": "#E69F00",
-    "procrustes": "#CC79A7",
-    "least_squares": "#56B4E9",
-}
+METHOD_COLOURS = plots.MODEL_COLOURS | {"vse_mlp": "#44AA99", "queue_nce": "#999933"}
+BY_SIZE = ("bigjump_plus", "vse_mlp", "queue_nce", "cca", "procrustes", "least_squares")
+"""Methods of the figure by size."""
 METHOD_LABELS = plots.MODEL_LABELS | {
     "ridge": "Ridge (searched)",
-    "cca": "CCA, weighted",
     "kernel_ridge": "Kernel ridge, whitened",
     "asif": "Nearest captions (after ASIF)",
     "vse_mlp": "MLP, VSE++ loss",
@@ -91,7 +85,7 @@ def scaling_curve(ax: Axes, rows: list[dict], axis: str) -> Axes:
 def accuracy_dots(ax: Axes, result: dict) -> Axes:
     """MRR and its interval a method, best on top: filled by plain cosine, hollow with the correction for hubs."""
     for place, row in enumerate(result["rows"]):
-        colour = plots.MODEL_COLOURS["bigjump"] if row["model"].startswith("bigjump") else plots.BLUE
+        colour = METHOD_COLOURS.get(row["model"], plots.DARK)
         look = {"color": colour, "ms": 7, "label": "" if place else "plain cosine"}
         ax.hlines(place, row["mrr_low"], row["mrr_high"], color=colour, lw=1.6)
         ax.plot(row["mrr"], place, "o", **look)
@@ -119,10 +113,10 @@ def size_curves(ax: Axes, results: list[dict]) -> Axes:
     results = [of_size[n] for n in sorted(of_size)]
     scores = [{row["model"]: row for row in result["rows"]} for result in results]
     images = [result["train_images"] for result in results]
-    names = [name for name in SIZE_COLOURS if all(name in rows for rows in scores)]
+    names = [name for name in BY_SIZE if all(name in rows for rows in scores)]
     for name, marker in zip(names, "osD^vP", strict=False):
         rows = [of_one[name] for of_one in scores]
-        mrr, look = [row["mrr"] for row in rows], {"color": SIZE_COLOURS[name]}
+        mrr, look = [row["mrr"] for row in rows], {"color": METHOD_COLOURS[name]}
         label = METHOD_LABELS[name] + f": {mrr[0]:.3f} to {mrr[-1]:.3f}"
         ax.semilogx(images, mrr, "-", marker=marker, ms=6, label=label, **look)
         ax.fill_between(images, [row["mrr_low"] for row in rows], [row["mrr_high"] for row in rows], alpha=0.12, **look)

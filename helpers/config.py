@@ -6,6 +6,7 @@ papermill parameters and build the dataclasses from them, and a test holds the t
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from helpers import paths
 PROFILES = ("demo", "challenge")
 RECIPES = ("published", "plus")
 """What notebook 04 trains: BigJump as published, or the ensemble of `PlusConfig`."""
-MODEL_ROWS = ("chance", "least_squares", "procrustes", "linear", "mlp1", "mlp2", "bigjump", "bigjump_plus")
+MODEL_ROWS = ("chance", "least_squares", "procrustes", "cca", "linear", "mlp1", "mlp2", "bigjump", "bigjump_plus")
 """The rows of the leaderboard, in the order in which the notebooks introduce them."""
 
 
@@ -32,7 +33,7 @@ def require(condition: bool, message: str) -> None:
 def _require_positive(settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        require(value > 0, f"{name} = {value!r}: must be greater than 0.")
+        require(0 < value < math.inf, f"{name} = {value!r}: must be greater than 0, and finite.")
 
 
 def _require_fraction(settings: object, *names: str) -> None:
@@ -44,7 +45,7 @@ def _require_fraction(settings: object, *names: str) -> None:
 def _require_not_negative(settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        require(value >= 0, f"{name} = {value!r}: must not be negative.")
+        require(0 <= value < math.inf, f"{name} = {value!r}: must not be negative, and finite.")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class RunConfig:
             caches where the project is read-only). A relative path is taken from the folder in which the kernel was
             started, then from the project's root.
         text_dim, image_dim: widths that the data must have.
-        val_ratio: share of the images that validate; at least one image on each side.
+        val_ratio: share of the images that validate: two or more of them.
         split_seed: seed of the split by image; training has its own seed.
         test_ratio: share of the images that no training and no choice sees, judged once at the end; 0 for none.
         group_duplicates: keep images that nearly repeat one another on one side of the split.
@@ -227,8 +228,9 @@ class BigJumpConfig(OptimiserConfig):
         _require_not_negative(self, "geometry_lr_ratio", "unfreeze_epoch", "refreeze_drop")
         _require_not_negative(self, "nce_weight", "cosine_weight", "moment_weight", "agreement_weight")
         require(
-            len(self.queue_slices) > 0 and all(0 <= n <= self.queue_size for n in self.queue_slices),
-            f"queue_slices = {self.queue_slices}: one value or more, each from 0 to queue_size = {self.queue_size}.",
+            len(self.queue_slices) > 0 and all(type(n) is int and 0 <= n <= self.queue_size for n in self.queue_slices),
+            f"queue_slices = {self.queue_slices}: one whole number or more, each from 0 to queue_size = "
+            f"{self.queue_size}.",
         )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ __all__ = [
 
 TRAIN_FILE = "train.npz"
 CAPTIONS_FILE = "captions.txt"
+LEFTOVER_AGE = 86400.0
+"""Seconds after which a half-written cache cannot be another process at work."""
 CACHE_VERSION = 1
 """Part of every cache's key: raise it when the content or layout of a cache changes."""
 
@@ -162,6 +165,9 @@ def _build_cache(cache: Path, archive: NpzReader, captions_path: Path, text_dim:
     targets, captions = _pairs(archive, captions_path, n_captions, names)
     cache.parent.mkdir(parents=True, exist_ok=True)
     _check_space(cache.parent, 4 * (n_captions * text_dim + n_images * image_dim))
+    for leftover in cache.parent.glob(f".{cache.name}.*"):
+        if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:  # of a process killed while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)
     temporary = cache.with_name(f".{cache.name}.{uuid.uuid4().hex}")
     temporary.mkdir()
     try:

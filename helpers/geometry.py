@@ -73,7 +73,7 @@ def pair_statistics(
         The statistics in float64. Images that no caption names are left out.
 
     Raises:
-        ValueError: fewer than two pairs.
+        ValueError: fewer than two images with captions.
     """
     order = np.arange(len(targets)) if captions is None else captions
     order = order[np.argsort(targets[order], kind="stable")]

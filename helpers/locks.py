@@ -1,4 +1,4 @@
-"""One run at a time in a run's folder."""
+"""One process at a time in a run's folder, and at a model of it."""
 
 from __future__ import annotations
 
@@ -16,26 +16,45 @@ from helpers.checkpoints import write_json
 
 
 class RunInUseError(RuntimeError):
-    """Another process works in the run's folder."""
+    """Another process works in the run's folder, or trains the same model of it."""
 
 
 @contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
     """Hold the run's folder while the context is open; it is made where there is none.
 
-    The operating system frees the lock with the process that holds it, however that ends, so none can be stale.
-
     Raises:
         RunInUseError: another process holds it; the message names it.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    owner_path = run_dir.with_name(f".{run_dir.name}.owner.json")
-    lock = FileLock(run_dir.with_name(f".{run_dir.name}.lock"))
+    with _held(run_dir.with_name(f".{run_dir.name}"), str(run_dir)):
+        yield
+
+
+@contextmanager
+def training_lock(run_dir: Path, model: str) -> Iterator[None]:
+    """Hold one model of a run while it is trained and stored; a series holds the folder besides, from outside.
+
+    Raises:
+        RunInUseError: another process trains it; the message names it.
+    """
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with _held(run_dir.with_name(f".{run_dir.name}.{model}"), f"{run_dir}, training of {model}"):
+        yield
+
+
+@contextmanager
+def _held(base: Path, what: str) -> Iterator[None]:
+    """Hold `base`.lock and say in `base`.owner.json who does.
+
+    The operating system frees the lock with the process that holds it, however that ends, so none can be stale.
+    """
+    owner_path, lock = Path(f"{base}.owner.json"), FileLock(f"{base}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunInUseError(
-            f"{run_dir}: in use by {_describe(owner_path)}. Wait until it is done, or choose another --run."
+            f"{what}: in use by {_describe(owner_path)}. Wait until it is done, or choose another run."
         ) from None
     try:
         started = datetime.now().astimezone().isoformat(timespec="seconds")

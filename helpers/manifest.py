@@ -74,9 +74,10 @@ def environment() -> dict[str, object]:
 def artefact_digests(run_dir: Path) -> dict[str, str]:
     """SHA-256 of the content of each artefact, by its path in the run's folder; timings are left out.
 
-    Executed notebooks are no artefacts: they hold the time of day. Neither is `run.json`, which names the run.
+    Executed notebooks are no artefacts: they hold the time of day. Neither is `run.json`, which names the run, nor what
+    a process that was killed while it wrote has left (a dot begins its name).
     """
-    found = sorted(path for path in run_dir.rglob("*") if path.suffix in (".safetensors", ".json", ".npz", ".csv"))
+    found = sorted(path for path in run_dir.rglob("[!.]*") if path.suffix in (".safetensors", ".json", ".npz", ".csv"))
     skipped = (MANIFEST, "run.json")
     return {str(path.relative_to(run_dir)): _digest(path) for path in found if path.name not in skipped}
 

@@ -76,7 +76,7 @@ def _count_ahead(scores: torch.Tensor, own: torch.Tensor, rows: np.ndarray, colu
     finite = scores.sum(1).isfinite() & own[:, 0].isfinite()
     scores[torch.from_numpy(rows).to(scores.device), torch.from_numpy(columns).to(scores.device)] = -torch.inf
     ahead = (scores > own).sum(1) + 0.5 * (scores == own).sum(1)
-    return torch.where(finite, ahead, torch.nan).double().cpu().numpy()
+    return torch.where(finite, ahead, torch.nan).cpu().double().numpy()
 
 
 def ranks(
@@ -115,7 +115,7 @@ def ranks(
     for lo in range(0, len(predictions), QUERY_BLOCK):
         part = slice(lo, lo + QUERY_BLOCK)
         own = prepare(predictions[part]) * prepare(rows(gallery, on_host[part], device))
-        result[part] = own.sum(1).double().cpu()
+        result[part] = own.sum(1).cpu().double()  # in this order: MPS has no float64
     own_score = torch.from_numpy(result.astype(np.float32)).to(device)
     if offsets is not None:
         own_score -= offsets.to(device)[torch.from_numpy(on_host).to(device)]

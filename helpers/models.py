@@ -231,7 +231,7 @@ def build_model(
     if name in ("linear", "mlp1", "mlp2"):
         depth = {"linear": 0, "mlp1": 1, "mlp2": 2}[name]
         return MLP(text_dim, image_dim, (hidden,) * depth, dropout)
-    if name in ("least_squares", "procrustes"):
+    if name in ("least_squares", "procrustes", "cca"):
         return GeomLinear(text_dim, image_dim)
     if name == "bigjump":
         return GeomWithAdapter(text_dim, image_dim, hidden, dropout)

@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers import checkpoints, config, metrics, plus, plus_search, training
-from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, PlusConfig, RunConfig
+from helpers import cca, checkpoints, config, metrics, plus, plus_search, training
+from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, OptimiserConfig, PlusConfig, RunConfig
 from helpers.data import PairedEmbeddings, load_paired
 from helpers.duplicates import duplicate_groups
 from helpers.geometry import CrossSpace, PairStatistics, fit_cross_space, pair_statistics
+from helpers.inner_splits import inner_splits
+from helpers.locks import training_lock
 from helpers.models import build_model, predict
 from helpers.progress import Progress
-from helpers.reproducibility import choose_device, seed_all
+from helpers.reproducibility import choose_device, matmul_dtype, seed_all
 from helpers.split import Split, make_split, save_split
 from helpers.synthetic import write_demo
 
@@ -101,12 +103,16 @@ def fit_geometry(run: Run, settings: GeometryConfig) -> CrossSpace:
     return fit_cross_space(training_statistics(run, settings.fit_on), settings.eps)
 
 
-def stored_mrr(run: Run, name: str) -> float:
-    """Full-gallery cosine MRR of a stored model on the validation side."""
+def stored_ranks(run: Run, name: str) -> np.ndarray:
+    """(V,) ranks of the images of the validation captions under a stored model: full gallery, by cosine."""
     model, _ = checkpoints.load_model(run.directory, name)
     predictions = torch.from_numpy(predict(model, run.data.text, run.split.val_captions))
-    rank = metrics.ranks(predictions, torch.from_numpy(run.gallery), torch.from_numpy(run.split.caption_to_gallery))
-    return float(np.mean(1 / rank))
+    return metrics.ranks(predictions, torch.from_numpy(run.gallery), torch.from_numpy(run.split.caption_to_gallery))
+
+
+def stored_mrr(run: Run, name: str) -> float:
+    """MRR of a stored model on the validation side; see `stored_ranks`."""
+    return float(np.mean(1 / stored_ranks(run, name)))
 
 
 def save_geometry(run: Run, fitted: CrossSpace, settings: GeometryConfig) -> dict[str, nn.Module]:
@@ -120,42 +126,78 @@ def save_geometry(run: Run, fitted: CrossSpace, settings: GeometryConfig) -> dic
     return models
 
 
+def save_cca(run: Run, settings: PlusConfig) -> tuple[cca.Setting, float]:
+    """Fit weighted CCA on the training side, with the setting that its inner splits choose, and store the row `cca`.
+
+    Args:
+        settings: say how the inner splits are made, as for the recipe plus.
+
+    Returns:
+        The setting, see `cca.GRID`, and its mean MRR on the inner splits.
+    """
+    data = device_data(run)
+    setting, inner_mrr = cca.best_setting(inner_splits(data, settings))
+    (affine,) = cca.maps(data, [setting])
+    model = build_model("cca", run.data.text_dim, run.data.image_dim)
+    model.set_affine(affine.matrix, affine.bias)
+    checkpoints.save_model(run.directory, "cca", model, run.facts(settings, setting=setting, inner_mrr=inner_mrr))
+    return setting, inner_mrr
+
+
 def train_and_save_baseline(
     run: Run, name: str, settings: BaselineConfig, data: training.TrainingData, resume: bool = True
 ) -> list[dict]:
-    """Train one baseline from its seed (or go on with an interrupted training), store it, and return its history."""
-    seed_all(settings.seed)
-    shape = {"hidden": settings.hidden, "dropout": settings.dropout}
-    model = build_model(name, run.data.text_dim, run.data.image_dim, **shape)
-    progress = _progress(run, name, settings, resume)
-    history = training.train_baseline(model, data, settings, name, progress)
-    return _save_trained(run, name, model, settings, shape, history, progress)
+    """Train one baseline from its seed (or go on with an interrupted training), store it, and return its history.
+
+    Raises:
+        RunInUseError: another process trains it.
+    """
+    with training_lock(run.directory, name):
+        seed_all(settings.seed)
+        shape = {"hidden": settings.hidden, "dropout": settings.dropout}
+        model = build_model(name, run.data.text_dim, run.data.image_dim, **shape)
+        progress = _progress(run, name, settings, resume, data)
+        history = training.train_baseline(model, data, settings, name, progress)
+        return _save_trained(run, name, model, settings, shape, history, progress)
 
 
 def train_and_save_bigjump(
     run: Run, settings: BigJumpConfig, data: training.TrainingData, resume: bool = True
 ) -> list[dict]:
-    """Train BigJump from the stored Procrustes map (or go on with an interrupted training), and store it."""
+    """Train BigJump from the stored Procrustes map (or go on with an interrupted training), and store it.
+
+    Raises:
+        RunInUseError: another process trains it.
+    """
     ensure_geometry(run)
-    start, _ = checkpoints.load_model(run.directory, "procrustes")
-    seed_all(settings.seed)
-    shape = {"hidden": settings.hidden, "dropout": settings.dropout}
-    model = build_model("bigjump", run.data.text_dim, run.data.image_dim, **shape)
-    model.geometry.load_state_dict(start.state_dict())
-    # The geometry is part of where the training starts: with another one it is another training.
-    geometry = checkpoints.load_facts(run.directory, "procrustes")["settings"]
-    progress = _progress(run, "bigjump", settings, resume, geometry=geometry)
-    history = training.train_bigjump(model, data, settings, progress)
-    return _save_trained(run, "bigjump", model, settings, shape, history, progress)
+    with training_lock(run.directory, "bigjump"):
+        start, _ = checkpoints.load_model(run.directory, "procrustes")
+        seed_all(settings.seed)
+        shape = {"hidden": settings.hidden, "dropout": settings.dropout}
+        model = build_model("bigjump", run.data.text_dim, run.data.image_dim, **shape)
+        model.geometry.load_state_dict(start.state_dict())
+        # The geometry is part of where the training starts: with another one it is another training.
+        geometry = checkpoints.load_facts(run.directory, "procrustes")["settings"]
+        progress = _progress(run, "bigjump", settings, resume, data, geometry=geometry)
+        history = training.train_bigjump(model, data, settings, progress)
+        return _save_trained(run, "bigjump", model, settings, shape, history, progress)
 
 
 def train_and_save_plus(run: Run, settings: PlusConfig, data: training.TrainingData, resume: bool = True) -> list[dict]:
     """Let the training side choose the settings of the recipe plus, train the ensemble (or go on), and store it.
 
     The choice is kept beside the model until the training is over, so that a resumed one does not search again.
+
+    Raises:
+        RunInUseError: another process trains it.
     """
+    with training_lock(run.directory, "bigjump_plus"):
+        return _train_and_save_plus(run, settings, data, resume)
+
+
+def _train_and_save_plus(run: Run, settings: PlusConfig, data: training.TrainingData, resume: bool) -> list[dict]:
     path = checkpoints.model_path(run.directory, "bigjump_plus").with_suffix(".choice.json")
-    facts = json.loads(json.dumps(run.facts(settings)))
+    facts = json.loads(json.dumps(run.facts(settings, products=_products(settings, data))))
     stored = json.loads(path.read_text(encoding="utf-8")) if resume and path.exists() else {}
     if stored.get("facts") == facts and stored["choice"].keys() == set(config.field_names(plus.Choice)):
         choice = plus.Choice(**stored["choice"])
@@ -165,18 +207,25 @@ def train_and_save_plus(run: Run, settings: PlusConfig, data: training.TrainingD
     model = plus.build_chosen(data, settings, choice)
     shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": model.members}
     shape |= {"cca_weight": choice.cca_weight, "whitening": choice.whitening}
-    progress = _progress(run, "bigjump_plus", settings, resume, choice=vars(choice))
+    progress = _progress(run, "bigjump_plus", settings, resume, data, choice=vars(choice))
     history = plus.train_plus(model, data, settings, choice, progress)
     _save_trained(run, "bigjump_plus", model, settings, shape, history, progress, choice=vars(choice))
     path.unlink()
     return history
 
 
-def _progress(run: Run, name: str, settings: object, resume: bool, **more: object) -> Progress:
+def _products(settings: OptimiserConfig, data: training.TrainingData) -> list[str]:
+    """Device and product type: a training that went on with others would be neither the one nor the other."""
+    return [data.device.type, str(matmul_dtype(data.device, settings.mixed_precision))]
+
+
+def _progress(
+    run: Run, name: str, settings: OptimiserConfig, resume: bool, data: training.TrainingData, **more: object
+) -> Progress:
     path = checkpoints.model_path(run.directory, name).with_suffix(".progress.safetensors")
     if resume and path.exists():
-        say(f"{name}: an interrupted training was found; it goes on if its data, split and settings are these.")
-    return Progress(path, run.facts(settings, **more), resume)
+        say(f"{name}: an interrupted training was found; it goes on if data, split, settings and device are the same.")
+    return Progress(path, run.facts(settings, products=_products(settings, data), **more), resume)
 
 
 def _save_trained(
@@ -216,11 +265,20 @@ def _ensure(run: Run, names: tuple[str, ...], make: Callable[[str], object], not
 
 
 def ensure_geometry(run: Run) -> None:
-    """Find the closed forms in the run, or fit them with the defaults of notebook 02."""
-    settings = GeometryConfig()
-    _ensure(
-        run, tuple(GEOMETRY_POWERS), lambda _: save_geometry(run, fit_geometry(run, settings), settings), "02", settings
-    )
+    """Find the two classics in the run, or fit them with the defaults of notebook 02.
+
+    Where one of them is there, the other is fitted with its settings: both come from one decomposition.
+    """
+    names = tuple(GEOMETRY_POWERS)
+    there = [name for name in names if run.has(name)]
+    settings = GeometryConfig(**stored_facts(run, there[0])["settings"]) if there else GeometryConfig()
+    _ensure(run, names, lambda _: save_geometry(run, fit_geometry(run, settings), settings), "02", GeometryConfig())
+
+
+def ensure_cca(run: Run) -> None:
+    """Find weighted CCA in the run, or fit it as notebook 02 does."""
+    settings = PlusConfig()
+    _ensure(run, ("cca",), lambda _: save_cca(run, settings), "02", settings)
 
 
 def ensure_baselines(run: Run) -> None:

@@ -19,8 +19,18 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from helpers import config, paths
 from helpers.geometry import effective_rank
 
-_LABELS = ("Chance", "Least squares", "Procrustes", "LinearProj", "MLP1", "MLP2", "BigJump", "BigJump plus")
-_COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#882255")
+_LABELS = (
+    "Chance",
+    "Least squares",
+    "Procrustes",
+    "Weighted CCA",
+    "LinearProj",
+    "MLP1",
+    "MLP2",
+    "BigJump",
+    "BigJump plus",
+)
+_COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#000000", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#882255")
 MODEL_LABELS = dict(zip(config.MODEL_ROWS, _LABELS, strict=True))
 MODEL_COLOURS = dict(zip(config.MODEL_ROWS, _COLOURS, strict=True))
 FALLBACK_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
@@ -101,10 +111,11 @@ def power_curve(ax: Axes, powers: Sequence[float], mrr: Sequence[float], best: f
     return _finish(ax, "power p (dimensionless)", _MRR_LABEL, loc="lower center")
 
 
-def eps_curves(ax: Axes, eps_values: Sequence[float], mrr: Mapping[str, Sequence[float]]) -> Axes:
-    """MRR against the ridge `eps`, one curve a label."""
-    for index, (name, values) in enumerate(mrr.items()):
-        ax.semilogx(eps_values, values, "-o", **_look(name, index))
+def eps_curves(ax: Axes, eps_values: Sequence[float], mrr: Mapping[tuple[str, str], Sequence[float]]) -> Axes:
+    """MRR against the ridge `eps`, one curve a (model, what it was fitted on); a line style each for the latter."""
+    styles = dict(zip(dict.fromkeys(fit_on for _, fit_on in mrr), ("-o", "--s", ":^"), strict=False))
+    for index, ((name, fit_on), values) in enumerate(mrr.items()):
+        ax.semilogx(eps_values, values, styles[fit_on], **_look(name, index, f", {fit_on.replace('_', ' ')}"))
     return _finish(ax, "ridge eps (share of the mean eigenvalue)", _MRR_LABEL, **_BESIDE)
 
 

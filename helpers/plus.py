@@ -41,7 +41,7 @@ class PlusObjective(Objective):
         images = images - images.mean(0)
         self.bank = images.to(self.dtype)
         spread = float(images.square().sum(1).mean().sqrt())
-        if spread == 0:
+        if spread < 1e-6:  # float32 leaves a rest where the vectors are equal
             raise SplitError(f"All {len(images)} training images have the same direction: nothing tells them apart.")
         self.temperature = temperature * spread
         self.keeps_last, self.searching = not searching, searching

@@ -7,7 +7,6 @@ them, since then linear maps say most of what there is to say.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,59 +14,10 @@ import torch
 
 from helpers import cca
 from helpers.config import PlusConfig
+from helpers.inner_splits import inner_splits
 from helpers.objectives import TrainingData
 from helpers.plus import CLEAR_GAIN, Choice, PlusObjective, build_ensemble, derived
-from helpers.split import SplitError
 from helpers.training import fit
-
-
-def held_out(data: TrainingData, settings: PlusConfig) -> int:
-    """Images that an inner split holds out: `inner_ratio` of those with captions, and ten where that is a third.
-
-    One image alone would be found by every caption, so it is two at least.
-
-    Raises:
-        SplitError: two images with captions cannot be held out and two more be left to train on.
-    """
-    n = len(data.own.unique())
-    if n < 4:
-        raise SplitError(
-            f"{n} training images with captions: the recipe plus needs 4 or more, to choose its settings by. Leave "
-            "more to the training side (val_ratio, test_ratio)."
-        )
-    return max(int(settings.inner_ratio * n), min(10, n // 3), 2)
-
-
-def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingData:
-    """The training side divided once more by image: validation of what this gives are training images.
-
-    Images without captions stay on the side that is trained on, as negatives: held out they would test nothing.
-
-    Raises:
-        SplitError: too few training images, see `held_out`.
-    """
-    own = data.own.cpu().numpy()
-    captioned = np.unique(own)
-    order = np.random.default_rng(settings.seed + 1000 + fold).permutation(len(captioned))
-    validates = np.zeros(len(data.images), dtype=bool)
-    validates[captioned[order[: held_out(data, settings)]]] = True
-    place = np.where(validates, np.cumsum(validates), np.cumsum(~validates)) - 1  # of each image within its side
-
-    def rows(of: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.flatnonzero(of)).to(data.device)
-
-    def owners(of: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(place[own[of]]).to(data.device)
-
-    held = validates[own]  # (N,)
-    return TrainingData(
-        text=data.text[rows(~held)],
-        own=owners(~held),
-        images=data.images[rows(~validates)],
-        val_text=data.text[rows(held)],
-        val_images=data.images[rows(validates)],
-        val_own=owners(held),
-    )
 
 
 def search(data: TrainingData, settings: PlusConfig) -> Choice:
@@ -76,14 +26,12 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
     Validation plays no part. One member is trained for each candidate and inner split: each whitening at the middle
     temperature, then other temperatures at the whitening that did best. MRR rises and falls once along the
     temperatures, so the search walks from the middle one and goes on while it gets clearly better (`CLEAR_GAIN`): few
-    images cannot tell near ones apart, and chance would choose among them. For the same reason inner splits are added
-    (up to five) until they hold out `inner_images` together.
+    images cannot tell near ones apart, and chance would choose among them.
 
     Raises:
-        SplitError: too few training images, see `held_out`.
+        SplitError: too few training images, see `inner_splits.held_out`.
     """
-    n_folds = min(5, math.ceil(settings.inner_images / held_out(data, settings)))
-    folds = [inner_split(data, settings, fold) for fold in range(n_folds)]
+    folds = inner_splits(data, settings)
     temperatures, (whitening, *others) = settings.temperatures, settings.whitenings
     tried: dict[tuple[int, float], _Tried] = {}
 

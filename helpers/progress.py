@@ -80,6 +80,7 @@ class Progress:
         Raises:
             CheckpointError: the file is damaged.
         """
+        # Safe where one process at a time trains a model of a run, see `locks.training_lock`.
         for leftover in self.path.parent.glob(f".{self.path.name}.*"):  # of a process killed while it wrote
             leftover.unlink(missing_ok=True)
         if not self.resume or not self.path.exists():

@@ -201,12 +201,15 @@ def verify(run: str) -> int:
     """Run a finished run again beside it and compare every artefact; the exit status is 1 where one differs.
 
     Raises:
-        ConfigError: the run has no manifest.
+        ConfigError: the run has no manifest, or the folder of the second run is there already.
     """
     original = RunConfig(run=run).run_dir
     recorded = manifest.read_manifest(original)
     known = {path.name: path for path in notebooks()}
     again = f"{run}.verify"
+    folder = RunConfig(run=again).run_dir
+    if folder.exists():  # what lies there would be found, and not made again
+        raise ConfigError(f"{folder}: there already, such as from an earlier --verify. Delete it, then verify again.")
     dealt = {known[name]: given | {"run": again} for name, given in sorted(recorded["parameters"].items())}
     repeated = execute(dealt).run_dir
     for name, value in manifest.environment().items():

@@ -89,7 +89,7 @@ def make_split(
         groups: (n_images,) images of one group stay on one side; see `_take` for how near the counts then come.
 
     Raises:
-        SplitError: a side would be without images or without captions.
+        SplitError: a side would be without captions, training without images, or another with fewer than two.
     """
     n_val, n_test = _counts(n_images, val_ratio, test_ratio)
     order = np.random.default_rng(split_seed).permutation(n_images)
@@ -119,15 +119,16 @@ def make_split(
 def _counts(n_images: int, val_ratio: float, test_ratio: float) -> tuple[int, int]:
     """How many images validate and how many test."""
     n_val, n_test = int(val_ratio * n_images), int(test_ratio * n_images)
-    if not 0 < n_val < n_images:
+    # In a gallery of one image every rank is 1, whatever the model.
+    if not 1 < n_val < n_images:
         raise SplitError(
             f"val_ratio = {val_ratio} of {n_images} images leaves {n_val} for validation and {n_images - n_val} for "
-            f"training; both need one or more. Set val_ratio between {1 / n_images:.4g} and 1."
+            f"training; two are needed to rank, one to train on. Set val_ratio between {2 / n_images:.4g} and 1."
         )
-    if test_ratio and not n_test:
+    if test_ratio and n_test < 2:
         raise SplitError(
-            f"test_ratio = {test_ratio} of {n_images} images leaves 0 for the test. Set it to 0 for none, or to "
-            f"{1 / n_images:.4g} or more."
+            f"test_ratio = {test_ratio} of {n_images} images leaves {n_test} for the test. Set it to 0 for none, or to "
+            f"{2 / n_images:.4g} or more."
         )
     if test_ratio and (val_ratio + test_ratio >= 1 or n_val + n_test >= n_images):
         raise SplitError(
@@ -175,7 +176,7 @@ def _take(sizes: np.ndarray, wanted: int) -> np.ndarray:
 
 def _require_filled(images: list[np.ndarray], captions: list[np.ndarray], with_test: bool) -> None:
     sides = range(3 if with_test else 2)
-    if not all(len(images[which]) for which in sides):
+    if not all(len(images[which]) > (which != TRAINING) for which in sides):
         found = ", ".join(f"{len(images[which])} {SIDES[which]}" for which in sides)
         raise SplitError(
             f"{found} images: groups of near-duplicates are too large to be dealt out in these shares. Set "

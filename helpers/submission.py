@@ -115,6 +115,8 @@ def _validated(path: Path, ids: np.ndarray, embeddings: np.ndarray) -> tuple[np.
         )
     if len(ids) != len(embeddings):
         raise SubmissionError(f"{path}: {len(ids)} ids for {len(embeddings)} embeddings: one each is needed.")
+    if ids.dtype.kind == "u" and len(ids) and ids.max() > np.iinfo(np.int64).max:
+        raise SubmissionError(f"{path}: id {ids.max()} is beyond {np.iinfo(np.int64).max}, the largest that fits.")
     values, counts = np.unique(ids, return_counts=True)
     if counts.max() > 1:
         repeated = values[counts > 1]

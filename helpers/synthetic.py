@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from helpers.npz import DataError
 from helpers.reproducibility import one_blas_thread
@@ -208,10 +209,18 @@ def write_demo(
     settings |= {"relu_weight": relu_weight, "noise_share": noise_share}
     if _is_current(directory, settings):
         return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.with_name(f".{directory.name}.lock")):  # a second process waits, and finds it made
+        if not _is_current(directory, settings):
+            _replace_set(directory, settings)
+    return directory
+
+
+def _replace_set(directory: Path, settings: dict) -> None:
+    """Write the set beside its place and move it there, whole."""
     found = sorted(path.name for path in directory.iterdir()) if directory.exists() else []
     if found and ("demo.json" not in found or not set(found) <= set(FILES)):
         raise DataError(f"{directory}: holds other files ({', '.join(found[:5])}). Give the demo set its own folder.")
-    directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
         made = Path(scratch, "made")
         made.mkdir()
@@ -219,4 +228,3 @@ def write_demo(
         if found:
             os.replace(directory, Path(scratch, "old"))
         os.replace(made, directory)
-    return directory

@@ -69,7 +69,7 @@ class Translator:
         """Translate (N, dx) to (N, dy) float32 at the model's own length.
 
         Raises:
-            ValueError: wrong shape, or NaN or Inf.
+            ValueError: wrong shape, NaN or Inf, or numbers so large that their translations are.
         """
         x = np.asarray(x)
         if x.ndim != 2 or x.shape[1] != self.text_dim:
@@ -82,7 +82,13 @@ class Translator:
             raise ValueError(message)
         if not len(x):
             return np.empty((0, self.image_dim), dtype=np.float32)
-        return predict(self.model, x)
+        translated = predict(self.model, x)
+        bad = np.flatnonzero(~np.isfinite(translated).all(1))
+        if len(bad):
+            raise ValueError(
+                f"{len(bad)} of {len(x)} queries are too large to translate, first rows: {bad[:5].tolist()}."
+            )
+        return translated
 
     def translate(self, x: np.ndarray) -> np.ndarray:
         """Translate (N, dx) to L2-normalised (N, dy) float32; raises as `raw` does."""

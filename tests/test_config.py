@@ -21,8 +21,9 @@ from helpers.config import (
 )
 
 NAN = float("nan")
-POSITIVE, SHARE = (0, -1, NAN), (-0.1, 1.0, NAN)
-NOT_NEGATIVE = (-1, NAN)
+INF = float("inf")
+POSITIVE, SHARE = (0, -1, NAN, INF), (-0.1, 1.0, NAN)
+NOT_NEGATIVE = (-1, NAN, INF)
 OPTIMISER = {
     "epochs": POSITIVE,
     "batch_size": POSITIVE,
@@ -69,7 +70,7 @@ REFUSED = {
         "cosine_weight": NOT_NEGATIVE,
         "moment_weight": NOT_NEGATIVE,
         "agreement_weight": NOT_NEGATIVE,
-        "queue_slices": ((), (0, -1), (65537,), [0, 65536, 70000]),
+        "queue_slices": ((), (0, -1), (65537,), [0, 65536, 70000], ["a"], [1.5], [True]),
     },
     PlusConfig: OPTIMISER
     | {

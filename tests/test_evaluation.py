@@ -89,7 +89,7 @@ def run(tmp_path):
     for name in MODEL_ROWS[1:]:
         torch.manual_seed(0)
         model = build_model(name, **shape)
-        if name in ("least_squares", "procrustes"):
+        if name in ("least_squares", "procrustes", "cca"):
             model.set_affine(np.eye(image_dim, text_dim), np.zeros(image_dim))
         save_model(tmp_path, name, model, {"architecture": shape})
     return SimpleNamespace(

@@ -48,6 +48,14 @@ def other(run):
     return opened(text, images, run.data.targets)
 
 
+def test_weighted_cca_and_the_choice_of_its_setting(run, other, tmp_path, monkeypatch):
+    monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
+    one, two = (
+        (pipeline.save_cca(r, PlusConfig()), checkpoints.weights_digest(r.directory, "cca")) for r in (run, other)
+    )
+    assert one == two
+
+
 @pytest.mark.parametrize("fit_on", ["captions", "caption_means"])
 def test_closed_forms(run, other, fit_on):
     settings = GeometryConfig(fit_on=fit_on)
@@ -146,6 +154,7 @@ def huge(run):
 def whole(run):
     """Fit, train, choose and judge everything as the notebooks do; the leaderboard without timings."""
     pipeline.save_geometry(run, pipeline.fit_geometry(run, GeometryConfig()), GeometryConfig())
+    pipeline.save_cca(run, PlusConfig())
     data = pipeline.device_data(run, torch.device("cpu"))
     for name in pipeline.BASELINES:
         pipeline.train_and_save_baseline(run, name, BaselineConfig(**SMALL), data)
@@ -166,7 +175,7 @@ def test_the_test_side_changes_no_bit_of_what_is_trained_and_chosen(run, tmp_pat
     assert not np.array_equal(one.data.targets, two.data.targets) and one.split.digest == two.split.digest
     assert whole(one) == whole(two)
     digests = artefact_digests(one.directory)
-    assert len(digests) == 16 and digests == artefact_digests(two.directory)  # models, bank, dot_product
+    assert len(digests) == 18 and digests == artefact_digests(two.directory)  # models, bank, dot_product
     assert checkpoints.load_facts(one.directory, "bigjump")["split"] != run.split.digest
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import config, paths, series
 from helpers.config import RunConfig
-from helpers.locks import RunInUseError, run_lock
+from helpers.locks import RunInUseError, run_lock, training_lock
 
 HOLD = """
 import sys, time
@@ -32,11 +32,21 @@ def other(tmp_path):
 
 
 def test_a_second_owner_is_refused_and_the_first_is_named(tmp_path, other):
-    with pytest.raises(RunInUseError, match=rf"r: in use by process {other.pid} on .*, started .*another --run"):
+    with pytest.raises(RunInUseError, match=rf"r: in use by process {other.pid} on .*, started .*another run"):
         with run_lock(tmp_path / "r"):
             pass
     with run_lock(tmp_path / "s"):
         pass  # another run is free
+
+
+def test_one_training_of_a_model_at_a_time_beside_the_lock_of_the_series(tmp_path):
+    with run_lock(tmp_path / "r"), training_lock(tmp_path / "r", "linear"), training_lock(tmp_path / "r", "mlp1"):
+        with pytest.raises(RunInUseError, match=rf"r, training of linear: in use by process {os.getpid()}"):
+            with training_lock(tmp_path / "r", "linear"):
+                pass
+    with training_lock(tmp_path / "r", "linear"):
+        pass
+    assert list((tmp_path / "r").iterdir()) == []  # no part of what the run holds
 
 
 def test_a_killed_owner_holds_nothing(tmp_path, other):

@@ -43,6 +43,7 @@ def test_digests_leave_timings_out_and_miss_nothing_else(run):
     torch.nn.init.zeros_(model[-1].bias)
     checkpoints.save_model(run, "linear", model, facts)
     np.savez_compressed(run / "split.npz", val_images=np.arange(3))
+    (run / "models" / ".linear.json.x1.json").write_text("{")  # of a process that was killed while it wrote
     assert artefact_digests(run) == before
 
     checkpoints.write_json(run / "leaderboard.json", [rows[0] | {"mrr": 0.5000001}])
@@ -107,6 +108,9 @@ def test_verify_tells_what_differs_and_keeps_it(tmp_path, finished, capsys):
     assert "1 of 1 differ: x.json" in capsys.readouterr().out
     assert json.loads((tmp_path / "r" / "x.json").read_text()) == {"number": 1}
     assert json.loads((tmp_path / "r.verify" / "x.json").read_text()) == {"number": 2}
+    capsys.readouterr()
+    assert series.main(["--verify", "r"]) == 2  # what lies there would be found, and not made again
+    assert "r.verify: there already" in capsys.readouterr().err
     given = json.loads((tmp_path / "r.verify" / "manifest.json").read_text())["parameters"]
     assert given["04_bigjump_training.ipynb"] == {"profile": "demo", "run": "r.verify", "data_dir": None, "epochs": 3}
 

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
-from helpers import checkpoints, pipeline
-from helpers.config import GeometryConfig, RunConfig
+from helpers import cca, checkpoints, pipeline
+from helpers.config import BaselineConfig, GeometryConfig, PlusConfig, RunConfig
+from helpers.inner_splits import inner_splits
 from helpers.synthetic import write_demo
 
 WIDTHS = {"text_dim": 12, "image_dim": 16}
@@ -33,6 +36,40 @@ def test_a_model_of_other_settings_is_kept_and_its_settings_are_said(run, capsys
     said = capsys.readouterr().err
     assert "procrustes: found in a/, made with other settings than the defaults: eps = 0.1." in said
     assert checkpoints.weights_digest(run.directory, "procrustes") == before
+
+
+def test_a_missing_closed_form_takes_the_settings_of_the_one_that_is_there(run):
+    settings = GeometryConfig(eps=0.5)
+    pipeline.save_geometry(run, pipeline.fit_geometry(run, settings), settings)
+    before = checkpoints.weights_digest(run.directory, "procrustes")
+    for path in (run.directory / "models").glob("least_squares.*"):
+        path.unlink()
+    pipeline.ensure_geometry(run)
+    assert checkpoints.weights_digest(run.directory, "procrustes") == before
+    assert pipeline.stored_facts(run, "least_squares")["settings"]["eps"] == 0.5
+
+
+def test_an_interrupted_training_does_not_go_on_with_other_products(run, monkeypatch):
+    data, settings = pipeline.device_data(run, torch.device("cpu")), BaselineConfig(epochs=2, hidden=4)
+    found = []
+    monkeypatch.setattr(pipeline.training, "train_baseline", lambda *given: found.append(given[-1].facts) or [])
+    monkeypatch.setattr(pipeline, "_save_trained", lambda *_: [])
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(pipeline, "matmul_dtype", lambda *_, dtype=dtype: dtype)
+        pipeline.train_and_save_baseline(run, "linear", settings, data)
+    assert found[0]["products"] == ["cpu", "torch.float32"] != found[1].pop("products")
+    assert found[0].pop("products") and found[0] == found[1]
+
+
+def test_weighted_cca_is_stored_with_what_inner_splits_chose(run, capsys):
+    pipeline.ensure_cca(run)
+    assert "made now, with the defaults of 02" in capsys.readouterr().err
+    pipeline.ensure_cca(run)
+    assert capsys.readouterr().err == ""
+    facts = pipeline.stored_facts(run, "cca")
+    inner = inner_splits(pipeline.device_data(run), PlusConfig())
+    assert (facts["setting"], facts["inner_mrr"]) == cca.best_setting(inner)
+    assert pipeline.stored_mrr(run, "cca") == np.mean(1 / pipeline.stored_ranks(run, "cca")) > 0.2
 
 
 def test_a_model_of_another_split_is_made_anew(run, capsys):

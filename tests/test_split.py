@@ -44,7 +44,7 @@ def test_the_split_of_the_defaults_stays_what_it_is():
     split_seed=st.integers(0, 1000),
 )
 def test_captions_follow_their_image_and_no_image_is_on_both_sides(n_images, counts, val_ratio, split_seed):
-    if not 0 < int(val_ratio * n_images) < n_images:
+    if not 1 < int(val_ratio * n_images) < n_images:
         with pytest.raises(SplitError):
             make_split(np.arange(n_images), n_images, val_ratio, split_seed)
         return
@@ -66,6 +66,7 @@ def test_captions_follow_their_image_and_no_image_is_on_both_sides(n_images, cou
     [
         (np.arange(9), 9, 0.1, "9 images leaves 0 for validation and 9 for training"),
         (np.arange(1), 1, 0.5, "1 images leaves 0 for validation"),
+        (np.arange(19), 19, 0.1, "19 images leaves 1 for validation and 18 for training; two are needed to rank"),
         (np.arange(9), 9, 1.0, "leaves 9 for validation and 0 for training"),
         (np.full(5, np.random.default_rng(42).permutation(20)[0]), 20, 0.1, "0 training and 5 validation captions"),
         (np.full(5, np.random.default_rng(42).permutation(20)[-1]), 20, 0.1, "5 training and 0 validation captions"),
@@ -89,7 +90,7 @@ def test_the_digest_without_a_test_side_stays_what_it_was():
         assert getattr(split, name).shape == (0,) and getattr(split, name).dtype == np.int64
 
 
-@pytest.mark.parametrize(("n_images", "val_ratio", "test_ratio"), [(40, 0.1, 0.1), (40, 0.25, 0.7), (25, 0.29, 0.04)])
+@pytest.mark.parametrize(("n_images", "val_ratio", "test_ratio"), [(40, 0.1, 0.1), (40, 0.25, 0.7), (25, 0.29, 0.08)])
 @pytest.mark.parametrize("split_seed", [0, 42])
 def test_the_next_of_the_permutation_test(n_images, val_ratio, test_ratio, split_seed):
     targets = np.random.default_rng(1).permutation(np.repeat(np.arange(n_images), 3))
@@ -129,6 +130,7 @@ ONLY = np.random.default_rng(42).permutation(20)
         (np.arange(20), (0.7, 0.9), None, r"val_ratio \+ test_ratio = 0.7 \+ 0.9 of 20 images leaves 0 for training"),
         (np.arange(21), (0.5, 0.5), None, "leaves 1 for training. Their sum must stay below 1"),
         (np.arange(20), (0.1, 0.04), None, "test_ratio = 0.04 of 20 images leaves 0 for the test. Set it to 0"),
+        (np.arange(20), (0.1, 0.05), None, "test_ratio = 0.05 of 20 images leaves 1 for the test"),
         (ONLY[[0, 9]], (0.1, 0.1), None, "1 training, 1 validation and 0 test captions"),
         (ONLY[[2, 9]], (0.1, 0.1), None, "1 training, 0 validation and 1 test captions"),
         (ONLY[[0, 2]], (0.1, 0.1), None, "0 training, 1 validation and 1 test captions"),

@@ -68,6 +68,7 @@ def _with(value, where):
         (IDS, _with(0, 2), r"1 row\(s\) are zero vectors: ids 7"),
         (IDS[:2], ROWS, "2 ids for 3 embeddings"),
         (np.array([4, 4, 5]), ROWS, r"1 id\(s\) more than once: 4"),
+        (np.array([1, 2**63 + 5, 3], np.uint64), ROWS, "id 9223372036854775813 is beyond 9223372036854775807"),
         (IDS.astype(float), ROWS, "ids are float64"),
         (IDS[:, None], ROWS, r"ids are int64 of shape \(3, 1\)"),
         (IDS, ROWS[0], r"embeddings are float32 of shape \(3,\)"),

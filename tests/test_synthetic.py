@@ -1,6 +1,7 @@
 """The demo set: format, determinism, and the geometry that it promises."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_a_current_set_is_left_alone_and_an_old_one_replaced(tmp_path, monkeypat
     (folder / "captions.txt").unlink()  # an incomplete set is made anew
     write_demo(folder, **SMALL)
     assert (folder / "captions.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]  # nothing temporary is left
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"demo", ".demo.lock"}  # nothing temporary
 
 
 def test_files_of_others_are_never_replaced(tmp_path):
@@ -100,7 +102,15 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "_sentence", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_demo(tmp_path / "demo", **SMALL)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".demo.lock"]
+
+
+def test_a_second_process_waits_and_finds_the_set_made(tmp_path):
+    made = []
+    with ThreadPoolExecutor(4) as pool:
+        for folder in pool.map(lambda _: write_demo(tmp_path / "demo", **SMALL), range(4)):
+            made.append((folder / "train.npz").stat().st_mtime_ns)
+    assert len(set(made)) == 1 and not list(tmp_path.glob(".demo-*"))
 
 
 @pytest.mark.parametrize("turn", [{"relu_weight": 0.0}, {"noise_share": 0.3}])

@@ -107,6 +107,17 @@ def test_queries_that_are_not_finite_are_counted(value):
             call(damaged)
 
 
+def test_queries_whose_translation_overflows_are_an_error_rather_than_nan():
+    translator = make()
+    with torch.no_grad():
+        translator.model[-1].weight.mul_(1e20)
+    large = QUERIES.copy()
+    large[3] = 1e25
+    for call in (translator.raw, translator.translate, lambda x: translator.search(x, GALLERY)):
+        with pytest.raises(ValueError, match=r"1 of 7 queries are too large to translate, first rows: \[3\]"):
+            call(large)
+
+
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_queries_that_are_not_finite_in_float32_are_an_error_rather_than_nan():
     damaged = QUERIES.copy()

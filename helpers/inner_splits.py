@@ -1,0 +1,71 @@
+"""Divisions of the training side, by image, on which settings are chosen; validation plays no part."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from helpers.config import PlusConfig
+from helpers.objectives import TrainingData
+from helpers.split import SplitError
+
+
+def held_out(data: TrainingData, settings: PlusConfig) -> int:
+    """Images that an inner split holds out: `inner_ratio` of those with captions, and ten where that is a third.
+
+    One image alone would be found by every caption, so it is two at least.
+
+    Raises:
+        SplitError: two images with captions cannot be held out and two more be left to train on.
+    """
+    n = len(data.own.unique())
+    if n < 4:
+        raise SplitError(
+            f"{n} training images with captions: an inner split, by which settings are chosen, needs 4 or more. Leave "
+            "more to the training side (val_ratio, test_ratio)."
+        )
+    return max(int(settings.inner_ratio * n), min(10, n // 3), 2)
+
+
+def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingData:
+    """The training side divided once more by image: validation of what this gives are training images.
+
+    Images without captions stay on the side that is trained on, as negatives: held out they would test nothing.
+
+    Raises:
+        SplitError: too few training images, see `held_out`.
+    """
+    own = data.own.cpu().numpy()
+    captioned = np.unique(own)
+    order = np.random.default_rng(settings.seed + 1000 + fold).permutation(len(captioned))
+    validates = np.zeros(len(data.images), dtype=bool)
+    validates[captioned[order[: held_out(data, settings)]]] = True
+    place = np.where(validates, np.cumsum(validates), np.cumsum(~validates)) - 1  # of each image within its side
+
+    def rows(of: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.flatnonzero(of)).to(data.device)
+
+    def owners(of: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(place[own[of]]).to(data.device)
+
+    held = validates[own]  # (N,)
+    return TrainingData(
+        text=data.text[rows(~held)],
+        own=owners(~held),
+        images=data.images[rows(~validates)],
+        val_text=data.text[rows(held)],
+        val_images=data.images[rows(validates)],
+        val_own=owners(held),
+    )
+
+
+def inner_splits(data: TrainingData, settings: PlusConfig) -> list[TrainingData]:
+    """Inner splits, up to five, until they hold out `inner_images` together: a few images cannot tell settings apart.
+
+    Raises:
+        SplitError: too few training images, see `held_out`.
+    """
+    n_folds = min(5, math.ceil(settings.inner_images / held_out(data, settings)))
+    return [inner_split(data, settings, fold) for fold in range(n_folds)]
