@@ -124,8 +124,13 @@ def size_curves(ax: Axes, results: list[dict]) -> Axes:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_ylim(bottom=0)
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    runs = ", ".join(dict.fromkeys(_count(result["seeds"], "seed") for result in results))
-    ax.set(xlabel=f"training images (count); {runs}", ylabel=f"MRR (0 to 1; {results[0]['gallery']:,} images)")
+    fewest = min(result["seeds"] for result in results)
+    more = [f"{r['seeds']} at {r['train_images']:,}" for r in results if r["seeds"] > fewest]
+    runs = ", ".join([f"mean of {_count(fewest, 'seed')}", *more])
+    ax.set(
+        xlabel=f"training images (count); {runs}; bands: 95% interval",
+        ylabel=f"MRR (0 to 1; {results[0]['gallery']:,} images)",
+    )
     return ax
 
 

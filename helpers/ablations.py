@@ -145,7 +145,7 @@ def turned_figure(result: dict) -> Figure:
                 strength = min(1.0, max(0.3, abs(row["difference"]) / LINEAR))
                 box = {"facecolor": COLOURS[row["verdict"]], "edgecolor": "white", "linewidth": 1.5}
                 ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, alpha=strength, **box))
-            look = {"color": "white" if strength > 0.6 else plots.DARK, "weight": "bold" if strength else "normal"}
+            look = {"color": "white" if strength > 0.85 else plots.DARK, "weight": "bold" if strength else "normal"}
             ax.annotate(f"{row['difference']:+z.4f}", (x, y), ha="center", va="center", size=9, **look)
     ax.set_xticks(range(len(turns)), [f"{turn['turn']}\n{turn['data']['captions']:,} captions" for turn in turns])
     ax.set_yticks(range(len(order)), order)
