@@ -83,14 +83,15 @@ def scaling_curve(ax: Axes, rows: list[dict], axis: str) -> Axes:
 
 
 def accuracy_dots(ax: Axes, result: dict) -> Axes:
-    """MRR and its interval a method, best on top: filled by plain cosine, hollow with the correction for hubs."""
+    """MRR and its interval a method, best on top: filled by plain cosine, hollow with the search against hubness."""
     for place, row in enumerate(result["rows"]):
         colour = METHOD_COLOURS.get(row["model"], plots.DARK)
         look = {"color": colour, "ms": 7, "label": "" if place else "plain cosine"}
         ax.hlines(place, row["mrr_low"], row["mrr_high"], color=colour, lw=1.6)
+        ax.hlines(place, row["hubness_mrr_low"], row["hubness_mrr_high"], color=colour, lw=1.6, alpha=0.4)
         ax.plot(row["mrr"], place, "o", **look)
-        look["label"] = "" if place else "search corrected for hubs"
-        ax.plot(row["hubness_mrr"], place, "o", **look, mfc="none", mew=1.4)
+        look["label"] = "" if place else "search against hubness"
+        ax.plot(row["hubness_mrr"], place, "o", **look, mfc="white", mew=1.4)
         start = min(row["hubness_mrr"], row["mrr_low"])
         note = f"{row['mrr']:.3f}"
         ax.annotate(note, (start, place), xytext=(-8, 0), textcoords="offset points", va="center", ha="right", size=9)

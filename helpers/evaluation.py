@@ -218,7 +218,7 @@ ACCURACY_COLUMNS = (
 )
 DIFFERENCE_COLUMNS = (("difference", "best - model", ".3f"), ("low", "low", ".3f"), ("high", "high", ".3f"))
 HUBNESS_COLUMNS = (
-    ("hubness_mrr", "MRR against hubness", ".3f"),
+    ("hubness_mrr", "MRR, search against hubness", ".3f"),
     ("hubness_low", "low", ".3f"),
     ("hubness_high", "high", ".3f"),
     ("hubness_beta", "beta", ".0f"),

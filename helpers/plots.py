@@ -170,10 +170,11 @@ def training_curves(ax: Axes, histories: Mapping, key: str = "mrr", references: 
 
 
 def loss_terms(ax: Axes, history: Rows, terms: Sequence[str]) -> Axes:
-    """Each term of the loss, times its weight, by epoch; an epoch that lacks a term leaves a gap."""
+    """Each term of the loss, times its weight, by epoch; an epoch that lacks a term, or has it at 0, leaves a gap."""
     for index, term in enumerate(terms):
         _by_epoch(ax, history, term, **_look(term, index))
-    return _finish(ax, "epoch", "weighted loss term (dimensionless)")
+    ax.set_yscale("log")  # the terms lie five decades apart
+    return _finish(ax, "epoch", "weighted loss term (dimensionless, log scale)", **_BESIDE)
 
 
 SCHEDULES = {
@@ -186,8 +187,15 @@ SCHEDULES = {
 
 
 def schedule(ax: Axes, history: Rows, key: str, label: str) -> Axes:
-    """A setting that follows a schedule (temperature, queue size, learning rate), one step an epoch."""
-    _by_epoch(ax, history, key, color=BLUE, drawstyle="steps-mid")
+    """A setting that follows a schedule (temperature, queue size, learning rate), one step an epoch.
+
+    The rate of A is drawn pale, with a dot in the epochs that trained A: only there it counts.
+    """
+    of_geometry = key == "lr_geometry"
+    _by_epoch(ax, history, key, color=BLUE, drawstyle="steps-mid", alpha=0.35 if of_geometry else 1.0)
+    if of_geometry:
+        free = [entry for entry in history if entry["geometry_free"]]
+        ax.plot([e["epoch"] for e in free], [e[key] for e in free], "o", color=BLUE, label="epochs with A free")
     return _finish(ax, "epoch", label)
 
 

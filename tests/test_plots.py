@@ -135,3 +135,9 @@ def test_save_figure_goes_to_the_figures_folder_and_refuses_a_path(ax, tmp_path,
 def test_a_key_that_no_epoch_has_is_an_error_rather_than_an_empty_figure(ax):
     with pytest.raises(config.ConfigError):
         plots.training_curves(ax, HISTORIES, "mmr")
+
+
+def test_the_rate_of_the_map_is_dotted_where_it_counts():
+    history = [{"epoch": e, "lr_geometry": 1e-5, "geometry_free": e in (3, 4)} for e in range(1, 7)]
+    ax = plots.schedule(Figure().subplots(), history, "lr_geometry", "learning rate, A")
+    assert ax.lines[-1].get_xdata().tolist() == [3, 4] and ax.get_legend() is not None
