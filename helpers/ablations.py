@@ -68,7 +68,7 @@ def effects(ax: Axes, rows: dict[str, dict], order: Sequence[str]) -> Axes:
         ax.hlines(place, row["low"], row["high"], lw=1.6, **look)
         ax.plot(row["difference"], place, MARKERS[row["verdict"]], ms=6.5, mew=1.4, **look, **hollow)
         at = {"xycoords": ax.get_yaxis_transform(), "xytext": (6, 0), "textcoords": "offset points"}
-        ax.annotate(f"{row['difference']:+.4f}", (1, place), va="center", size=8.5, **at)
+        ax.annotate(f"{row['difference']:+z.4f}", (1, place), va="center", size=8.5, **at)
     ax.set_yticks(range(len(order)), order)
     ax.set_ylim(len(order) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
@@ -174,4 +174,4 @@ def turned_table(result: dict) -> str:
 def _cell(row: dict | None) -> str:
     if row is None:
         return "-"
-    return f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f}) {row['verdict']}"
+    return f"{row['difference']:+z.4f} ({row['low']:+z.4f} to {row['high']:+z.4f}) {row['verdict']}"

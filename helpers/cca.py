@@ -19,6 +19,7 @@ import torch
 
 from helpers import geometry, metrics
 from helpers.objectives import TrainingData
+from helpers.reproducibility import one_blas_thread
 
 Setting = dict[str, float]
 GRID: tuple[Setting, ...] = tuple(
@@ -35,12 +36,26 @@ def maps(data: TrainingData, settings: Sequence[Setting]) -> Iterator[geometry.A
     statistics = geometry.pair_statistics(
         *(part.cpu().numpy() for part in (data.text, metrics.normalise(data.images), data.own))
     )
-    for eps, of_eps in itertools.groupby(settings, key=lambda setting: setting["eps"]):
+    for eps, group in itertools.groupby(settings, key=lambda setting: setting["eps"]):
+        of_eps = list(group)
         space = geometry.fit_cross_space(statistics, eps)
-        back = {1.0: space.white_y.root, 0.0: np.eye(len(space.right)), -1.0: space.white_y.inverse_root}
+        of_text = _product(space.left.T, space.white_x.inverse_root)  # (k, dx): canonical directions of the captions
+        of_images = {scale: _coloured(space, scale) for scale in {setting["scale"] for setting in of_eps}}
         for setting in of_eps:
-            matrix = back[setting["scale"]] @ space.rotation(setting["power"]) @ space.white_x.inverse_root
-            yield geometry.AffineMap(matrix, -matrix @ statistics.mean_x)
+            matrix = _product(of_images[setting["scale"]] * space.correlations ** setting["power"], of_text)
+            yield geometry.AffineMap(matrix, -_product(matrix, statistics.mean_x))
+
+
+def _coloured(space: geometry.CrossSpace, scale: float) -> np.ndarray:
+    """(dy, k) canonical directions of the images, times C_y^{scale/2}."""
+    if scale == 0:
+        return space.right
+    return _product(space.white_y.root if scale > 0 else space.white_y.inverse_root, space.right)
+
+
+@one_blas_thread()
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a @ b
 
 
 def best_setting(splits: Sequence[TrainingData]) -> tuple[Setting, float]:

@@ -28,8 +28,8 @@ from helpers.synthetic import write_demo
 GEOMETRY_POWERS = {"least_squares": 1.0, "procrustes": 0.0}
 BASELINES = ("linear", "mlp1", "mlp2")
 QUICK_SEARCH = {"inner_images": 100, "temperatures": (0.02, 0.033)}
-"""Of the recipe plus on the demo data: one inner split in place of four and two temperatures in place of five, so that
-the series stays short."""
+"""Of the recipe plus and of weighted CCA on the demo data: one inner split in place of four, and two temperatures in
+place of five, so that the series stays short."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,11 @@ def save_geometry(run: Run, fitted: CrossSpace, settings: GeometryConfig) -> dic
         models[name].set_affine(affine.matrix, affine.bias)
         checkpoints.save_model(run.directory, name, models[name], run.facts(settings, power=power))
     return models
+
+
+def search_settings(run: Run) -> PlusConfig:
+    """The defaults of the recipe plus, with the shorter search on the demo data; see `QUICK_SEARCH`."""
+    return PlusConfig(**(QUICK_SEARCH if run.config.profile == "demo" else {}))
 
 
 def save_cca(run: Run, settings: PlusConfig) -> tuple[cca.Setting, float]:
@@ -277,7 +282,7 @@ def ensure_geometry(run: Run) -> None:
 
 def ensure_cca(run: Run) -> None:
     """Find weighted CCA in the run, or fit it as notebook 02 does."""
-    settings = PlusConfig()
+    settings = search_settings(run)
     _ensure(run, ("cca",), lambda _: save_cca(run, settings), "02", settings)
 
 
@@ -294,8 +299,8 @@ def ensure_bigjump(run: Run) -> None:
 
 
 def ensure_plus(run: Run) -> None:
-    """Find the ensemble of the recipe plus in the run, or train it with its defaults (demo data: `QUICK_SEARCH`)."""
-    settings = PlusConfig(**(QUICK_SEARCH if run.config.profile == "demo" else {}))
+    """Find the ensemble of the recipe plus in the run, or train it with `search_settings`."""
+    settings = search_settings(run)
     _ensure(
         run, ("bigjump_plus",), lambda _: train_and_save_plus(run, settings, device_data(run)), "04, plus", settings
     )
