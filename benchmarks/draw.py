@@ -29,7 +29,7 @@ AXIS_LABELS = {
     "image_dim": "image width (dimensions)",
     "images": "training images (count; widths 128)",
 }
-METHOD_COLOURS = plots.MODEL_COLOURS | {"vse_mlp": "#44AA99", "queue_nce": "#999933"}
+METHOD_COLOURS = plots.MODEL_COLOURS | {"vse_mlp": "#44AA99", "queue_nce": "#000000"}
 BY_SIZE = ("bigjump_plus", "vse_mlp", "queue_nce", "cca", "procrustes", "least_squares")
 """Methods of the figure by size."""
 METHOD_LABELS = plots.MODEL_LABELS | {

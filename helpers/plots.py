@@ -1,6 +1,7 @@
 """Figures: each function draws on the `ax` it is given and returns it, with a label on every axis.
 
-One colour a model everywhere (Okabe and Ito, Color Universal Design, 2008), so that a reader learns the colours once.
+One colour a model everywhere, so that a reader learns the colours once: of Okabe and Ito (Color Universal Design,
+2008), and two of the muted scheme of Tol (2021).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _LABELS = (
     "BigJump",
     "BigJump plus",
 )
-_COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#000000", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#882255")
+_COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#999933", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#882255")
 MODEL_LABELS = dict(zip(config.MODEL_ROWS, _LABELS, strict=True))
 MODEL_COLOURS = dict(zip(config.MODEL_ROWS, _COLOURS, strict=True))
 FALLBACK_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
