@@ -20,6 +20,7 @@ from benchmarks.ablation import runs
 from benchmarks.ablation.claims import CLAIMS, Claim
 from benchmarks.ablation.table import caption_changes, order_agreement, table, variant_facts
 from benchmarks.ablation.variants import Shared, Side, Variant
+from helpers.ablations import order_statement
 from helpers.checkpoints import write_json
 from helpers.config import BigJumpConfig
 from helpers.data import PairedEmbeddings, load_paired
@@ -179,10 +180,8 @@ def show(result: dict) -> None:
         for row in claim["comparisons"]
     ]
     print(format_table(rows, COLUMNS))
-    if order := result.get("order_agreement"):
-        lengths = "{epochs} and {full_epochs} epochs".format(**order)
-        rho = "-" if order["spearman"] is None else f"{order['spearman']:.2f}"
-        print(f"order of effects at {lengths}: Spearman {rho} over {order['comparisons']} comparisons")
+    if "order_agreement" in result:
+        print(order_statement(result))
 
 
 def smoke(options: argparse.Namespace) -> dict:

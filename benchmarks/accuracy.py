@@ -113,7 +113,7 @@ def compare(
     run_all(chosen, problems, options.seeds, store)
     rows = summarise(methods, problems, options.seeds, store)
     facts = {
-        "command": command(options),
+        "command": command(options, [row["model"] for row in rows]),
         "data": {"name": name, "fingerprint": data.fingerprint, "captions": data.n_captions, "images": data.n_images},
         "splits": options.splits,
         "seeds": options.seeds,
@@ -128,8 +128,8 @@ def compare(
     return rows
 
 
-def command(options: argparse.Namespace) -> str:
-    """What makes the table, on any machine."""
+def command(options: argparse.Namespace, of: Sequence[str]) -> str:
+    """What makes a table of the methods `of`, on any machine."""
     parts = ["python -m benchmarks.accuracy", "--demo" if options.demo else "--data-dir DIR"]
     parts.append(f"--text-dim {options.text_dim} --image-dim {options.image_dim}")
     parts.append(f"--splits {' '.join(map(str, options.splits))} --seeds {options.seeds}")
@@ -139,6 +139,8 @@ def command(options: argparse.Namespace) -> str:
         parts.append(f"--train-captions {options.train_captions}")
     if options.project:
         parts.append(f"--project {options.project[0]} {options.project[1]}")
+    if set(of) != set(METHODS):
+        parts.append(f"--only {' '.join(sorted(of))}")
     return " ".join(parts)
 
 

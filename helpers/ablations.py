@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
@@ -26,15 +27,30 @@ LEGEND = {"helps": "first choice helps", "harms": "first choice harms", "no effe
 TURNED_NAME = "turned_demo.json"
 """Results of `benchmarks.turned`: one comparison a claim, on demo data with one property changed."""
 LINEAR = 0.01
-"""Half the width of the linear part of the axis; beyond it is logarithmic, since effects span three decades."""
+"""Half the width of the linear part of an axis of differences; beyond it is logarithmic: they span three decades."""
+SCALE = {"value": "symlog", "linthresh": LINEAR, "linscale": 1.2}
 KINDS = {"BigJump, one thing changed": True, "Closed form alone": False}
 """Labels of the two panels."""
 
 
 def load(directory: str | Path = RESULTS_DIR) -> list[dict]:
-    """The stored results, the data set with the most images first, of one data set the longest training."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in Path(directory).glob("ablations_*.json")]
-    return sorted(results, key=lambda result: (-result["data"]["images"], -result["epochs"]))
+    """The stored results of the longest training of each data set, the data set with the most images first."""
+    return [of_one_set[0] for of_one_set in _by_data(directory)]
+
+
+def load_shortened(directory: str | Path = RESULTS_DIR) -> list[tuple[dict, dict]]:
+    """(result of a shortened training, result of the longest on the same data): what shortening does to the effects."""
+    return [(short, of_one_set[0]) for of_one_set in _by_data(directory) for short in of_one_set[1:]]
+
+
+def _by_data(directory: str | Path) -> list[list[dict]]:
+    """The stored results, those of one data set together and the longest training first."""
+    found: dict[str, list[dict]] = {}
+    for path in sorted(Path(directory).glob("ablations_*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(result["data"]["name"], []).append(result)
+    sets = [sorted(results, key=lambda result: -result["epochs"]) for results in found.values()]
+    return sorted(sets, key=lambda results: -results[0]["data"]["images"])
 
 
 def comparisons(result: dict, of_bigjump: bool | None = None) -> dict[str, dict]:
@@ -72,10 +88,8 @@ def effects(ax: Axes, rows: dict[str, dict], order: Sequence[str]) -> Axes:
     ax.set_yticks(range(len(order)), order)
     ax.set_ylim(len(order) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
-    ax.set_xscale("symlog", linthresh=LINEAR, linscale=1.2)
-    ticks = [-0.1, -LINEAR, 0, LINEAR, 0.1]
-    ax.set_xticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks])
-    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xscale(**SCALE)
+    _difference_ticks(ax.xaxis)
     return ax
 
 
@@ -93,14 +107,65 @@ def effects_figure(results: Sequence[dict]) -> Figure:
             if kind == next(iter(orders)):
                 ax.set_title(described(result), loc="left", size=10)
         line[0].set_ylabel(kind)
-    handles = [
-        Line2D([], [], color=colour, marker=MARKERS[name], mfc="white" if name == "no effect" else colour)
-        for name, colour in COLOURS.items()
-    ]
-    fig.legend(handles, LEGEND.values(), loc="outside upper right", ncols=3)
+    fig.legend(_verdict_handles(), LEGEND.values(), loc="outside upper right", ncols=3)
     label = f"MRR of the first choice minus MRR of the second, 95% interval; linear within {LINEAR}, logarithmic beyond"
     fig.supxlabel(label, size=plt.rcParams["axes.labelsize"])
     return fig
+
+
+def _difference_ticks(axis: Axis) -> None:
+    ticks = [-0.1, -LINEAR, 0, LINEAR, 0.1]
+    axis.set_ticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks])
+    axis.set_minor_locator(NullLocator())
+
+
+def _verdict_handles() -> list[Line2D]:
+    return [
+        Line2D([], [], color=colour, marker=MARKERS[name], mfc="white" if name == "no effect" else colour)
+        for name, colour in COLOURS.items()
+    ]
+
+
+def order_figure(short: dict, full: dict) -> Figure:
+    """Effects of a shortened training against those of the full one, a point a comparison: on the diagonal if equal.
+
+    Comparisons of closed forms are left out, since no training is in them.
+
+    Args:
+        short, full: results on one data set; comparisons that are not in both are left out.
+    """
+    fig, ax = plt.subplots(figsize=(6.4, 5.6))
+    rows = comparisons(full, True), comparisons(short, True)
+    ends = [row[end] for of_one in rows for row in of_one.values() for end in ("low", "high")]
+    limits = min(ends) * 1.3, max(ends) * 1.3
+    ax.plot(limits, limits, color=plots.DARK, lw=1, zorder=1)
+    for words in rows[0].keys() & rows[1].keys():
+        x, y = (of_one[words] for of_one in rows)
+        look = {"color": COLOURS[x["verdict"]]}
+        hollow = {"mfc": "white"} if x["verdict"] == "no effect" else {}
+        ax.hlines(y["difference"], x["low"], x["high"], lw=0.8, alpha=0.5, **look)
+        ax.vlines(x["difference"], y["low"], y["high"], lw=0.8, alpha=0.5, **look)
+        ax.plot(x["difference"], y["difference"], MARKERS[x["verdict"]], ms=6, mew=1.3, **look, **hollow)
+    ax.set_xscale(**SCALE)
+    ax.set_yscale(**SCALE)
+    for axis, result in ((ax.xaxis, full), (ax.yaxis, short)):
+        _difference_ticks(axis)
+        axis.set_label_text(f"difference in MRR at {result['epochs']} epochs")
+    ax.set(xlim=limits, ylim=limits, aspect="equal")
+    ax.set_title(f"{full['data']['name']}, {full['seeds']} and {short['seeds']} seeds", loc="left", size=10)
+    labels = [f"{label} at {full['epochs']} epochs" for label in LEGEND.values()]
+    fig.legend(_verdict_handles(), labels, loc="outside lower center")
+    return fig
+
+
+def order_statement(short: dict) -> str:
+    """How far a shortened training puts the effects in the order of the full one, in one line."""
+    order = short["order_agreement"]
+    rho = "-" if order["spearman"] is None else f"{order['spearman']:.2f}"
+    return (
+        f"{short['data']['name']}, {order['epochs']} against {order['full_epochs']} epochs: Spearman's correlation of "
+        f"the differences {rho}, {order['same_verdict']} of {order['comparisons']} verdicts the same"
+    )
 
 
 def described(result: dict) -> str:

@@ -42,12 +42,32 @@ def figure():
     plt.close("all")
 
 
-def test_results_come_largest_data_first_and_longest_training_first(tmp_path):
-    short = result("large", 8000, 8, [])
-    for place, content in enumerate((SMALL, short, LARGE)):
+SHORT = result("large", 8000, 8, [comparison("much", 0.05), comparison("form", 0.1, "closed_form_p_0")])
+SHORT["order_agreement"] = {"epochs": 8, "full_epochs": 25, "spearman": 0.25, "comparisons": 7, "same_verdict": 5}
+
+
+def test_results_come_largest_data_first_with_the_longest_training_of_each(tmp_path):
+    for place, content in enumerate((SMALL, SHORT, LARGE)):
         (tmp_path / f"ablations_{place}.json").write_text(json.dumps(content))
-    assert ablations.load(tmp_path) == [LARGE, short, SMALL]
-    assert ablations.load(tmp_path / "nothing") == []
+    assert ablations.load(tmp_path) == [LARGE, SMALL]
+    assert ablations.load_shortened(tmp_path) == [(SHORT, LARGE)]
+    assert ablations.load(tmp_path / "nothing") == ablations.load_shortened(tmp_path / "nothing") == []
+
+
+def test_order_figure_has_a_point_for_each_trained_comparison_of_both():
+    (ax,) = ablations.order_figure(SHORT, LARGE).axes
+    points = [line.get_xydata().tolist() for line in ax.lines if line.get_marker() != "None"]
+    assert points == [[[0.1, 0.05]]]
+    assert ax.get_xlabel().endswith("at 25 epochs") and ax.get_ylabel().endswith("at 8 epochs")
+    plt.close("all")
+
+
+def test_order_statement_says_what_was_compared():
+    assert ablations.order_statement(SHORT) == (
+        "large, 8 against 25 epochs: Spearman's correlation of the differences 0.25, 5 of 7 verdicts the same"
+    )
+    without = SHORT | {"order_agreement": SHORT["order_agreement"] | {"spearman": None}}
+    assert "differences -, 5 of 7" in ablations.order_statement(without)
 
 
 def test_figure_has_one_order_for_all_data_and_keeps_closed_forms_apart(figure):

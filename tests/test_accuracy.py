@@ -210,6 +210,11 @@ def test_results_of_fewer_captions_have_a_table_of_their_own(data, tmp_path):
     assert table["train_captions"] == 30 and "--train-images 30 --train-captions 1" in table["command"]
 
 
+def test_command_names_the_methods_where_they_are_not_all():
+    assert accuracy.command(OPTIONS, list(METHODS)).endswith("--splits 0 --seeds 1")
+    assert accuracy.command(OPTIONS, ["ridge", "cca"]).endswith("--seeds 1 --only cca ridge")
+
+
 def test_projections_to_more_dimensions_keep_every_distance_and_have_results_of_their_own(data, tmp_path):
     wide = accuracy.projected(data, 20, 16)
     assert wide.text.shape[1] == 20 and not np.allclose(wide.images, data.images)
@@ -222,7 +227,7 @@ def test_projections_to_more_dimensions_keep_every_distance_and_have_results_of_
     compare(narrow, [Counting([])], tmp_path, project=[5, 7])
     (path,) = (tmp_path / "results").glob("*.json")
     assert path.stem == "accuracy_tiny_projected_5_7_split_0_1_seeds"
-    assert json.loads(path.read_text())["command"].endswith("--splits 0 --seeds 1 --project 5 7")
+    assert json.loads(path.read_text())["command"].endswith("--splits 0 --seeds 1 --project 5 7 --only counting")
 
 
 def test_results_of_other_data_are_never_replaced(data, tmp_path):
