@@ -6,6 +6,7 @@ stream, block by block, from the npz into the cache. data/README.md gives the fo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -213,8 +214,30 @@ def _check_space(folder: Path, n_bytes: int) -> None:
 
 def _write_vectors(path: Path, archive: NpzReader, key: str) -> None:
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=archive.header(key).shape)
+    _reserve(path)
     npz_fields.copy_vectors(archive, key, out)
     out.flush()
+
+
+def _reserve(path: Path) -> None:
+    """Take the disk blocks of a sparse file now, where the system can: a quota shows only here.
+
+    Raises:
+        DataError: there is no room for them.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    size = path.stat().st_size
+    try:
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{path.parent.parent}: no room for {size / 1e6:.0f} MB of the cache ({error.strerror}). Free some "
+                "space, or set HELPERS_RUNS_DIR to a folder on another disk."
+            ) from error
+        # Some file systems cannot reserve; writing there goes on as before.
 
 
 def _publish(temporary: Path, cache: Path) -> None:

@@ -90,7 +90,8 @@ class Progress:
                 record = json.loads((file.metadata() or {})["progress"])
                 if record["facts"] != json.loads(json.dumps(self.facts)):
                     return False
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
+                # Copies: what is read are views of the mapped file, which Windows would not let the next save replace.
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
         except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
             message = f"{self.path}: not a readable training state ({error}). Delete it, or train with resume=False."
             raise CheckpointError(message) from error
@@ -116,12 +117,16 @@ def _restore(state: TrainingState, record: dict, tensors: dict[str, torch.Tensor
     torch.set_rng_state(tensors["generator.cpu"])
     if "generator.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["generator.cuda"])
+    if "generator.mps" in tensors and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(tensors["generator.mps"])
 
 
 def _torch_generators() -> dict[str, torch.Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 

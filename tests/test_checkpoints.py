@@ -152,6 +152,17 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert files_in(tmp_path) == ["facts.json"]
 
 
+def test_what_is_flushed_is_open_for_writing(tmp_path, monkeypatch):
+    """As Windows demands."""
+    fcntl = pytest.importorskip("fcntl")
+    flushed = []
+    monkeypatch.setattr(
+        checkpoints.os, "fsync", lambda file: flushed.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE)
+    )
+    checkpoints.write_json(tmp_path / "a.json", 1)
+    assert flushed == [os.O_RDWR]
+
+
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "a" / "b" / "facts.json"
     atomic_write(path, lambda temporary: temporary.write_text("old"))  # folders are made

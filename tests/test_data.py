@@ -1,5 +1,7 @@
 """Loading of paired embeddings and queries: what comes back, the label fallback, the cache."""
 
+import errno
+import os
 import shutil
 import tracemalloc
 
@@ -141,6 +143,18 @@ def test_a_full_disk_is_an_error_before_anything_is_written(files, load, tmp_pat
     monkeypatch.setattr(data.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(DataError, match="cache: the cache needs .* HELPERS_RUNS_DIR"):
         load(files.write())
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve space for a file")
+def test_a_quota_is_an_error_and_leaves_nothing(files, load, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.os, "posix_fallocate", refuse)
+        with pytest.raises(DataError, match=r"cache: no room for .* MB .*Disk quota exceeded.* HELPERS_RUNS_DIR"):
+            load(files.write())
     assert not list((tmp_path / "cache").iterdir())
 
 

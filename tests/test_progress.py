@@ -1,5 +1,6 @@
 """Interrupted training: killed at any moment and resumed, it ends where a training left alone ends, bit for bit."""
 
+import gc
 import json
 import os
 import resource
@@ -152,6 +153,25 @@ def test_another_training_starts_anew(tmp_path, monkeypatch, changed):
     settings = replace(SETTINGS, epochs=3)
     _, history = train(replace(progress, **changed), settings)
     assert [entry["loss"] for entry in history] == [entry["loss"] for entry in train(None, settings)[1]]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="the system does not list what is mapped")
+def test_a_loaded_state_leaves_the_file_free_to_be_replaced(tmp_path, monkeypatch):
+    """Where it stays mapped, Windows lets no later epoch replace it."""
+    progress = Progress(tmp_path / "state.safetensors", {})
+    interrupted(progress, monkeypatch, 2)
+    load, mapped = Progress.load, []
+
+    def load_and_look(self, state):
+        found = load(self, state)
+        gc.collect()
+        with open("/proc/self/maps") as maps:
+            mapped.append(any(str(progress.path) in line for line in maps))
+        return found
+
+    monkeypatch.setattr(Progress, "load", load_and_look)
+    train(progress, replace(SETTINGS, epochs=3))
+    assert mapped == [False]
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"not safetensors"])
