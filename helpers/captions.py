@@ -80,7 +80,8 @@ def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) 
         (N,) int64 rows of `image_names`.
 
     Raises:
-        DataError: keys match no image, or several; with the count and the first five, rows counted from 0.
+        DataError: keys match no image, or several, or keys of several files one image (`a/1.jpg` and `b/1.jpg`, where
+            only one of them was embedded); with the count and the first five, rows counted from 0.
     """
     settled: dict[str, int] = {}
     pending = set(keys)
@@ -93,10 +94,32 @@ def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) 
         pending.difference_update(settled)
         if not pending:
             break
+    _report_joined(settled, where)
     targets = np.fromiter((settled.get(key, _UNMATCHED) for key in keys), np.int64, len(keys))
     _report_captions(targets, _UNMATCHED, "name an image that images/names does not hold", keys, where)
     _report_captions(targets, _AMBIGUOUS, "fit several images", keys, where)
     return targets
+
+
+def _report_joined(settled: dict[str, int], where: str) -> None:
+    """Raise where shortening has given one image the captions of several names."""
+    keys_of: dict[int, list[str]] = {}
+    for key, row in settled.items():
+        if row != _AMBIGUOUS:
+            keys_of.setdefault(row, []).append(key)
+    if joined := sorted(sorted(keys) for keys in keys_of.values() if _differ(keys)):
+        cases = first_five(" and ".join(map(repr, keys)) for keys in joined)
+        raise DataError(
+            f"{where}: {len(joined)} image(s) would take the captions of several names: {cases}. Write the names as "
+            "they stand in images/names."
+        )
+
+
+def _differ(keys: list[str]) -> bool:
+    """Whether keys with one stem name more than one file; `1`, `1.jpg` and `Images/1.jpg` may all be the same."""
+    folders = {key.removesuffix(_base_name(key)) for key in keys} - {""}
+    endings = {_base_name(key).removeprefix(_stem(key)) for key in keys} - {""}
+    return len(folders) > 1 or len(endings) > 1
 
 
 def _base_name(name: str) -> str:

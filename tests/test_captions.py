@@ -106,6 +106,20 @@ def test_keys_without_one_image(keys, message):
         match_captions(keys, ["x.jpg", "y.jpg", "y.png"], "where")
 
 
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        (["cats/1.jpg", "dogs/1.jpg"], ["cats/1.jpg", "cats/2.jpg"]),
+        (["a.png", "a.jpg"], ["a.jpg", "b.jpg"]),
+        (["scene.0001", "scene.0002"], ["scene.0001", "other.1"]),
+    ],
+)
+def test_captions_of_a_missing_image_go_to_no_other(keys, names):
+    first, second = sorted(keys)
+    with pytest.raises(DataError, match=rf"where: 1 image\(s\) would take .* names: '{first}' and '{second}'\."):
+        match_captions([*keys, names[1]], names, "where")
+
+
 STEM = st.text("abcXYZ019_-é ", min_size=1, max_size=6)
 
 
@@ -113,7 +127,8 @@ STEM = st.text("abcXYZ019_-é ", min_size=1, max_size=6)
 def test_any_form_of_a_name_finds_its_image(stems, data):
     names = [f"{stem}.jpg" for stem in stems]
     rows = data.draw(st.lists(st.integers(0, len(stems) - 1), min_size=1))
-    forms = st.sampled_from(["{}.jpg", "Images/{}.jpg", "a\\b/{}.jpg", "{}", "Images/{}", "{}.png"])
+    folder, ending = data.draw(st.sampled_from(["Images/", "a\\b/"])), data.draw(st.sampled_from([".jpg", ".png"]))
+    forms = st.sampled_from(["{}", folder + "{}", "{}" + ending, folder + "{}" + ending])
     keys = [data.draw(forms).format(stems[row]) for row in rows]
     assert match_captions(keys, names, "where").tolist() == rows
 
