@@ -42,7 +42,7 @@ def maps(data: TrainingData, settings: Sequence[Setting]) -> Iterator[geometry.A
         of_text = _product(space.left.T, space.white_x.inverse_root)  # (k, dx): canonical directions of the captions
         of_images = {scale: _coloured(space, scale) for scale in {setting["scale"] for setting in of_eps}}
         for setting in of_eps:
-            matrix = _product(of_images[setting["scale"]] * space.correlations ** setting["power"], of_text)
+            matrix = _product(of_images[setting["scale"]] * space.weights(setting["power"]), of_text)
             yield geometry.AffineMap(matrix, -_product(matrix, statistics.mean_x))
 
 

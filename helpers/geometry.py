@@ -20,6 +20,8 @@ import torch
 from helpers.reproducibility import one_blas_thread
 
 BLOCK_ROWS = 4096
+RANK_TOLERANCE = 1e-8
+"""Canonical correlations below so small a share of the first are rounding: there are fewer pairs than dimensions."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +218,15 @@ class CrossSpace:
     correlations: np.ndarray
 
     def rotation(self, power: float = 0.0) -> np.ndarray:
-        """R_p = V S^p U', (dy, dx); orthonormal columns (or rows, where dy < dx) at p = 0."""
-        return (self.right * self.correlations**power) @ self.left.T
+        """R_p = V S^p U', (dy, dx); orthonormal columns (or rows, where dy < dx) at p = 0, with enough pairs."""
+        return (self.right * self.weights(power)) @ self.left.T
+
+    def weights(self, power: float) -> np.ndarray:
+        """S^p (k,), and 0 where there is no correlation, as in some directions where pairs are fewer than dimensions.
+
+        The singular vectors of such directions are whatever rounding makes of them, and S^0 would count them in full.
+        """
+        return np.where(self.correlations > RANK_TOLERANCE * self.correlations[0], self.correlations**power, 0)
 
     @one_blas_thread()
     def affine(self, power: float = 0.0) -> AffineMap:

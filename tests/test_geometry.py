@@ -134,3 +134,17 @@ def test_spectrum_facts():
     np.testing.assert_allclose(spectrum(np.diag([1.0, 3.0, 2.0])), [3, 2, 1])
     with pytest.raises(ValueError, match="at least two"):
         pair_statistics(np.ones((3, 2)), np.ones((1, 2)), np.zeros(3, dtype=int))
+
+
+def test_procrustes_does_not_hang_on_rounding_where_pairs_are_few():
+    """With 30 images of 60 dimensions most canonical directions are none, and their singular vectors arbitrary."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(30, 60)) + 2
+    own = np.repeat(np.arange(30), 3)
+    text = images[own] @ rng.normal(size=(60, 50)) / 8 + rng.normal(size=(90, 50))
+    maps = []
+    for text_now in (text, text * (1 + 1e-9 * rng.normal(size=text.shape))):
+        fitted = fit_cross_space(pair_statistics(text_now, images, own), eps=0.01)
+        assert np.count_nonzero(fitted.weights(0.0)) == 29  # centred images span one dimension less than there are
+        maps.append(fitted.affine(0.0).matrix)
+    assert np.linalg.norm(maps[0] - maps[1]) < 1e-5 * np.linalg.norm(maps[0])
