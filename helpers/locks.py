@@ -27,7 +27,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         RunInUseError: another process holds it; the message names it.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _held(run_dir.with_name(f".{run_dir.name}"), str(run_dir)):
+    with _held(run_dir.with_name(f".{run_dir.name}.series"), str(run_dir)):
         yield
 
 
@@ -39,7 +39,7 @@ def training_lock(run_dir: Path, model: str) -> Iterator[None]:
         RunInUseError: another process trains it; the message names it.
     """
     run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with _held(run_dir.with_name(f".{run_dir.name}.{model}"), f"{run_dir}, training of {model}"):
+    with _held(run_dir.with_name(f".{run_dir.name}.{model}.training"), f"{run_dir}, training of {model}"):
         yield
 
 

@@ -46,6 +46,8 @@ def test_one_training_of_a_model_at_a_time_beside_the_lock_of_the_series(tmp_pat
                 pass
     with training_lock(tmp_path / "r", "linear"):
         pass
+    with run_lock(tmp_path / "r.linear"), training_lock(tmp_path / "r", "linear"):
+        pass  # a run whose name looks like the training's
     assert list((tmp_path / "r").iterdir()) == []  # no part of what the run holds
 
 
@@ -53,8 +55,8 @@ def test_a_killed_owner_holds_nothing(tmp_path, other):
     os.kill(other.pid, signal.SIGKILL)
     other.wait()
     with run_lock(tmp_path / "r"):
-        assert (tmp_path / ".r.owner.json").exists()
-    assert not (tmp_path / ".r.owner.json").exists() and list((tmp_path / "r").iterdir()) == []
+        assert (tmp_path / ".r.series.owner.json").exists()
+    assert not (tmp_path / ".r.series.owner.json").exists() and list((tmp_path / "r").iterdir()) == []
 
 
 def test_the_series_refuses_a_run_in_use(tmp_path, other, monkeypatch, capsys):
