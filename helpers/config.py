@@ -30,6 +30,15 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _require_whole_numbers(settings: object) -> None:
+    """Refuse what is no int where a setting is one; beyond 64 bits no generator takes a seed."""
+    for field in fields(settings):
+        if field.type == "int":
+            value = getattr(settings, field.name)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value < 2**63
+            require(whole, f"{field.name} = {value!r}: a whole number is needed, of 64 bits.")
+
+
 def _require_positive(settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
@@ -46,6 +55,16 @@ def _require_not_negative(settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         require(0 <= value < math.inf, f"{name} = {value!r}: must not be negative, and finite.")
+
+
+def _require_path(data_dir: object) -> None:
+    require(data_dir is None or isinstance(data_dir, (str, Path)), f"data_dir = {data_dir!r}: a path is needed.")
+    try:  # it is written to the run's facts and given to the notebooks, both of which are UTF-8
+        str(data_dir).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"data_dir = {data_dir!r}: its name is not UTF-8. Rename the folder, or link to it."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,10 @@ class RunConfig:
     group_duplicates: bool = False
 
     def __post_init__(self) -> None:
+        _require_whole_numbers(self)
         require(self.profile in PROFILES, f"profile = {self.profile!r}: choose one of {', '.join(PROFILES)}.")
+        require(self.run is None or isinstance(self.run, str), f"run = {self.run!r}: a folder name (text) is needed.")
+        _require_path(self.data_dir)
         name = self.run_name
         require(
             name not in ("", ".", "..") and Path(name).name == name and not name.startswith("."),
@@ -153,6 +175,7 @@ class OptimiserConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        _require_whole_numbers(self)
         _require_positive(self, "epochs", "batch_size", "learning_rate", "clip_norm", "captions_per_image")
         _require_not_negative(self, "weight_decay", "warmup_epochs", "seed")
         require(0 <= self.final_lr_ratio <= 1, f"final_lr_ratio = {self.final_lr_ratio!r}: must be between 0 and 1.")
@@ -325,6 +348,7 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _require_whole_numbers(self)
         _require_positive(self, "bootstrap_samples", "gallery_size", "gallery_rounds", "latency_repeats")
         _require_not_negative(self, "seed")
 

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -45,13 +46,15 @@ def notebooks(only: str | None = None) -> list[Path]:
     """The notebooks in order, or the one whose name begins with `only`.
 
     Raises:
-        ConfigError: none does.
+        ConfigError: none does, or several do.
     """
     found = sorted(paths.NOTEBOOKS_DIR.glob("[0-9][0-9]_*.ipynb"))
-    chosen = [path for path in found if only is None or path.name.startswith(only)]
-    if not chosen:
+    if only is None:
+        return found
+    chosen = [path for path in found if path.name.startswith(only)]
+    if len(chosen) != 1:
         names = ", ".join(path.stem for path in found)
-        raise ConfigError(f"--only {only}: no notebook begins so. There are: {names}.")
+        raise ConfigError(f"--only {only}: {len(chosen)} notebooks begin so, not one. There are: {names}.")
     return chosen
 
 
@@ -84,7 +87,7 @@ def parse_value(text: str) -> object:
     """A Python literal (number, True, None, list, quoted text), or the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that `literal_eval` may raise
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
@@ -113,8 +116,8 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, object]) -> Non
     bar = tqdm(bar_format="{desc}", position=1, leave=False, file=sys.stderr, disable=None)
     try:
         papermill.execute_notebook(
-            str(path),
-            str(output),
+            _literal(path),
+            _literal(output),
             parameters=parameters,
             kernel_name="python3",
             progress_bar={"desc": path.stem, "file": sys.stderr, "leave": True, "disable": None},
@@ -126,6 +129,11 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, object]) -> Non
         )
     finally:
         bar.close()
+
+
+def _literal(path: Path) -> str:
+    """A path as papermill takes it, which fills in what stands in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def build_settings(dealt: dict[Path, dict[str, object]]) -> RunConfig:
@@ -190,6 +198,7 @@ def execute(dealt: dict[Path, dict[str, object]]) -> RunConfig:
     Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
     """
     settings = build_settings(dealt)
+    _require_writable(settings.run_dir.parent)
     pipeline.open_run(settings)
     with run_lock(settings.run_dir):
         run_series(settings, dealt)
@@ -197,14 +206,33 @@ def execute(dealt: dict[Path, dict[str, object]]) -> RunConfig:
     return settings
 
 
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        message = f"{folder}: cannot be written ({error.strerror}). Give another folder with --runs-dir."
+        raise ConfigError(message) from error
+
+
 def verify(run: str) -> int:
     """Run a finished run again beside it and compare every artefact; the exit status is 1 where one differs.
+
+    So it is, before anything runs, where the run's folder no longer holds what its manifest lists.
 
     Raises:
         ConfigError: the run has no manifest, or the folder of the second run is there already.
     """
     original = RunConfig(run=run).run_dir
     recorded = manifest.read_manifest(original)
+    changed = manifest.differences(recorded["artefacts"], manifest.artefact_digests(original))
+    if changed:
+        print(
+            f"{original}: changed since its manifest was written, such as by a notebook that ran alone: "
+            f"{', '.join(changed)}. Run the series again, then verify."
+        )
+        return 1
     known = {path.name: path for path in notebooks()}
     again = f"{run}.verify"
     folder = RunConfig(run=again).run_dir
@@ -229,7 +257,7 @@ def verify(run: str) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m helpers.series", description=__doc__)
-    parser.add_argument("--profile", default="demo", choices=config.PROFILES)
+    parser.add_argument("--profile", choices=config.PROFILES, help=f"{config.PROFILES[0]} where left out")
     parser.add_argument("--data-dir", help="folder with train.npz and captions.txt")
     parser.add_argument("--run", help="name of the folder under runs/ (default: the profile)")
     parser.add_argument("--runs-dir", help="folder that holds the runs, such as where the project is read-only")
@@ -238,7 +266,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter; repeatable"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.verify is not None and (options.profile or options.data_dir or options.run or options.only or options.p):
+        parser.error("--verify takes its parameters from the run's manifest: only --runs-dir goes with it")
+    return options
 
 
 def given_parameters(options: argparse.Namespace) -> dict[str, object]:
@@ -252,7 +283,7 @@ def given_parameters(options: argparse.Namespace) -> dict[str, object]:
         if flag in given:
             raise ConfigError(f"-p {flag}: use --{flag.replace('_', '-')} instead.")
     data_dir = str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else None
-    return given | {"profile": options.profile, "run": options.run, "data_dir": data_dir}
+    return given | {"profile": options.profile or config.PROFILES[0], "run": options.run, "data_dir": data_dir}
 
 
 def print_leaderboards(run_dir: Path) -> None:
@@ -271,7 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.runs_dir:  # kernels inherit it
         os.environ["HELPERS_RUNS_DIR"] = str(Path(options.runs_dir).expanduser().resolve())
     try:
-        if options.verify:
+        if options.verify is not None:
             return verify(options.verify)
         dealt = check_parameters(given_parameters(options), notebooks(options.only))
         settings = execute(dealt)

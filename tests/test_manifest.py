@@ -1,6 +1,7 @@
 """The manifest: what a run was made from, and whether it comes back bit for bit."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -113,6 +114,14 @@ def test_verify_tells_what_differs_and_keeps_it(tmp_path, finished, capsys):
     assert "r.verify: there already" in capsys.readouterr().err
     given = json.loads((tmp_path / "r.verify" / "manifest.json").read_text())["parameters"]
     assert given["04_bigjump_training.ipynb"] == {"profile": "demo", "run": "r.verify", "data_dir": None, "epochs": 3}
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_text("[]"), lambda path: path.unlink()])
+def test_verify_looks_at_the_run_itself_first(tmp_path, finished, capsys, change):
+    change(tmp_path / "r" / "x.json")
+    assert series.main(["--verify", "r"]) == 1
+    assert re.search(r"r: changed since its manifest was written.*: x\.json\.", capsys.readouterr().out)
+    assert not (tmp_path / "r.verify").exists()
 
 
 def test_verify_without_a_manifest(tmp_path, finished, capsys):

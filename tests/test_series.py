@@ -1,6 +1,7 @@
 """The series: which notebooks run, which parameters they get, and what is said when something is wrong."""
 
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -63,7 +64,7 @@ def test_notebooks_come_in_order_or_alone(folder):
     assert [path.name for path in notebooks()] == ["01_a.ipynb", "02_b.ipynb", "03_c.ipynb"]
     assert [path.name for path in notebooks(only="02")] == ["02_b.ipynb"]
     assert [path.name for path in notebooks(only="03_c")] == ["03_c.ipynb"]
-    with pytest.raises(ConfigError, match="--only 04: no notebook begins so. There are: 01_a, 02_b, 03_c"):
+    with pytest.raises(ConfigError, match="--only 04: 0 notebooks begin so, not one. There are: 01_a, 02_b, 03_c"):
         notebooks(only="04")
 
 
@@ -196,7 +197,13 @@ BAD = [
     (["-p", "run", "a"], "-p run: use --run instead"),
     (["-p", "data_dir", "a"], "-p data_dir: use --data-dir instead"),
     (["--run", "../a"], "run = '../a': a plain folder name is needed"),
-    (["--only", "09"], "--only 09: no notebook begins so"),
+    (["--only", "09"], "--only 09: 0 notebooks begin so, not one. There are: 01_"),
+    (["--only", "0"], "--only 0: 5 notebooks begin so"),
+    (["--only", ""], "--only : 5 notebooks begin so"),
+    (["-p", "plus_settings", "{[1]: 2}"], "Parameter plus_settings = '{[1]: 2}'"),
+    (["-p", "seed", str(2**63)], f"seed = {2**63}: a whole number is needed, of 64 bits"),
+    (["--data-dir", os.fsdecode(b"caf\xe9")], "its name is not UTF-8"),
+    (["--verify", ""], "run = '': a plain folder name is needed"),
     (["--only", "02", "-p", "epochs", "3"], "Unknown parameter 'epochs'"),
 ]
 
@@ -210,7 +217,15 @@ def test_a_bad_parameter_is_said_before_anything_is_written(runs, dry, capsys, a
 
 
 def test_an_unknown_profile_or_option_is_said_by_the_command_line(runs, dry, capsys):
-    for arguments in (["--profile", "real"], ["--epochs", "3"], ["-p", "epochs"]):
+    beside_verify = (
+        ["--only", "04"],
+        ["--profile", "demo"],
+        ["-p", "epochs", "3"],
+        ["--data-dir", "a"],
+        ["--run", "r"],
+    )
+    no_such = (["--profile", "real"], ["--epochs", "3"], ["-p", "epochs"])
+    for arguments in (*no_such, *(["--verify", "r", *more] for more in beside_verify)):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
@@ -286,3 +301,17 @@ def test_bad_data_leaves_an_earlier_run_as_it_was(runs, capsys, arguments, messa
     assert main([*arguments, "--run", "r"]) == 2
     assert message in capsys.readouterr().err
     assert earlier.read_text() == "from an earlier run" and list((runs / "r").iterdir()) == [earlier]
+
+
+def test_runs_that_cannot_be_written_are_said_with_the_remedy(tmp_path, dry, capsys, monkeypatch):
+    monkeypatch.setenv("HELPERS_RUNS_DIR", "unused")  # restored after the test; --runs-dir replaces it
+    (tmp_path / "file").write_text("")
+    assert main(["--runs-dir", str(tmp_path / "file")]) == 2
+    assert re.search(r"file: cannot be written \(.*--runs-dir", capsys.readouterr().err) and dry == []
+
+
+def test_braces_in_a_path_are_no_parameters(tmp_path, folder, monkeypatch):
+    write_notebook(folder / "01_fine.ipynb", "epochs = 1", "print('epochs:', epochs)")
+    monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "{runs} {0}"))
+    assert main(["-p", "epochs", "7"]) == 0
+    assert (tmp_path / "{runs} {0}" / "demo" / "01_fine.ipynb").exists()
