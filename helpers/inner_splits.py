@@ -9,7 +9,7 @@ import torch
 
 from helpers.config import PlusConfig
 from helpers.objectives import TrainingData
-from helpers.split import SplitError
+from helpers.split import VALIDATION, SplitError, sides
 
 
 def held_out(data: TrainingData, settings: PlusConfig) -> int:
@@ -32,16 +32,26 @@ def held_out(data: TrainingData, settings: PlusConfig) -> int:
 def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingData:
     """The training side divided once more by image: validation of what this gives are training images.
 
-    Images without captions stay on the side that is trained on, as negatives: held out they would test nothing.
+    Images without captions stay on the side that is trained on, as negatives: held out they would test nothing. Only
+    where they are grouped with an image that is held out do they go with it.
 
     Raises:
-        SplitError: too few training images, see `held_out`.
+        SplitError: too few training images, see `held_out`, or groups too large to hold some of them out.
     """
     own = data.own.cpu().numpy()
     captioned = np.unique(own)
     order = np.random.default_rng(settings.seed + 1000 + fold).permutation(len(captioned))
+    groups = None if data.groups is None else data.groups[captioned]
     validates = np.zeros(len(data.images), dtype=bool)
-    validates[captioned[order[: held_out(data, settings)]]] = True
+    validates[captioned] = sides(order, held_out(data, settings), 0, groups) == VALIDATION
+    if groups is not None:
+        validates |= np.isin(data.groups, data.groups[validates])
+        n = validates[captioned].sum()
+        if not 1 < n < len(captioned):
+            raise SplitError(
+                f"{len(captioned)} training images with captions, in groups of near-duplicates that are too large: an "
+                f"inner split would hold out {n}. Set group_duplicates to False."
+            )
     place = np.where(validates, np.cumsum(validates), np.cumsum(~validates)) - 1  # of each image within its side
 
     def rows(of: np.ndarray) -> torch.Tensor:

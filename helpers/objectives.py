@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,6 +24,7 @@ class TrainingData:
         text: (N, dx) training captions. own: (N,) row of `images` that each describes.
         images: (M, dy) training images as stored.
         val_text: (V, dx). val_images: (G, dy) the validation gallery. val_own: (V,) gallery rows.
+        groups: (M,) training images of one group stay together where they are split once more; None for no groups.
     """
 
     text: torch.Tensor
@@ -31,6 +33,7 @@ class TrainingData:
     val_text: torch.Tensor
     val_images: torch.Tensor
     val_own: torch.Tensor
+    groups: np.ndarray | None = None
 
     @property
     def device(self) -> torch.device:

@@ -34,11 +34,16 @@ place of five, so that the series stays short."""
 
 @dataclass(frozen=True)
 class Run:
-    """The data of a run, its split, and the folder of its artefacts."""
+    """The data of a run, its split, and the folder of its artefacts.
+
+    Attributes:
+        groups: (M,) images of one group were kept on one side of the split; None where each stands for itself.
+    """
 
     config: RunConfig
     data: PairedEmbeddings
     split: Split
+    groups: np.ndarray | None = None
 
     @property
     def directory(self) -> Path:
@@ -60,9 +65,12 @@ class Run:
         }
 
     def has(self, name: str) -> bool:
-        """Whether the run holds the model `name`, trained on this very data and split."""
+        """Whether the run holds the model `name`, trained on this very data and split, by this version of a recipe."""
         facts = checkpoints.load_facts(self.directory, name)
-        return facts is not None and (facts["data"], facts["split"]) == (self.data.fingerprint, self.split.digest)
+        of_this = {"data": self.data.fingerprint, "split": self.split.digest}
+        if name == "bigjump_plus":
+            of_this["version"] = plus.VERSION
+        return facts is not None and all(facts.get(key) == value for key, value in of_this.items())
 
 
 def say(message: str) -> None:
@@ -83,7 +91,7 @@ def open_run(settings: RunConfig) -> Run:
     split = make_split(
         data.targets, data.n_images, settings.val_ratio, settings.split_seed, settings.test_ratio, groups
     )
-    return Run(settings, data, split)
+    return Run(settings, data, split, groups)
 
 
 def save_run(run: Run) -> None:
@@ -128,7 +136,8 @@ def save_geometry(run: Run, fitted: CrossSpace, settings: GeometryConfig) -> dic
 
 def search_settings(run: Run) -> PlusConfig:
     """The defaults of the recipe plus, with the shorter search on the demo data; see `QUICK_SEARCH`."""
-    return PlusConfig(**(QUICK_SEARCH if run.config.profile == "demo" else {}))
+    of_demo_data = run.config.profile == "demo" and run.config.data_dir is None
+    return PlusConfig(**(QUICK_SEARCH if of_demo_data else {}))
 
 
 def save_cca(run: Run, settings: PlusConfig) -> tuple[cca.Setting, float]:
@@ -202,7 +211,7 @@ def train_and_save_plus(run: Run, settings: PlusConfig, data: training.TrainingD
 
 def _train_and_save_plus(run: Run, settings: PlusConfig, data: training.TrainingData, resume: bool) -> list[dict]:
     path = checkpoints.model_path(run.directory, "bigjump_plus").with_suffix(".choice.json")
-    facts = json.loads(json.dumps(run.facts(settings, products=_products(settings, data))))
+    facts = json.loads(json.dumps(run.facts(settings, products=_products(settings, data.device), version=plus.VERSION)))
     stored = json.loads(path.read_text(encoding="utf-8")) if resume and path.exists() else {}
     if stored.get("facts") == facts and stored["choice"].keys() == set(config.field_names(plus.Choice)):
         choice = plus.Choice(**stored["choice"])
@@ -212,16 +221,17 @@ def _train_and_save_plus(run: Run, settings: PlusConfig, data: training.Training
     model = plus.build_chosen(data, settings, choice)
     shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": model.members}
     shape |= {"cca_weight": choice.cca_weight, "whitening": choice.whitening}
-    progress = _progress(run, "bigjump_plus", settings, resume, data, choice=vars(choice))
+    progress = _progress(run, "bigjump_plus", settings, resume, data, choice=vars(choice), version=plus.VERSION)
     history = plus.train_plus(model, data, settings, choice, progress)
-    _save_trained(run, "bigjump_plus", model, settings, shape, history, progress, choice=vars(choice))
+    found = {"choice": vars(choice), "version": plus.VERSION}
+    _save_trained(run, "bigjump_plus", model, settings, shape, history, progress, **found)
     path.unlink()
     return history
 
 
-def _products(settings: OptimiserConfig, data: training.TrainingData) -> list[str]:
+def _products(settings: OptimiserConfig, device: torch.device) -> list[str]:
     """Device and product type: a training that went on with others would be neither the one nor the other."""
-    return [data.device.type, str(matmul_dtype(data.device, settings.mixed_precision))]
+    return [device.type, str(matmul_dtype(device, settings.mixed_precision))]
 
 
 def _progress(
@@ -230,7 +240,7 @@ def _progress(
     path = checkpoints.model_path(run.directory, name).with_suffix(".progress.safetensors")
     if resume and path.exists():
         say(f"{name}: an interrupted training was found; it goes on if data, split, settings and device are the same.")
-    return Progress(path, run.facts(settings, products=_products(settings, data), **more), resume)
+    return Progress(path, run.facts(settings, products=_products(settings, data.device), **more), resume)
 
 
 def _save_trained(
@@ -243,7 +253,7 @@ def _save_trained(
     progress: Progress,
     **more: object,
 ) -> list[dict]:
-    facts = run.facts(settings, history=history, **more)
+    facts = run.facts(settings, history=history, products=progress.facts["products"], **more)
     facts["architecture"] |= shape
     checkpoints.save_model(run.directory, name, model, facts)
     progress.clear()  # only now: until the model is stored, the training is not over
@@ -252,21 +262,23 @@ def _save_trained(
 
 def device_data(run: Run, device: torch.device | None = None) -> training.TrainingData:
     """Both sides of the split on the device that training uses."""
-    return training.training_data(run.data.text, run.data.images, run.split, device or choose_device())
+    return training.training_data(run.data.text, run.data.images, run.split, device or choose_device(), run.groups)
 
 
 def _ensure(run: Run, names: tuple[str, ...], make: Callable[[str], object], notebook: str, defaults: object) -> None:
-    """Make what the run does not hold; of what it does, say which settings differ from the `defaults`."""
+    """Make what the run does not hold; of what it does, say what differs from the `defaults` on this device."""
     place = f"{run.directory.name}/"
     for name in names:
         if not run.has(name):
             say(f"{name}: not in {place} for this data and split; made now, with the defaults of {notebook}.")
             make(name)
             continue
-        usual, found = config.as_dict(defaults), stored_facts(run, name)["settings"]
-        other = [f"{key} = {value!r}" for key, value in found.items() if usual.get(key) != value]
+        usual, facts = config.as_dict(defaults), stored_facts(run, name)
+        other = [f"{key} = {value!r}" for key, value in facts["settings"].items() if usual.get(key) != value]
         if other:
             say(f"{name}: found in {place}, made with other settings than the defaults: {', '.join(other)}.")
+        if "products" in facts and facts["products"] != _products(defaults, choose_device()):
+            say(f"{name}: found in {place}, trained elsewhere, on {' with '.join(facts['products'])}.")
 
 
 def ensure_geometry(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def make_split(
     """
     n_val, n_test = _counts(n_images, val_ratio, test_ratio)
     order = np.random.default_rng(split_seed).permutation(n_images)
-    side = _sides(order, n_val, n_test, groups)
+    side = sides(order, n_val, n_test, groups)
     position = np.empty(n_images, dtype=np.int64)  # of each image within its own side
     images, captions = [], []
     for which in range(3):
@@ -123,12 +124,12 @@ def _counts(n_images: int, val_ratio: float, test_ratio: float) -> tuple[int, in
     if not 1 < n_val < n_images:
         raise SplitError(
             f"val_ratio = {val_ratio} of {n_images} images leaves {n_val} for validation and {n_images - n_val} for "
-            f"training; two are needed to rank, one to train on. Set val_ratio between {2 / n_images:.4g} and 1."
+            f"training; two are needed to rank, one to train on. Set val_ratio between {_at_least(2 / n_images)} and 1."
         )
     if test_ratio and n_test < 2:
         raise SplitError(
             f"test_ratio = {test_ratio} of {n_images} images leaves {n_test} for the test. Set it to 0 for none, or to "
-            f"{2 / n_images:.4g} or more."
+            f"{_at_least(2 / n_images)} or more."
         )
     if test_ratio and (val_ratio + test_ratio >= 1 or n_val + n_test >= n_images):
         raise SplitError(
@@ -138,7 +139,12 @@ def _counts(n_images: int, val_ratio: float, test_ratio: float) -> tuple[int, in
     return n_val, n_test
 
 
-def _sides(order: np.ndarray, n_val: int, n_test: int, groups: np.ndarray | None) -> np.ndarray:
+def _at_least(ratio: float) -> float:
+    """The ratio with four decimals, rounded up: what is advised must do."""
+    return math.ceil(ratio * 1e4) / 1e4
+
+
+def sides(order: np.ndarray, n_val: int, n_test: int, groups: np.ndarray | None) -> np.ndarray:
     """(M,) side of each image, dealt in `order` (M,), a permutation of the images."""
     side = np.full(len(order), TRAINING)
     if groups is None:

@@ -17,13 +17,24 @@ from helpers.models import GeomWithAdapter, fit_standardisation
 from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
 from helpers.progress import Progress, TrainingState
 from helpers.reproducibility import autocast, choose_device
+from helpers.split import Split
 
 BAR = "{l_bar}{bar:16}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]"
 """Narrow enough for epoch, loss and MRR to stand in one line of a terminal."""
 
 
-def training_data(text: np.ndarray, images: np.ndarray, split, device: torch.device | None = None) -> TrainingData:
-    """Gather the two sides of a `split.Split` and move them to `device` (chosen where None)."""
+def training_data(
+    text: np.ndarray,
+    images: np.ndarray,
+    split: Split,
+    device: torch.device | None = None,
+    groups: np.ndarray | None = None,
+) -> TrainingData:
+    """Gather two sides of a split and move them to `device` (chosen where None).
+
+    Args:
+        groups: (M,) groups by which all images were split, where they were; see `split.make_split`.
+    """
     device = choose_device() if device is None else device
 
     def move(array: np.ndarray) -> torch.Tensor:
@@ -36,6 +47,7 @@ def training_data(text: np.ndarray, images: np.ndarray, split, device: torch.dev
         val_text=move(text[split.val_captions]),
         val_images=move(images[split.val_images]),
         val_own=move(split.caption_to_gallery),
+        groups=None if groups is None else groups[split.train_images],
     )
 
 

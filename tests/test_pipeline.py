@@ -72,6 +72,35 @@ def test_weighted_cca_is_stored_with_what_inner_splits_chose(run, capsys):
     assert pipeline.stored_mrr(run, "cca") == np.mean(1 / pipeline.stored_ranks(run, "cca")) > 0.2
 
 
+def test_the_search_is_short_on_the_demo_data_alone(run, tmp_path):
+    assert pipeline.search_settings(replace(run, config=RunConfig())) == PlusConfig(**pipeline.QUICK_SEARCH)
+    for own in (RunConfig(data_dir=tmp_path), RunConfig("challenge")):
+        assert pipeline.search_settings(replace(run, config=own)) == PlusConfig()
+
+
+def test_groups_of_the_split_reach_the_inner_splits(run):
+    grouped = pipeline.open_run(replace(run.config, group_duplicates=True))
+    groups = pipeline.device_data(grouped).groups
+    np.testing.assert_array_equal(groups, grouped.groups[grouped.split.train_images])
+    assert len(groups) == len(grouped.split.train_images) and pipeline.device_data(run).groups is None
+
+
+def test_a_model_of_another_device_is_kept_and_said(run, capsys, monkeypatch):
+    pipeline.ensure_bigjump(run)
+    capsys.readouterr()
+    monkeypatch.setattr(pipeline, "_products", lambda *_: ["cuda", "torch.bfloat16"])
+    pipeline.ensure_bigjump(run)
+    assert capsys.readouterr().err == "bigjump: found in a/, trained elsewhere, on cpu with torch.float32.\n"
+
+
+def test_an_ensemble_of_another_version_of_the_recipe_is_not_found(run, monkeypatch):
+    settings = PlusConfig(epochs=1, hidden=4, members=1, temperatures=(0.05,), whitenings=(0.0,), cca_weights=(0.0,))
+    pipeline.train_and_save_plus(run, settings, pipeline.device_data(run))
+    assert run.has("bigjump_plus")
+    monkeypatch.setattr(pipeline.plus, "VERSION", pipeline.plus.VERSION + 1)
+    assert not run.has("bigjump_plus")
+
+
 def test_a_model_of_another_split_is_made_anew(run, capsys):
     pipeline.ensure_geometry(run)
     capsys.readouterr()

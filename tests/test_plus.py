@@ -250,6 +250,26 @@ def test_inner_splits_hold_out_training_images_and_differ(data):
     assert not torch.equal(folds[0].val_images, folds[1].val_images)
 
 
+def test_groups_stay_together_in_inner_splits(data):
+    """Groups of three; the last image has no caption and goes where the rest of its group goes."""
+    groups = np.arange(len(data.images)) // 3
+    own = data.own[data.own < len(data.images) - 1]
+    grouped = replace(data, own=own, text=data.text[: len(own)], groups=groups)
+    group_of = {tuple(image.tolist()): group for image, group in zip(data.images, groups, strict=True)}
+    held = []
+    for fold in range(8):
+        inner = inner_splits.inner_split(grouped, SMALL, fold)
+        sides = [{group_of[tuple(image.tolist())] for image in part} for part in (inner.images, inner.val_images)]
+        assert not sides[0] & sides[1] and len(inner.images) + len(inner.val_images) == len(data.images)
+        assert len(inner.val_images) in (9, 12)  # ten of those with captions, in whole groups
+        held.append(tuple(sorted(sides[1])))
+    assert len(set(held)) > 1
+    alone = inner_splits.inner_split(replace(data, groups=np.arange(len(data.images))), SMALL, 0)
+    assert torch.equal(alone.val_images, inner_splits.inner_split(data, SMALL, 0).val_images)
+    with pytest.raises(SplitError, match="near-duplicates that are too large.*group_duplicates to False"):
+        inner_splits.inner_split(replace(data, groups=np.zeros(len(data.images), dtype=int)), SMALL, 0)
+
+
 @pytest.fixture
 def no_training(monkeypatch):
     """Curves of MRR by epoch, functions of temperature and whitening, take the place of the networks of a search."""

@@ -1,5 +1,6 @@
 """The split: exactly the published permutation, no leak, and indices that point to the captions' own images."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -298,3 +299,17 @@ def test_a_saved_split_with_a_test_side_holds_it(tmp_path):
         assert set(archive.files) == NAMES | {"test_images", "test_captions", "caption_to_test_gallery"}
         for name in archive.files:
             np.testing.assert_array_equal(archive[name], getattr(split, name))
+
+
+@pytest.mark.parametrize("n_images", range(3, 40))
+def test_the_ratio_that_an_error_advises_does(n_images):
+    targets = np.arange(n_images)
+    with pytest.raises(SplitError) as caught:
+        make_split(targets, n_images, val_ratio=1e-6)
+    advised = float(re.search(r"between ([0-9.]+) and 1", str(caught.value))[1])
+    assert len(make_split(targets, n_images, advised).val_images) == 2
+    if n_images >= 5:
+        with pytest.raises(SplitError) as caught:
+            make_split(targets, n_images, advised, test_ratio=1e-6)
+        advised_test = float(re.search(r"or to ([0-9.]+) or more", str(caught.value))[1])
+        assert len(make_split(targets, n_images, advised, test_ratio=advised_test).test_images) == 2

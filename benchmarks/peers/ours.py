@@ -17,12 +17,12 @@ class Plus:
 
     Attributes:
         settings: of the recipe; the seed is that of the run.
-        version: raise it where `helpers.plus` or `plus_search` changes what it computes.
+        version: of the recipe; see `plus.VERSION`.
     """
 
     name: str
     settings: PlusConfig
-    version: int = field(default=7, kw_only=True)
+    version: int = field(default=plus.VERSION, kw_only=True)
     seeded: bool = field(default=True, init=False)
 
     def facts(self) -> dict:
