@@ -363,6 +363,23 @@ def test_a_search_ends_on_its_plateau_and_a_training_does_not(data, mrr, over):
     assert not plus.PlusObjective(SMALL, data, model, 0.05, searching=False).is_over(history)
 
 
+def test_units_of_both_spaces_do_not_count(data):
+    scaled = replace(
+        data,
+        text=data.text * 32,
+        val_text=data.val_text * 32,
+        images=data.images * 8,
+        val_images=data.val_images * 8,
+    )
+    settings = replace(SMALL, epochs=2)
+    outputs = []
+    for given in (data, scaled):
+        model = plus.build_chosen(given, settings, CHOSEN)
+        plus.train_plus(model, given, settings, CHOSEN)
+        outputs.append(model(given.val_text).detach())
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+
+
 def test_the_recipe_learns(data):
     choice = plus_search.search(data, replace(SMALL, epochs=20))
     model = plus.build_ensemble(data, SMALL, 3)
