@@ -180,7 +180,7 @@ def show(result: dict) -> None:
         for row in claim["comparisons"]
     ]
     print(format_table(rows, COLUMNS))
-    if "order_agreement" in result:
+    if result.get("order_agreement", {}).get("comparisons"):
         print(order_statement(result))
 
 

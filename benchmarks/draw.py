@@ -157,6 +157,9 @@ def main() -> None:
             print(plots.save_figure(fig, "_".join(["accuracy_by_size", name, *map(str, splits)])))
     if results := ablations.load():
         print(plots.save_figure(ablations.effects_figure(results), "ablations"))
+    for short, full in ablations.load_shortened():
+        name = f"ablations_order_{short['data']['name']}_{short['epochs']}_epochs"
+        print(plots.save_figure(ablations.order_figure(short, full), name))
     if turned := ablations.load_turned():
         print(plots.save_figure(ablations.turned_figure(turned), "turned"))
     for device in ("cpu", "cuda"):

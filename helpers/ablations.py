@@ -40,16 +40,21 @@ def load(directory: str | Path = RESULTS_DIR) -> list[dict]:
 
 def load_shortened(directory: str | Path = RESULTS_DIR) -> list[tuple[dict, dict]]:
     """(result of a shortened training, result of the longest on the same data): what shortening does to the effects."""
-    return [(short, of_one_set[0]) for of_one_set in _by_data(directory) for short in of_one_set[1:]]
+    return [
+        (short, of_one_set[0])
+        for of_one_set in _by_data(directory)
+        for short in of_one_set[1:]
+        if short["epochs"] < of_one_set[0]["epochs"]
+    ]
 
 
 def _by_data(directory: str | Path) -> list[list[dict]]:
-    """The stored results, those of one data set together and the longest training first."""
+    """The stored results, those of one data set together: the longest training first, then the most seeds."""
     found: dict[str, list[dict]] = {}
     for path in sorted(Path(directory).glob("ablations_*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         found.setdefault(result["data"]["name"], []).append(result)
-    sets = [sorted(results, key=lambda result: -result["epochs"]) for results in found.values()]
+    sets = [sorted(results, key=lambda result: (-result["epochs"], -result["seeds"])) for results in found.values()]
     return sorted(sets, key=lambda results: -results[0]["data"]["images"])
 
 

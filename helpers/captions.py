@@ -15,6 +15,7 @@ import numpy as np
 from helpers.npz import DataError, first_five
 
 _SEPARATOR = re.compile(r"[|,\t]")
+_NUMBER = re.compile(r"#\d+$")  # of a caption among those of its image, as some caption files have it: a.jpg#0
 _UNMATCHED, _AMBIGUOUS = -1, -2
 
 
@@ -85,6 +86,7 @@ def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) 
     """
     settled: dict[str, int] = {}
     pending = set(keys)
+    verbatim = not pending.isdisjoint(image_names)
     for shorten in (str, _base_name, _stem):
         rows: dict[str, int] = {}
         for row, name in enumerate(image_names):
@@ -94,19 +96,23 @@ def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) 
         pending.difference_update(settled)
         if not pending:
             break
-    _report_joined(settled, where)
+    _report_joined(settled, image_names if verbatim else None, where)
     targets = np.fromiter((settled.get(key, _UNMATCHED) for key in keys), np.int64, len(keys))
     _report_captions(targets, _UNMATCHED, "name an image that images/names does not hold", keys, where)
     _report_captions(targets, _AMBIGUOUS, "fit several images", keys, where)
     return targets
 
 
-def _report_joined(settled: dict[str, int], where: str) -> None:
-    """Raise where shortening has given one image the captions of several names."""
-    keys_of: dict[int, list[str]] = {}
+def _report_joined(settled: dict[str, int], image_names: Sequence[str] | None, where: str) -> None:
+    """Raise where shortening has given one image the captions of several files.
+
+    Args:
+        image_names: where some keys are names in full: then another file than the image's own is another image.
+    """
+    keys_of: dict[int, set[str]] = {}
     for key, row in settled.items():
         if row != _AMBIGUOUS:
-            keys_of.setdefault(row, []).append(key)
+            keys_of.setdefault(row, set() if image_names is None else {image_names[row]}).add(key)
     if joined := sorted(sorted(keys) for keys in keys_of.values() if _differ(keys)):
         cases = first_five(" and ".join(map(repr, keys)) for keys in joined)
         raise DataError(
@@ -115,11 +121,16 @@ def _report_joined(settled: dict[str, int], where: str) -> None:
         )
 
 
-def _differ(keys: list[str]) -> bool:
-    """Whether keys with one stem name more than one file; `1`, `1.jpg` and `Images/1.jpg` may all be the same."""
-    folders = {key.removesuffix(_base_name(key)) for key in keys} - {""}
-    endings = {_base_name(key).removeprefix(_stem(key)) for key in keys} - {""}
-    return len(folders) > 1 or len(endings) > 1
+def _differ(keys: set[str]) -> bool:
+    """Whether keys with one stem name more than one file.
+
+    `1`, `1.jpg`, `1.jpg#0`, `Images/1.jpg` and `data/Images/1.jpg` may all be the same.
+    """
+    plain = [_NUMBER.sub("", key.replace("\\", "/")) for key in keys]
+    longest = max((key.rpartition("/")[0] for key in plain), key=len)
+    folders = (key.rpartition("/")[0] for key in plain)
+    endings = {_base_name(key).removeprefix(_stem(key)) for key in plain} - {""}
+    return len(endings) > 1 or not all(f"/{longest}/".endswith(f"/{folder}/") for folder in folders if folder)
 
 
 def _base_name(name: str) -> str:

@@ -57,14 +57,12 @@ def _require_not_negative(settings: object, *names: str) -> None:
         require(0 <= value < math.inf, f"{name} = {value!r}: must not be negative, and finite.")
 
 
-def _require_path(data_dir: object) -> None:
-    require(data_dir is None or isinstance(data_dir, (str, Path)), f"data_dir = {data_dir!r}: a path is needed.")
+def _require_text(name: str, value: object) -> None:
+    require(value is None or isinstance(value, (str, Path)), f"{name} = {value!r}: text is needed.")
     try:  # it is written to the run's facts and given to the notebooks, both of which are UTF-8
-        str(data_dir).encode()
+        str(value).encode()
     except UnicodeEncodeError:
-        raise ConfigError(
-            f"data_dir = {data_dir!r}: its name is not UTF-8. Rename the folder, or link to it."
-        ) from None
+        raise ConfigError(f"{name} = {value!r}: the name is not UTF-8. Choose another.") from None
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require_whole_numbers(self)
         require(self.profile in PROFILES, f"profile = {self.profile!r}: choose one of {', '.join(PROFILES)}.")
-        require(self.run is None or isinstance(self.run, str), f"run = {self.run!r}: a folder name (text) is needed.")
-        _require_path(self.data_dir)
+        _require_text("run", self.run)
+        _require_text("data_dir", self.data_dir)
         name = self.run_name
         require(
             name not in ("", ".", "..") and Path(name).name == name and not name.startswith("."),

@@ -20,8 +20,8 @@ import torch
 from helpers.reproducibility import one_blas_thread
 
 BLOCK_ROWS = 4096
-RANK_TOLERANCE = 1e-8
-"""Canonical correlations below so small a share of the first are rounding: there are fewer pairs than dimensions."""
+RANK_TOLERANCE = float(np.finfo(np.float32).eps)
+"""Canonical correlations below this share of the first are rounding of the vectors, which come in float32 at best."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,8 @@ class CrossSpace:
         return (self.right * self.weights(power)) @ self.left.T
 
     def weights(self, power: float) -> np.ndarray:
-        """S^p (k,), and 0 where there is no correlation, as in some directions where pairs are fewer than dimensions.
+        """S^p (k,), and 0 where there is no correlation: some directions have none where images are fewer than
+        dimensions, or lie in a subspace.
 
         The singular vectors of such directions are whatever rounding makes of them, and S^0 would count them in full.
         """

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,18 @@ def artefact_digests(run_dir: Path) -> dict[str, str]:
     found = sorted(path for path in run_dir.rglob("[!.]*") if path.suffix in (".safetensors", ".json", ".npz", ".csv"))
     skipped = (MANIFEST, "run.json")
     return {str(path.relative_to(run_dir)): _digest(path) for path in found if path.name not in skipped}
+
+
+def changed(run_dir: Path, recorded: dict[str, str]) -> list[str]:
+    """Artefacts of a run, with the digests that its manifest lists, that are gone, unreadable or others now."""
+
+    def same(name: str) -> bool:
+        try:
+            return _digest(run_dir / name) == recorded[name]
+        except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError):
+            return False
+
+    return [name for name in recorded if not same(name)]
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:

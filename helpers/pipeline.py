@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +64,16 @@ class Run:
             **more,
         }
 
-    def has(self, name: str) -> bool:
-        """Whether the run holds the model `name`, trained on this very data and split, by this version of a recipe."""
+    def holds(self, name: str) -> bool:
+        """Whether the run holds a model `name`, trained on this very data and split."""
         facts = checkpoints.load_facts(self.directory, name)
-        of_this = {"data": self.data.fingerprint, "split": self.split.digest}
-        if name == "bigjump_plus":
-            of_this["version"] = plus.VERSION
-        return facts is not None and all(facts.get(key) == value for key, value in of_this.items())
+        return facts is not None and (facts["data"], facts["split"]) == (self.data.fingerprint, self.split.digest)
+
+    def has(self, name: str) -> bool:
+        """Whether it holds that model as this version of its recipe trains it."""
+        if not self.holds(name):
+            return False
+        return name != "bigjump_plus" or stored_facts(self, name).get("version") == plus.VERSION
 
 
 def say(message: str) -> None:
@@ -270,14 +273,16 @@ def _ensure(run: Run, names: tuple[str, ...], make: Callable[[str], object], not
     place = f"{run.directory.name}/"
     for name in names:
         if not run.has(name):
-            say(f"{name}: not in {place} for this data and split; made now, with the defaults of {notebook}.")
+            lacks = "by this version of its recipe" if run.holds(name) else "for this data and split"
+            say(f"{name}: not in {place} {lacks}; made now, with the defaults of {notebook}.")
             make(name)
             continue
         usual, facts = config.as_dict(defaults), stored_facts(run, name)
         other = [f"{key} = {value!r}" for key, value in facts["settings"].items() if usual.get(key) != value]
         if other:
             say(f"{name}: found in {place}, made with other settings than the defaults: {', '.join(other)}.")
-        if "products" in facts and facts["products"] != _products(defaults, choose_device()):
+        settings = replace(defaults, **facts["settings"])
+        if "products" in facts and facts["products"] != _products(settings, choose_device()):
             say(f"{name}: found in {place}, trained elsewhere, on {' with '.join(facts['products'])}.")
 
 

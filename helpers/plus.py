@@ -21,7 +21,8 @@ from helpers.split import SplitError
 from helpers.training import fit
 
 VERSION = 7
-"""Of the recipe: raise it where this module or `plus_search` changes what it computes."""
+"""Of the recipe: raise it where this module, `plus_search`, or what they choose with (`cca`, `geometry`,
+`inner_splits`) changes what it computes, beyond rounding, for data like those of the committed results."""
 CLEAR_GAIN = 0.005
 """Share of the MRR by which an epoch or a temperature of a search must be better to count as progress."""
 REFERENCE_DIM = 384

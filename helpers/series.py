@@ -60,7 +60,7 @@ def notebooks(only: str | None = None) -> list[Path]:
 
 def known_parameters(path: Path) -> dict[str, object]:
     """Names and default values in a notebook's `parameters` cell."""
-    inspected = papermill.inspect_notebook(path)
+    inspected = papermill.inspect_notebook(_literal(path))
     return {name: ast.literal_eval(facts["default"]) for name, facts in inspected.items()}
 
 
@@ -198,7 +198,7 @@ def execute(dealt: dict[Path, dict[str, object]]) -> RunConfig:
     Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
     """
     settings = build_settings(dealt)
-    _require_writable(settings.run_dir.parent)
+    _require_writable(settings.run_dir if settings.run_dir.exists() else settings.run_dir.parent)
     pipeline.open_run(settings)
     with run_lock(settings.run_dir):
         run_series(settings, dealt)
@@ -226,8 +226,7 @@ def verify(run: str) -> int:
     """
     original = RunConfig(run=run).run_dir
     recorded = manifest.read_manifest(original)
-    changed = manifest.differences(recorded["artefacts"], manifest.artefact_digests(original))
-    if changed:
+    if changed := manifest.changed(original, recorded["artefacts"]):
         print(
             f"{original}: changed since its manifest was written, such as by a notebook that ran alone: "
             f"{', '.join(changed)}. Run the series again, then verify."

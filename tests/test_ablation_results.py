@@ -47,7 +47,8 @@ SHORT["order_agreement"] = {"epochs": 8, "full_epochs": 25, "spearman": 0.25, "c
 
 
 def test_results_come_largest_data_first_with_the_longest_training_of_each(tmp_path):
-    for place, content in enumerate((SMALL, SHORT, LARGE)):
+    fewer_seeds = LARGE | {"seeds": 2}
+    for place, content in enumerate((SMALL, SHORT, fewer_seeds, LARGE)):
         (tmp_path / f"ablations_{place}.json").write_text(json.dumps(content))
     assert ablations.load(tmp_path) == [LARGE, SMALL]
     assert ablations.load_shortened(tmp_path) == [(SHORT, LARGE)]

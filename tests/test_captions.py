@@ -112,12 +112,31 @@ def test_keys_without_one_image(keys, message):
         (["cats/1.jpg", "dogs/1.jpg"], ["cats/1.jpg", "cats/2.jpg"]),
         (["a.png", "a.jpg"], ["a.jpg", "b.jpg"]),
         (["scene.0001", "scene.0002"], ["scene.0001", "other.1"]),
+        (["cats/1.jpg", "dogs/1.jpg"], ["cats/1.jpg", "dogs/2.jpg"]),
     ],
 )
 def test_captions_of_a_missing_image_go_to_no_other(keys, names):
     first, second = sorted(keys)
     with pytest.raises(DataError, match=rf"where: 1 image\(s\) would take .* names: '{first}' and '{second}'\."):
         match_captions([*keys, names[1]], names, "where")
+
+
+def test_a_file_named_in_full_elsewhere_is_not_taken_for_its_namesake():
+    with pytest.raises(DataError, match=r"names: 'cats/1.jpg' and 'dogs/1.jpg'\."):
+        match_captions(["dogs/1.jpg", "cats/2.jpg"], ["cats/1.jpg", "cats/2.jpg"], "where")
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        ([f"a_1.jpg#{number}" for number in range(5)], ["a_1.jpg"]),
+        (["a\\1.jpg", "a/1.jpg", "1"], ["a/1.jpg"]),
+        (["cats/1.jpg", "data/cats/1.jpg"], ["cats/1.jpg"]),
+        (["Images/1.jpg", "Images/1"], ["photos/1.png"]),
+    ],
+)
+def test_other_spellings_of_one_file_are_one_image(keys, names):
+    assert match_captions(keys, names, "where").tolist() == [0] * len(keys)
 
 
 STEM = st.text("abcXYZ019_-é ", min_size=1, max_size=6)

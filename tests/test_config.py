@@ -41,7 +41,7 @@ OPTIMISER = {
 REFUSED = {
     RunConfig: {
         "profile": ("", "Demo", "real"),
-        "run": ("", "..", "a/b", ".a", 2024),
+        "run": ("", "..", "a/b", ".a", 2024, os.fsdecode(b"caf\xe9")),
         "data_dir": (2024, os.fsdecode(b"caf\xe9")),
         "text_dim": COUNT,
         "image_dim": COUNT,

@@ -116,7 +116,9 @@ def test_verify_tells_what_differs_and_keeps_it(tmp_path, finished, capsys):
     assert given["04_bigjump_training.ipynb"] == {"profile": "demo", "run": "r.verify", "data_dir": None, "epochs": 3}
 
 
-@pytest.mark.parametrize("change", [lambda path: path.write_text("[]"), lambda path: path.unlink()])
+@pytest.mark.parametrize(
+    "change", [lambda path: path.write_text("[]"), lambda path: path.write_text("{"), lambda path: path.unlink()]
+)
 def test_verify_looks_at_the_run_itself_first(tmp_path, finished, capsys, change):
     change(tmp_path / "r" / "x.json")
     assert series.main(["--verify", "r"]) == 1

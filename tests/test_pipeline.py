@@ -86,19 +86,33 @@ def test_groups_of_the_split_reach_the_inner_splits(run):
 
 
 def test_a_model_of_another_device_is_kept_and_said(run, capsys, monkeypatch):
-    pipeline.ensure_bigjump(run)
+    def native(dtype):
+        monkeypatch.setattr(pipeline, "matmul_dtype", lambda device, wanted: dtype if wanted else torch.float32)
+
+    data, settings = pipeline.device_data(run, torch.device("cpu")), BaselineConfig(epochs=1, hidden=4)
+    monkeypatch.setattr(pipeline, "choose_device", lambda: torch.device("cpu"))
+    native(torch.float32)
+    for name in pipeline.BASELINES:
+        pipeline.train_and_save_baseline(run, name, replace(settings, mixed_precision=name != "linear"), data)
     capsys.readouterr()
-    monkeypatch.setattr(pipeline, "_products", lambda *_: ["cuda", "torch.bfloat16"])
-    pipeline.ensure_bigjump(run)
-    assert capsys.readouterr().err == "bigjump: found in a/, trained elsewhere, on cpu with torch.float32.\n"
+    native(torch.bfloat16)
+    pipeline.ensure_baselines(run)
+    said = [line for line in capsys.readouterr().err.splitlines() if "elsewhere" in line]
+    # What asked for float32 is what it would be here.
+    assert said == [f"{name}: found in a/, trained elsewhere, on cpu with torch.float32." for name in ("mlp1", "mlp2")]
 
 
-def test_an_ensemble_of_another_version_of_the_recipe_is_not_found(run, monkeypatch):
+def test_an_ensemble_of_another_version_of_the_recipe_is_not_found(run, capsys, monkeypatch):
     settings = PlusConfig(epochs=1, hidden=4, members=1, temperatures=(0.05,), whitenings=(0.0,), cca_weights=(0.0,))
+    assert not run.holds("bigjump_plus") and not run.has("bigjump_plus")
     pipeline.train_and_save_plus(run, settings, pipeline.device_data(run))
     assert run.has("bigjump_plus")
     monkeypatch.setattr(pipeline.plus, "VERSION", pipeline.plus.VERSION + 1)
-    assert not run.has("bigjump_plus")
+    assert run.holds("bigjump_plus") and not run.has("bigjump_plus")
+    made = []
+    monkeypatch.setattr(pipeline, "train_and_save_plus", lambda *given: made.append(given))
+    pipeline.ensure_plus(run)
+    assert made and "bigjump_plus: not in a/ by this version of its recipe; made now" in capsys.readouterr().err
 
 
 def test_a_model_of_another_split_is_made_anew(run, capsys):

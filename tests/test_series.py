@@ -202,7 +202,7 @@ BAD = [
     (["--only", ""], "--only : 5 notebooks begin so"),
     (["-p", "plus_settings", "{[1]: 2}"], "Parameter plus_settings = '{[1]: 2}'"),
     (["-p", "seed", str(2**63)], f"seed = {2**63}: a whole number is needed, of 64 bits"),
-    (["--data-dir", os.fsdecode(b"caf\xe9")], "its name is not UTF-8"),
+    (["--data-dir", os.fsdecode(b"caf\xe9")], "the name is not UTF-8"),
     (["--verify", ""], "run = '': a plain folder name is needed"),
     (["--only", "02", "-p", "epochs", "3"], "Unknown parameter 'epochs'"),
 ]
@@ -306,12 +306,16 @@ def test_bad_data_leaves_an_earlier_run_as_it_was(runs, capsys, arguments, messa
 def test_runs_that_cannot_be_written_are_said_with_the_remedy(tmp_path, dry, capsys, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", "unused")  # restored after the test; --runs-dir replaces it
     (tmp_path / "file").write_text("")
+    assert main(["--runs-dir", str(tmp_path), "--run", "file"]) == 2
+    assert "file: cannot be written" in capsys.readouterr().err
     assert main(["--runs-dir", str(tmp_path / "file")]) == 2
     assert re.search(r"file: cannot be written \(.*--runs-dir", capsys.readouterr().err) and dry == []
 
 
 def test_braces_in_a_path_are_no_parameters(tmp_path, folder, monkeypatch):
-    write_notebook(folder / "01_fine.ipynb", "epochs = 1", "print('epochs:', epochs)")
+    monkeypatch.setattr(paths, "NOTEBOOKS_DIR", folder / "{x}")
+    (folder / "{x}").mkdir()
+    write_notebook(folder / "{x}" / "01_fine.ipynb", "epochs = 1", "print('epochs:', epochs)")
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "{runs} {0}"))
     assert main(["-p", "epochs", "7"]) == 0
     assert (tmp_path / "{runs} {0}" / "demo" / "01_fine.ipynb").exists()
