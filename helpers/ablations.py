@@ -195,6 +195,26 @@ def table(results: Sequence[dict]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def caption_table(result: dict, shown: int = 3) -> str:
+    """Where the ranks of single captions were compared: how many gain and lose, and the captions that do so most.
+
+    Args:
+        shown: captions of each kind, at most ten.
+    """
+    lines = []
+    for words, row in comparisons(result).items():
+        if changes := row.get("caption_changes"):
+            quartiles = changes["places_won_quantiles_5_25_50_75_95"][1:4]
+            lines.append(
+                f"{result['data']['name']}, {words}: with the second {changes['gaining']:.0%} of the captions rank "
+                f"better and {changes['losing']:.0%} worse; quartiles of the places won {quartiles}"
+            )
+            for label, kind in (("gains", "gain_most"), ("loses", "lose_most")):
+                for entry in changes[kind][:shown]:
+                    lines.append(f"  {label}: rank {entry['rank_on']:.0f} to {entry['rank']:.0f}: {entry['caption']}")
+    return "\n".join(lines)
+
+
 def load_turned(directory: str | Path = RESULTS_DIR) -> dict | None:
     """The stored results on turned demo data, or None where there are none."""
     path = Path(directory) / TURNED_NAME

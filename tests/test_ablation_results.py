@@ -96,6 +96,26 @@ def test_table_names_every_claim_and_leaves_a_dash_where_nothing_was_measured():
     assert lines[lines.index("much is claimed") + 1].endswith("-")
 
 
+def test_caption_table_shows_who_gains_and_loses_most():
+    moved = [{"caption": f"caption {n}", "rank_on": 9.4, "rank": float(n)} for n in range(5)]
+    changes = {
+        "gaining": 0.6,
+        "losing": 0.25,
+        "places_won_quantiles_5_25_50_75_95": [-9, -1, 2, 3, 9],
+        "gain_most": moved,
+        "lose_most": moved[4:],
+    }
+    row = comparison("a, not b", 0.1) | {"caption_changes": changes}
+    lines = ablations.caption_table(result("large", 8000, 25, [comparison("much", 0.1), row]), shown=2).splitlines()
+    assert lines == [
+        "large, a, not b: with the second 60% of the captions rank better and 25% worse; quartiles of the places won "
+        "[-1, 2, 3]",
+        "  gains: rank 9 to 0: caption 0",
+        "  gains: rank 9 to 1: caption 1",
+        "  loses: rank 9 to 4: caption 4",
+    ]
+
+
 TURNED = {
     "seeds": 3,
     "turns": [
