@@ -84,10 +84,8 @@ def effects(ax: Axes, rows: dict[str, dict], order: Sequence[str]) -> Axes:
         if words not in rows:
             continue
         row = rows[words]
-        look = {"color": COLOURS[row["verdict"]]}
-        hollow = {"mfc": "white"} if row["verdict"] == "no effect" else {}
-        ax.hlines(place, row["low"], row["high"], lw=1.6, **look)
-        ax.plot(row["difference"], place, MARKERS[row["verdict"]], ms=6.5, mew=1.4, **look, **hollow)
+        ax.hlines(place, row["low"], row["high"], lw=1.6, color=COLOURS[row["verdict"]])
+        ax.plot(row["difference"], place, ms=6.5, mew=1.4, **_look(row["verdict"]))
         at = {"xycoords": ax.get_yaxis_transform(), "xytext": (6, 0), "textcoords": "offset points"}
         ax.annotate(f"{row['difference']:+z.4f}", (1, place), va="center", size=8.5, **at)
     ax.set_yticks(range(len(order)), order)
@@ -125,10 +123,13 @@ def _difference_ticks(axis: Axis) -> None:
 
 
 def _verdict_handles() -> list[Line2D]:
-    return [
-        Line2D([], [], color=colour, marker=MARKERS[name], mfc="white" if name == "no effect" else colour)
-        for name, colour in COLOURS.items()
-    ]
+    return [Line2D([], [], **_look(verdict)) for verdict in COLOURS]
+
+
+def _look(verdict: str) -> dict[str, str]:
+    """Colour and marker of a verdict, hollow where there is no effect."""
+    colour = COLOURS[verdict]
+    return {"color": colour, "marker": MARKERS[verdict], "mfc": "white" if verdict == "no effect" else colour}
 
 
 def order_figure(short: dict, full: dict) -> Figure:
@@ -140,17 +141,16 @@ def order_figure(short: dict, full: dict) -> Figure:
         short, full: results on one data set; comparisons that are not in both are left out.
     """
     fig, ax = plt.subplots(figsize=(6.4, 5.6))
-    rows = comparisons(full, True), comparisons(short, True)
-    ends = [row[end] for of_one in rows for row in of_one.values() for end in ("low", "high")]
-    limits = min(ends) * 1.3, max(ends) * 1.3
+    of_full, of_short = comparisons(full, True), comparisons(short, True)
+    pairs = [(row, of_short[words]) for words, row in of_full.items() if words in of_short]
+    ends = [row[end] for pair in pairs for row in pair for end in ("low", "high")]
+    limits = 1.3 * min(0, *ends), 1.3 * max(0, *ends)
     ax.plot(limits, limits, color=plots.DARK, lw=1, zorder=1)
-    for words in rows[0].keys() & rows[1].keys():
-        x, y = (of_one[words] for of_one in rows)
-        look = {"color": COLOURS[x["verdict"]]}
-        hollow = {"mfc": "white"} if x["verdict"] == "no effect" else {}
-        ax.hlines(y["difference"], x["low"], x["high"], lw=0.8, alpha=0.5, **look)
-        ax.vlines(x["difference"], y["low"], y["high"], lw=0.8, alpha=0.5, **look)
-        ax.plot(x["difference"], y["difference"], MARKERS[x["verdict"]], ms=6, mew=1.3, **look, **hollow)
+    for x, y in pairs:
+        thin = {"lw": 0.8, "alpha": 0.5, "color": COLOURS[x["verdict"]]}
+        ax.hlines(y["difference"], x["low"], x["high"], **thin)
+        ax.vlines(x["difference"], y["low"], y["high"], **thin)
+        ax.plot(x["difference"], y["difference"], ms=6, mew=1.3, **_look(x["verdict"]))
     ax.set_xscale(**SCALE)
     ax.set_yscale(**SCALE)
     for axis, result in ((ax.xaxis, full), (ax.yaxis, short)):

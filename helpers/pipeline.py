@@ -281,9 +281,10 @@ def _ensure(run: Run, names: tuple[str, ...], make: Callable[[str], object], not
         other = [f"{key} = {value!r}" for key, value in facts["settings"].items() if usual.get(key) != value]
         if other:
             say(f"{name}: found in {place}, made with other settings than the defaults: {', '.join(other)}.")
-        settings = replace(defaults, **facts["settings"])
-        if "products" in facts and facts["products"] != _products(settings, choose_device()):
-            say(f"{name}: found in {place}, trained elsewhere, on {' with '.join(facts['products'])}.")
+        if "products" in facts:  # of a training
+            here = _products(replace(defaults, **facts["settings"]), choose_device())
+            if facts["products"] != here:
+                say(f"{name}: found in {place}, trained elsewhere, on {' with '.join(facts['products'])}.")
 
 
 def ensure_geometry(run: Run) -> None:

@@ -59,6 +59,8 @@ def test_order_figure_has_a_point_for_each_trained_comparison_of_both():
     (ax,) = ablations.order_figure(SHORT, LARGE).axes
     points = [line.get_xydata().tolist() for line in ax.lines if line.get_marker() != "None"]
     assert points == [[[0.1, 0.05]]]
+    # The whole of both intervals, and 0, also where no difference is negative.
+    assert ax.get_xlim() == ax.get_ylim() and ax.get_xlim()[0] <= 0 and ax.get_xlim()[1] > 0.11
     assert ax.get_xlabel().endswith("at 25 epochs") and ax.get_ylabel().endswith("at 8 epochs")
     plt.close("all")
 
