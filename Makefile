@@ -33,7 +33,7 @@ lint: $(VENV)/.installed
 # Times what the project claims to be fast, beside its floor and its peers: SIZE=challenge, DEVICE=cuda.
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
-	for name in step ranking closed_form scaling; do \
+	for name in step ranking closed_form scaling widths; do \
 	    $(BIN)/python -m benchmarks.$$name --size $(SIZE) --device $(DEVICE) || exit 1; done
 	$(BIN)/python -m benchmarks.draw
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
 COLUMN_BLOCK = 4096
 """Images scored at a time on the CPU: a (512, 4096) float32 block is 8 MB."""
+COLUMN_MULTIPLE = 8
+"""A wide float32 product takes up to half as long again on a CPU where its width is no multiple of this
+(benchmarks/widths.py)."""
 
 
 def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -79,10 +83,9 @@ class _BankNCE(torch.autograd.Function):
         own_logit = (z * own_rows).sum(-1) * scale + log_positives  # (B,)
         top, total = own_logit.clone(), torch.ones_like(own_logit)
         pulled = own_rows.clone()  # running sum of weights times vectors, (B, d)
-        block = COLUMN_BLOCK if z.device.type == "cpu" else len(bank)
-        for lo in range(0, len(bank), block):
-            part = bank[lo : lo + block]  # (C, d)
-            logits = (zq @ part.T).to(z.dtype).mul_(scale).add_(log_weight[lo : lo + block])  # (B, C)
+        for lo, hi in _column_blocks(len(bank)) if z.device.type == "cpu" else [(0, len(bank))]:
+            part = bank[lo:hi]  # (C, d)
+            logits = (zq @ part.T).to(z.dtype).mul_(scale).add_(log_weight[lo:hi])  # (B, C)
             _forbid_own(logits, own, lo)
             new_top = torch.maximum(top, logits.amax(1))
             shrink = torch.exp(top - new_top)
@@ -97,6 +100,20 @@ class _BankNCE(torch.autograd.Function):
     def backward(ctx, upstream):
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None, None, None, None
+
+
+def _column_blocks(n: int) -> Iterator[tuple[int, int]]:
+    """Ends of blocks of n columns; the few that spoil the width of the last one are a block of their own.
+
+    Not where it is narrow: there a block more costs as much as the width does.
+    """
+    for lo in range(0, n, COLUMN_BLOCK):
+        hi = min(lo + COLUMN_BLOCK, n)
+        wide = hi - lo >= max(COLUMN_BLOCK // 4, COLUMN_MULTIPLE)
+        spoils = (hi - lo) % COLUMN_MULTIPLE if wide else 0
+        yield lo, hi - spoils
+        if spoils:
+            yield hi - spoils, hi
 
 
 def _forbid_own(logits: torch.Tensor, own: torch.Tensor, lo: int) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import numpy as np
 import torch
 
+from helpers.losses import COLUMN_MULTIPLE
 from helpers.reproducibility import one_blas_thread
 
 QUERY_BLOCK, GALLERY_BLOCK = 2048, 8192
@@ -121,12 +122,14 @@ def ranks(
         own_score -= offsets.to(device)[torch.from_numpy(on_host).to(device)]
     result = 1 + 0.5 * (copies - 1.0)
     for left in range(0, len(gallery), GALLERY_BLOCK):
-        block = prepare(rows(gallery, slice(left, left + GALLERY_BLOCK), device)).T  # (d, C)
+        block = prepare(rows(gallery, slice(left, left + GALLERY_BLOCK), device))  # (C, d)
+        width = len(block)
+        block = torch.nn.functional.pad(block, (0, 0, 0, -width % COLUMN_MULTIPLE)).T  # (d, C and up to 7 of zeros)
         of_block = slice(*np.searchsorted(pair_row, [left, left + GALLERY_BLOCK]))
         queries, columns = pair_query[of_block], pair_row[of_block] - left
         for lo in range(0, len(predictions), QUERY_BLOCK):
             part = slice(lo, lo + QUERY_BLOCK)
-            scores = prepare(predictions[part]) @ block  # (Q, C)
+            scores = (prepare(predictions[part]) @ block)[:, :width]  # (Q, C)
             if offsets is not None:
                 scores -= offsets[left : left + GALLERY_BLOCK].to(device)
             here = (queries >= lo) & (queries < lo + QUERY_BLOCK)

@@ -128,3 +128,34 @@ def test_queue_is_a_fifo(capacity, pushes, size):
     assert len(queue) == len(entries)
     assert sorted(queue.newest(size).tolist()) == sorted(newest)
     assert queue.counts(size).tolist() == [newest.count(i) for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [
+        (1, [(0, 1)]),
+        (7, [(0, 7)]),
+        (8, [(0, 8)]),
+        (13, [(0, 8), (8, 13)]),
+        (32, [(0, 32)]),
+        (39, [(0, 32), (32, 39)]),
+        (71, [(0, 32), (32, 64), (64, 71)]),
+        (90, [(0, 32), (32, 64), (64, 88), (88, 90)]),
+    ],
+)
+def test_blocks_of_columns_keep_to_widths_that_products_like(monkeypatch, n, expected):
+    monkeypatch.setattr(losses, "COLUMN_BLOCK", 32)
+    assert list(losses._column_blocks(n)) == expected
+
+
+@pytest.mark.parametrize("n", [40, 41, 47])
+def test_a_spoilt_width_changes_no_loss(monkeypatch, n):
+    generator = torch.Generator().manual_seed(n)
+    prediction = torch.randn(6, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    bank, own = torch.randn(n, 5, generator=generator, dtype=torch.float64), torch.tensor([n - 1, 0, 3, 31, 32, n - 1])
+    found = []
+    for block in (16, n):
+        monkeypatch.setattr(losses, "COLUMN_BLOCK", block)
+        loss = losses.bank_nce(prediction, bank, own, 0.1, torch.float64)
+        found.append((loss, torch.autograd.grad(loss, prediction)[0]))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
