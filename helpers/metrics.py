@@ -124,7 +124,9 @@ def ranks(
     for left in range(0, len(gallery), GALLERY_BLOCK):
         block = prepare(rows(gallery, slice(left, left + GALLERY_BLOCK), device))  # (C, d)
         width = len(block)
-        block = torch.nn.functional.pad(block, (0, 0, 0, -width % COLUMN_MULTIPLE)).T  # (d, C and up to 7 of zeros)
+        if width % COLUMN_MULTIPLE:
+            block = torch.nn.functional.pad(block, (0, 0, 0, -width % COLUMN_MULTIPLE))  # with rows of zeros
+        block = block.T  # (d, C)
         of_block = slice(*np.searchsorted(pair_row, [left, left + GALLERY_BLOCK]))
         queries, columns = pair_query[of_block], pair_row[of_block] - left
         for lo in range(0, len(predictions), QUERY_BLOCK):
