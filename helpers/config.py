@@ -264,7 +264,9 @@ class PlusConfig(OptimiserConfig):
     of members by `plus.learning_rate_for`, `plus.batch_size_for` and `plus.members_for`.
 
     Attributes:
-        epochs: of the search, at most; the ensemble is trained for as many as the search found best.
+        epochs: of the search, at most.
+        longer: the ensemble trains so many times the epochs that the search found best for one network: the mean of
+            several overfits later (benchmarks/results/accuracy_search.json).
         batch_size: at most; see `plus.batch_size_for`.
         learning_rate: at 384 input dimensions; see `plus.learning_rate_for`.
         final_lr_ratio: 1, a constant rate, so that every epoch of the search could have been the last.
@@ -276,44 +278,50 @@ class PlusConfig(OptimiserConfig):
             their mean.
         whitenings: candidate powers of the whitening of the input, ascending; see `models.Whiten`. The first is left
             for a clear gain alone.
-        cca_weights: candidate shares of the closed form in the ensemble's mean, ascending. The first is left only where
-            the closed form alone is better than the networks; with (0,) there is none.
-        bank_share: share of the training images drawn as negatives at each step. Half of them train as well as all do,
-            in two thirds of the time (benchmarks/results/accuracy_search.json).
+        cca_weights: candidate shares of the closed form in the ensemble's mean, ascending. The first is left for a
+            clear gain alone; with (0,) there is no closed form.
+        basis_share: the networks write in the principal directions of the unit image vectors that hold this share of
+            their variance, and in that of their mean.
+        bank_share: share of the training images drawn as negatives at each step. A quarter of them trains as well as
+            all do, in less time (benchmarks/results/accuracy_search.json).
         average_power: weights are averaged over training, the t-th step's with weight proportional to t^power.
         inner_ratio: share of the training images that an inner split holds out.
-        inner_images: images that the inner splits hold out together, at least (five splits at most).
+        inner_images: images that the inner splits hold out together, at least (ten splits at most).
         patience: the search stops where the last so many epochs, or a quarter of them all if that is more, brought
             clearly better.
     """
 
     epochs: int = 60
+    longer: float = 1.5
     learning_rate: float = 7e-4
     weight_decay: float = 0.05
     warmup_epochs: float = 0.5
     final_lr_ratio: float = 1.0
     hidden: int = 2048
     dropout: float = 0.5
-    members: int = 8
+    members: int = 6
     max_parameters: int = 25_000_000
     temperatures: tuple[float, ...] = (0.02, 0.033, 0.055, 0.09, 0.15)
     whitenings: tuple[float, ...] = (0.0, 0.5)
     cca_weights: tuple[float, ...] = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
-    bank_share: float = 0.5
+    basis_share: float = 0.95
+    bank_share: float = 0.25
     average_power: float = 6.0
     inner_ratio: float = 0.1
-    inner_images: int = 400
+    inner_images: int = 500
     patience: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("temperatures", "whitenings", "cca_weights"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _require_positive(self, "hidden", "members", "max_parameters", "bank_share", "average_power")
+        _require_positive(self, "hidden", "members", "max_parameters", "average_power", "longer")
+        _require_positive(self, "basis_share", "bank_share")
         _require_positive(self, "inner_images", "patience")
         _require_fraction(self, "dropout", "inner_ratio")
         _require_positive(self, "inner_ratio")
-        require(self.bank_share <= 1, f"bank_share = {self.bank_share!r}: must not be greater than 1.")
+        for name in ("basis_share", "bank_share"):
+            require(getattr(self, name) <= 1, f"{name} = {getattr(self, name)!r}: must not be greater than 1.")
         ascending = self.temperatures == tuple(sorted(self.temperatures))
         require(
             len(self.temperatures) > 0 and self.temperatures[0] > 0 and ascending,

@@ -131,6 +131,34 @@ def spectrum(cov: np.ndarray) -> np.ndarray:
     return np.clip(scipy.linalg.eigvalsh(cov)[::-1], 0.0, None)
 
 
+@one_blas_thread()
+def principal_basis(rows: np.ndarray, share: float, multiple: int = 1) -> np.ndarray:
+    """Orthonormal basis (d, r), float64, of the largest principal directions of `rows` (n, d) and of their mean.
+
+    Args:
+        share: of the variance about the mean that the directions hold, at least; 1 keeps all that have any.
+        multiple: of which r is, where there are as many directions and the mean adds one.
+
+    Raises:
+        ValueError: all rows are the same vector.
+    """
+    mean, cov = covariance(rows)
+    values, vectors = scipy.linalg.eigh(cov)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    if not values[0] > 0:
+        raise ValueError("The covariance is zero: all embeddings are the same vector.")
+    values = np.where(values > RANK_TOLERANCE * values[0], values, 0.0)
+    held = values.cumsum() / values.sum()
+    r = int(np.searchsorted(held, share)) + 1
+    r = min(r + -(r + 1) % multiple, np.count_nonzero(values))  # one more is the mean's
+    basis = np.ascontiguousarray(vectors[:, :r])
+    rest = mean - basis @ (basis.T @ mean)
+    rest -= basis @ (basis.T @ rest)  # once more: what rounding left of the basis in a small rest
+    if np.linalg.norm(rest) <= RANK_TOLERANCE * np.sqrt(mean @ mean + values.sum()):
+        return basis
+    return np.column_stack([basis, rest / np.linalg.norm(rest)])
+
+
 def effective_rank(eigenvalues: np.ndarray) -> float:
     """exp of the entropy of the normalised spectrum (Roy and Vetterli, 2007): 1 for one direction, d for isotropy."""
     share = eigenvalues / eigenvalues.sum()

@@ -32,6 +32,8 @@ def held_out(data: TrainingData, settings: PlusConfig) -> int:
 def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingData:
     """The training side divided once more by image: validation of what this gives are training images.
 
+    One seeded order of the images, group by group, is held out part by part, and then another order.
+
     Images without captions stay on the side that is trained on, as negatives: held out they would test nothing. Only
     where they are grouped with an image that is held out do they go with it.
 
@@ -40,10 +42,16 @@ def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> Training
     """
     own = data.own.cpu().numpy()
     captioned = np.unique(own)
-    order = np.random.default_rng(settings.seed + 1000 + fold).permutation(len(captioned))
+    n_held = held_out(data, settings)
+    deal, turn = divmod(fold, len(captioned) // n_held)
+    order = np.random.default_rng(settings.seed + 1000 + deal).permutation(len(captioned))
     groups = None if data.groups is None else data.groups[captioned]
+    if groups is not None:  # together in the order, so that no part begins within a group that the last one took
+        _, first, group = np.unique(groups[order], return_index=True, return_inverse=True)
+        order = order[np.argsort(first[group], kind="stable")]
+    order = np.roll(order, -turn * n_held)
     validates = np.zeros(len(data.images), dtype=bool)
-    validates[captioned] = sides(order, held_out(data, settings), 0, groups) == VALIDATION
+    validates[captioned] = sides(order, n_held, 0, groups) == VALIDATION
     if groups is not None:
         validates |= np.isin(data.groups, data.groups[validates])
         n = validates[captioned].sum()
@@ -72,10 +80,10 @@ def inner_split(data: TrainingData, settings: PlusConfig, fold: int) -> Training
 
 
 def inner_splits(data: TrainingData, settings: PlusConfig) -> list[TrainingData]:
-    """Inner splits, up to five, until they hold out `inner_images` together: a few images cannot tell settings apart.
+    """Inner splits, up to ten, until they hold out `inner_images` together: a few images cannot tell settings apart.
 
     Raises:
         SplitError: too few training images, see `held_out`.
     """
-    n_folds = min(5, math.ceil(settings.inner_images / held_out(data, settings)))
+    n_folds = min(10, math.ceil(settings.inner_images / held_out(data, settings)))
     return [inner_split(data, settings, fold) for fold in range(n_folds)]

@@ -156,13 +156,20 @@ class ByteDropout(nn.Module):
 class EnsembleMLP(nn.Module):
     """K MLPs of one hidden layer, trained side by side in batched products, whose unit outputs are averaged.
 
+    They write coordinates in an orthonormal basis that is not trained: less work, with fewer directions than the image
+    space has, than to write into the space itself.
+
     Args:
         text_dim, image_dim: widths of input and output.
         hidden: width of each member's hidden layer.
         dropout: after the hidden activation.
         members: K.
+        rank: r, directions of the basis.
         cca_weight: share of a closed form (`cca`, frozen) in the mean; with 0 there is none.
         whitening: power of the whitening of the networks' input, see `Whiten`; with 0 it is standardised alone.
+
+    Attributes:
+        basis: (dy, r), orthonormal columns. A parameter that is never trained; the first r dimensions until it is set.
     """
 
     def __init__(
@@ -172,6 +179,7 @@ class EnsembleMLP(nn.Module):
         hidden: int,
         dropout: float,
         members: int,
+        rank: int,
         cca_weight: float = 0.0,
         whitening: float = 0.0,
     ) -> None:
@@ -186,14 +194,15 @@ class EnsembleMLP(nn.Module):
             return nn.Parameter(torch.empty(members, *shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))
 
         self.weight_in, self.bias_in = uniform(text_dim, text_dim, hidden), uniform(text_dim, 1, hidden)
-        self.weight_out, self.bias_out = uniform(hidden, hidden, image_dim), uniform(hidden, 1, image_dim)
+        self.weight_out, self.bias_out = uniform(hidden, hidden, rank), uniform(hidden, 1, rank)
+        self.basis = nn.Parameter(torch.eye(image_dim, rank), requires_grad=False)
 
     @property
     def members(self) -> int:
         return len(self.weight_in)
 
     def member_outputs(self, x: torch.Tensor) -> torch.Tensor:
-        """Each member's own translation, (K, B, dy), of any length, of x (B, dx)."""
+        """Each member's own translation of x (B, dx), of any length, in the basis: (K, B, r)."""
         x = self.standardise(x).expand(self.members, -1, -1)  # (K, B, dx)
         hidden = nn.functional.gelu(torch.baddbmm(self.bias_in, x, self.weight_in))  # (K, B, h)
         return torch.baddbmm(self.bias_out, self.dropout(hidden), self.weight_out)
@@ -203,7 +212,7 @@ class EnsembleMLP(nn.Module):
 
         The closed form counts as `cca_weight`, the networks together as the rest.
         """
-        mean = nn.functional.normalize(self.member_outputs(x), dim=-1).mean(0)
+        mean = nn.functional.normalize(self.member_outputs(x), dim=-1).mean(0) @ self.basis.T
         if not self.cca_weight:
             return mean
         return torch.lerp(mean, nn.functional.normalize(self.cca(x), dim=-1), self.cca_weight)
@@ -224,6 +233,7 @@ def build_model(
     hidden: int = 1024,
     dropout: float = 0.1,
     members: int = 1,
+    rank: int | None = None,
     cca_weight: float = 0.0,
     whitening: float = 0.0,
 ) -> nn.Module:
@@ -240,7 +250,8 @@ def build_model(
     if name == "bigjump":
         return GeomWithAdapter(text_dim, image_dim, hidden, dropout)
     if name == "bigjump_plus":
-        return EnsembleMLP(text_dim, image_dim, hidden, dropout, members, cca_weight, whitening)
+        rank = image_dim if rank is None else rank
+        return EnsembleMLP(text_dim, image_dim, hidden, dropout, members, rank, cca_weight, whitening)
     raise ConfigError(f"No model is called {name!r}.")
 
 

@@ -28,7 +28,7 @@ from helpers.synthetic import write_demo
 GEOMETRY_POWERS = {"least_squares": 1.0, "procrustes": 0.0}
 BASELINES = ("linear", "mlp1", "mlp2")
 QUICK_SEARCH = {"inner_images": 100, "temperatures": (0.02, 0.033)}
-"""Of the recipe plus and of weighted CCA on the demo data: one inner split in place of four, and two temperatures in
+"""Of the recipe plus and of weighted CCA on the demo data: one inner split in place of five, and two temperatures in
 place of five, so that the series stays short."""
 
 
@@ -223,7 +223,7 @@ def _train_and_save_plus(run: Run, settings: PlusConfig, data: training.Training
         checkpoints.write_json(path, {"facts": facts, "choice": vars(choice)})
     model = plus.build_chosen(data, settings, choice)
     shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": model.members}
-    shape |= {"cca_weight": choice.cca_weight, "whitening": choice.whitening}
+    shape |= {"rank": model.basis.shape[1], "cca_weight": choice.cca_weight, "whitening": choice.whitening}
     progress = _progress(run, "bigjump_plus", settings, resume, data, choice=vars(choice), version=plus.VERSION)
     history = plus.train_plus(model, data, settings, choice, progress)
     found = {"choice": vars(choice), "version": plus.VERSION}

@@ -1,17 +1,21 @@
 """The recipe `plus`: an ensemble trained on the NCE over the training images, as `plus_search` chose.
 
 The loss sees each image less the mean of all: for the rank of an image nothing changes, since every score of a caption
-moves alike, but the gradient no longer fights the large common offset of an image encoder's space.
+moves alike, but the gradient no longer fights the large common offset of an image encoder's space. And it sees the
+principal directions that hold nearly all of the rest: the networks write in that basis, which saves a third of the
+work.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from helpers import cca, losses, metrics
+from helpers import cca, geometry, losses, metrics
 from helpers.config import PlusConfig
 from helpers.models import EnsembleMLP
 from helpers.objectives import Objective, TrainingData
@@ -20,11 +24,11 @@ from helpers.reproducibility import seed_all
 from helpers.split import SplitError
 from helpers.training import fit
 
-VERSION = 7
+VERSION = 9
 """Of the recipe: raise it where this module, `plus_search`, or what they choose with (`cca`, `geometry`,
 `inner_splits`) changes what it computes, beyond rounding, for data like those of the committed results."""
 CLEAR_GAIN = 0.005
-"""Share of the MRR by which an epoch or a temperature of a search must be better to count as progress."""
+"""Share of the MRR by which an epoch or a candidate of a search must be better to count as progress."""
 REFERENCE_DIM = 384
 """Input dimensions at which `PlusConfig.learning_rate` holds."""
 
@@ -40,18 +44,14 @@ class PlusObjective(Objective):
         self, settings: PlusConfig, data: TrainingData, model: EnsembleMLP, temperature: float, searching: bool
     ) -> None:
         super().__init__(settings, data)
-        images = metrics.normalise(data.images)  # (M, dy)
-        images = images - images.mean(0)
-        self.bank = images.to(self.dtype)
-        spread = float(images.square().sum(1).mean().sqrt())
-        if spread < 1e-6:  # float32 leaves a rest where the vectors are equal
-            raise SplitError(f"All {len(images)} training images have the same direction: nothing tells them apart.")
-        self.temperature = temperature * spread
+        images = centred_images(data)  # (M, dy)
+        self.bank = (images @ model.basis).to(self.dtype)  # (M, r)
+        self.temperature = temperature * float(images.square().sum(1).mean().sqrt())
         self.keeps_last, self.searching = not searching, searching
         self.model, self.average, self.updates = model, copy.deepcopy(model), 0
 
     def predict(self, model: EnsembleMLP, rows: torch.Tensor) -> torch.Tensor:
-        """(K, B, dy): every member's own translation."""
+        """(K, B, r): every member's own translation, in the basis."""
         return model.member_outputs(self.data.text[rows])
 
     def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -89,6 +89,19 @@ class PlusObjective(Objective):
         self.average.load_state_dict({name: tensor for name, tensor in tensors.items() if name != "updates"})
 
 
+def centred_images(data: TrainingData) -> torch.Tensor:
+    """(M, dy) training images at unit length, less their mean.
+
+    Raises:
+        SplitError: all have the same direction.
+    """
+    images = metrics.normalise(data.images)
+    images = images - images.mean(0)
+    if float(images.square().sum(1).mean()) < 1e-12:  # float32 leaves a rest where the vectors are equal
+        raise SplitError(f"All {len(images)} training images have the same direction: nothing tells them apart.")
+    return images
+
+
 @dataclass(frozen=True)
 class Choice:
     """What inner splits of the training images chose.
@@ -96,7 +109,7 @@ class Choice:
     Attributes:
         temperature: in units of the spread of the unit image vectors.
         whitening: power of the whitening of the input; with 0 it is standardised alone.
-        epochs: passes over the training captions.
+        epochs: passes over the training captions that were best for one network.
         mrr: of one network alone, mean over the inner splits at that point; an inner gallery is smaller than the real.
         curves: for each candidate, its temperature, its whitening and its mean MRR by epoch.
         cca_setting: of the closed form, see `cca.GRID`.
@@ -131,13 +144,16 @@ def learning_rate_for(text_dim: int, at_reference: float) -> float:
     return at_reference * min(3.0, REFERENCE_DIM / text_dim)
 
 
-def members_for(text_dim: int, image_dim: int, settings: PlusConfig) -> int:
+def members_for(text_dim: int, image_dim: int, rank: int, settings: PlusConfig) -> int:
     """MLPs in the ensemble: as many as `max_parameters` holds, up to `members`, and at least one.
 
     Room for the closed form and for the whitening is kept, whether they are used or not.
+
+    Args:
+        rank: directions in which the networks write.
     """
-    each = (text_dim + 1) * settings.hidden + (settings.hidden + 1) * image_dim
-    left = settings.max_parameters - (text_dim + 1) * image_dim - text_dim**2
+    each = (text_dim + 1) * settings.hidden + (settings.hidden + 1) * rank
+    left = settings.max_parameters - (text_dim + 1) * image_dim - text_dim**2 - image_dim * rank
     return max(1, min(settings.members, left // each))
 
 
@@ -150,21 +166,44 @@ def derived(settings: PlusConfig, data: TrainingData) -> PlusConfig:
     )
 
 
+def basis_for(data: TrainingData, settings: PlusConfig) -> np.ndarray:
+    """(dy, r) principal directions of the unit training images, and their mean's, in which the networks write.
+
+    Raises:
+        SplitError: all images have the same direction.
+    """
+    centred_images(data)  # rounding alone would make a basis of equal vectors
+    images = metrics.normalise(data.images).cpu().numpy()
+    return geometry.principal_basis(images, settings.basis_share, losses.COLUMN_MULTIPLE)
+
+
 def build_ensemble(
     data: TrainingData,
     settings: PlusConfig,
-    members: int,
+    members: int | None = None,
     whitening: float = 0.0,
     cca_weight: float = 0.0,
     cca_setting: cca.Setting | None = None,
+    basis: np.ndarray | None = None,
 ) -> EnsembleMLP:
     """An untrained ensemble from the seed of the settings, on the device of the data.
 
     Its closed form is fitted here, where `cca_weight` is not 0.
+
+    Args:
+        members: as many as `members_for` says where None.
+        basis: (dy, r), what `basis_for` gives where None.
+
+    Raises:
+        SplitError: all images have the same direction.
     """
+    basis = basis_for(data, settings) if basis is None else basis
+    dims, rank = (data.text.shape[1], data.images.shape[1]), basis.shape[1]
+    if members is None:
+        members = members_for(*dims, rank, settings)
     seed_all(settings.seed)
-    dims = data.text.shape[1], data.images.shape[1]
-    model = EnsembleMLP(*dims, settings.hidden, settings.dropout, members, cca_weight, whitening)
+    model = EnsembleMLP(*dims, settings.hidden, settings.dropout, members, rank, cca_weight, whitening)
+    model.basis.copy_(torch.from_numpy(basis))
     if cca_weight:
         (affine,) = cca.maps(data, [cca_setting])
         model.cca.set_affine(affine.matrix, affine.bias)
@@ -173,14 +212,16 @@ def build_ensemble(
 
 def build_chosen(data: TrainingData, settings: PlusConfig, choice: Choice) -> EnsembleMLP:
     """The untrained ensemble of a choice, of as many members as `members_for` says."""
-    members = members_for(data.text.shape[1], data.images.shape[1], settings)
-    return build_ensemble(data, settings, members, choice.whitening, choice.cca_weight, choice.cca_setting)
+    return build_ensemble(data, settings, None, choice.whitening, choice.cca_weight, choice.cca_setting)
 
 
 def train_plus(
     model: EnsembleMLP, data: TrainingData, settings: PlusConfig, choice: Choice, progress: Progress | None = None
 ) -> list[dict]:
-    """Train the ensemble as chosen; the last epoch's average is kept, whatever validation says. See `training.fit`."""
-    given = replace(derived(settings, data), epochs=choice.epochs)
+    """Train the ensemble as chosen; the last epoch's average is kept, whatever validation says. See `training.fit`.
+
+    Its epochs are `longer` times those of the search, rounded up.
+    """
+    given = replace(derived(settings, data), epochs=math.ceil(settings.longer * choice.epochs - 1e-9))
     objective = PlusObjective(given, data, model, choice.temperature, searching=False)
     return fit(model, objective, "bigjump_plus", progress)

@@ -1,8 +1,7 @@
 """What the recipe `plus` chooses on inner splits of the training images; validation plays no part.
 
 Temperature and number of epochs; whether captions are partly whitened first, which helps where a few directions of the
-text space dominate it; and whether a closed form, weighted CCA, joins the networks: only where it alone is ahead of
-them, since then linear maps say most of what there is to say.
+text space dominate it; and how much of a closed form, weighted CCA, joins the networks.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from helpers import cca
 from helpers.config import PlusConfig
 from helpers.inner_splits import inner_splits
 from helpers.objectives import TrainingData
-from helpers.plus import CLEAR_GAIN, Choice, PlusObjective, build_ensemble, derived
+from helpers.plus import CLEAR_GAIN, Choice, PlusObjective, basis_for, build_ensemble, derived
 from helpers.training import fit
 
 
@@ -32,12 +31,13 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
         SplitError: too few training images, see `inner_splits.held_out`.
     """
     folds = inner_splits(data, settings)
+    bases = [basis_for(inner, settings) for inner in folds]
     temperatures, (whitening, *others) = settings.temperatures, settings.whitenings
     tried: dict[tuple[int, float], _Tried] = {}
 
     def best(index: int, whitening: float) -> float:
         if (index, whitening) not in tried:
-            tried[index, whitening] = _try(folds, settings, temperatures[index], whitening)
+            tried[index, whitening] = _try(folds, bases, settings, temperatures[index], whitening)
         return max(tried[index, whitening].mrr)
 
     index, last = len(temperatures) // 2, len(temperatures) - 1
@@ -68,11 +68,13 @@ class _Tried:
     translations: list[torch.Tensor]
 
 
-def _try(folds: list[TrainingData], settings: PlusConfig, temperature: float, whitening: float) -> _Tried:
+def _try(
+    folds: list[TrainingData], bases: list[np.ndarray], settings: PlusConfig, temperature: float, whitening: float
+) -> _Tried:
     runs, translations = [], []
-    for number, inner in enumerate(folds, start=1):
+    for number, (inner, basis) in enumerate(zip(folds, bases, strict=True), start=1):
         given = derived(settings, inner)
-        model = build_ensemble(inner, given, 1, whitening)
+        model = build_ensemble(inner, given, 1, whitening, basis=basis)
         objective = PlusObjective(given, inner, model, temperature, searching=True)
         label = f"inner split {number}/{len(folds)}, temperature {temperature:g}, whitening {whitening:g}"
         runs.append([entry["mrr"] for entry in fit(model, objective, label)])
@@ -87,8 +89,7 @@ def _choose_cca(
 ) -> tuple[cca.Setting, float, float, list[dict]]:
     """Setting and MRR of the best closed form alone, its weight beside the networks, and the MRR of each weight.
 
-    It joins only where it is better alone than the networks: a small inner gallery flatters it, since networks are the
-    further ahead of it the more images there are to tell apart. An ensemble wants less of it than one network does, so
+    The first weight is left for a clear gain alone. An ensemble wants less of the closed form than one network does, so
     `translations` are means over the networks of the search, the nearest thing to an ensemble that is at hand.
     """
     setting, alone = cca.best_setting(folds)
@@ -98,6 +99,6 @@ def _choose_cca(
         closed = cca.translate(affine, inner)
         mixed = (torch.lerp(networks, closed, weight) for weight in settings.cca_weights)
         mrr += [np.mean(1 / cca.validation_ranks(queries, inner)) / len(folds) for queries in mixed]
-    best = int(mrr.argmax()) if alone > mrr[0] else 0
+    best = int(mrr.argmax()) if mrr.max() > (1 + CLEAR_GAIN) * mrr[0] else 0
     curve = [{"weight": w, "mrr": float(m)} for w, m in zip(settings.cca_weights, mrr, strict=True)]
     return setting, alone, settings.cca_weights[best], curve

@@ -83,6 +83,8 @@ REFUSED = {
         "members": COUNT,
         "max_parameters": COUNT,
         "average_power": POSITIVE,
+        "longer": POSITIVE,
+        "basis_share": (*POSITIVE, 1.1),
         "bank_share": (*POSITIVE, 1.1),
         "inner_images": COUNT,
         "patience": COUNT,

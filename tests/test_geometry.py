@@ -13,6 +13,7 @@ from helpers.geometry import (
     mean_share,
     pair_statistics,
     partial_whitening,
+    principal_basis,
     spectrum,
     whitening,
 )
@@ -125,6 +126,30 @@ def test_covariance_in_blocks_is_numpys(monkeypatch):
     mean, cov = geometry.covariance(rows)
     np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-12)
     np.testing.assert_allclose(cov, np.cov(rows.T, bias=True), rtol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.999), n=st.integers(3, 40))
+def test_principal_basis_is_the_smallest_that_holds_its_share(seed, share, n):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, 9)) * np.arange(1, 10) ** -1.0 + rng.normal(size=9)
+    basis = principal_basis(rows, share)
+    centred = rows - rows.mean(0)
+    variance = np.linalg.svd(centred, compute_uv=False) ** 2
+    r = next(r for r in range(1, 10) if variance[:r].sum() >= share * variance.sum() * (1 - 1e-12))
+    assert basis.shape[1] in (r, min(r + 1, 9))  # the mean's own direction is the last
+    np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-12)
+    assert ((centred @ basis[:, :r]) ** 2).sum() == pytest.approx(variance[:r].sum())
+    np.testing.assert_allclose(basis @ (basis.T @ rows.mean(0)), rows.mean(0), atol=1e-9)
+
+
+def test_principal_basis_of_few_rows_and_of_equal_ones():
+    rows = np.random.default_rng(0).normal(size=(5, 30)) + 2
+    assert principal_basis(rows, 1.0).shape == (30, 5)  # four directions about the mean, and the mean
+    assert principal_basis(rows - rows.mean(0), 1.0).shape == (30, 4)
+    assert [principal_basis(rows, 0.1, multiple).shape[1] for multiple in (1, 2, 4, 8)] == [2, 2, 4, 5]
+    with pytest.raises(ValueError, match="same vector"):
+        principal_basis(np.ones((4, 3)), 0.9)
 
 
 def test_spectrum_facts():

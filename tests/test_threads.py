@@ -61,7 +61,7 @@ def trained(name, mixed_precision, threads):
     found = {}
     for step, rows in enumerate(order.split(BATCH)[:STEPS]):
         found |= {f"{step} {term}": value for term, value in train_step(model, objective, optimiser, rows).items()}
-        found |= {f"{step} gradient of {n}": p.grad.clone() for n, p in model.named_parameters()}
+        found |= {f"{step} gradient of {n}": p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
     found |= model.state_dict()
     return found | {"mrr": torch.tensor(validation_mrr(objective.judged(model), data))}
 
