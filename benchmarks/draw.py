@@ -108,19 +108,24 @@ def accuracy_dots(ax: Axes, result: dict) -> Axes:
 
 
 def size_curves(ax: Axes, results: list[dict]) -> Axes:
-    """MRR and its interval against the number of training images, a line a method, named at its right end."""
+    """MRR and its interval against the number of training images, a line a method, named at its right end.
+
+    A size at which a method was not measured has no point on its line; the first and the last must be there.
+    """
     # The most seeds where a size has several tables.
     of_size = {r["train_images"]: r for r in sorted(results, key=lambda r: r["seeds"])}
     results = [of_size[n] for n in sorted(of_size)]
     scores = [{row["model"]: row for row in result["rows"]} for result in results]
     images = [result["train_images"] for result in results]
-    names = [name for name in BY_SIZE if all(name in rows for rows in scores)]
+    names = [name for name in BY_SIZE if name in scores[0] and name in scores[-1]]
     for name, marker in zip(names, "osD^vP", strict=False):
-        rows = [of_one[name] for of_one in scores]
+        here, rows = zip(
+            *((n, of_one[name]) for n, of_one in zip(images, scores, strict=True) if name in of_one), strict=True
+        )
         mrr, look = [row["mrr"] for row in rows], {"color": METHOD_COLOURS[name]}
         label = METHOD_LABELS[name] + f": {mrr[0]:.3f} to {mrr[-1]:.3f}"
-        ax.semilogx(images, mrr, "-", marker=marker, ms=6, label=label, **look)
-        ax.fill_between(images, [row["mrr_low"] for row in rows], [row["mrr_high"] for row in rows], alpha=0.12, **look)
+        ax.semilogx(here, mrr, "-", marker=marker, ms=6, label=label, **look)
+        ax.fill_between(here, [row["mrr_low"] for row in rows], [row["mrr_high"] for row in rows], alpha=0.12, **look)
     ax.set_xticks(images, [f"{n:,}" for n in images])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_ylim(bottom=0)
