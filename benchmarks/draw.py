@@ -119,9 +119,8 @@ def size_curves(ax: Axes, results: list[dict]) -> Axes:
     images = [result["train_images"] for result in results]
     names = [name for name in BY_SIZE if name in scores[0] and name in scores[-1]]
     for name, marker in zip(names, "osD^vP", strict=False):
-        here, rows = zip(
-            *((n, of_one[name]) for n, of_one in zip(images, scores, strict=True) if name in of_one), strict=True
-        )
+        measured = {n: of_one[name] for n, of_one in zip(images, scores, strict=True) if name in of_one}
+        here, rows = list(measured), list(measured.values())
         mrr, look = [row["mrr"] for row in rows], {"color": METHOD_COLOURS[name]}
         label = METHOD_LABELS[name] + f": {mrr[0]:.3f} to {mrr[-1]:.3f}"
         ax.semilogx(here, mrr, "-", marker=marker, ms=6, label=label, **look)
