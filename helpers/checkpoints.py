@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from helpers.config import ConfigError
+from helpers.checks import ConfigError
 from helpers.models import build_model
 
 

@@ -6,63 +6,26 @@ papermill parameters and build the dataclasses from them, and a test holds the t
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from helpers import paths
+from helpers.checks import (
+    is_like,
+    require,
+    require_fraction,
+    require_not_negative,
+    require_positive,
+    require_text,
+    require_whole_numbers,
+)
 
 PROFILES = ("demo", "challenge")
 RECIPES = ("published", "plus")
 """What notebook 04 trains: BigJump as published, or the ensemble of `PlusConfig`."""
 MODEL_ROWS = ("chance", "least_squares", "procrustes", "cca", "linear", "mlp1", "mlp2", "bigjump", "bigjump_plus")
 """The rows of the leaderboard, in the order in which the notebooks introduce them."""
-
-
-class ConfigError(ValueError):
-    """A setting is outside its range, or a name is unknown."""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `ConfigError(message)` unless `condition` holds."""
-    if not condition:
-        raise ConfigError(message)
-
-
-def _require_whole_numbers(settings: object) -> None:
-    """Refuse what is no int where a setting is one; beyond 64 bits no generator takes a seed."""
-    for field in fields(settings):
-        if field.type == "int":
-            value = getattr(settings, field.name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value < 2**63
-            require(whole, f"{field.name} = {value!r}: a whole number is needed, of 64 bits.")
-
-
-def _require_positive(settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        require(0 < value < math.inf, f"{name} = {value!r}: must be greater than 0, and finite.")
-
-
-def _require_fraction(settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        require(0 <= value < 1, f"{name} = {value!r}: must be at least 0 and less than 1.")
-
-
-def _require_not_negative(settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        require(0 <= value < math.inf, f"{name} = {value!r}: must not be negative, and finite.")
-
-
-def _require_text(name: str, value: object) -> None:
-    require(value is None or isinstance(value, (str, Path)), f"{name} = {value!r}: text is needed.")
-    try:  # it is written to the run's facts and given to the notebooks, both of which are UTF-8
-        str(value).encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{name} = {value!r}: the name is not UTF-8. Choose another.") from None
 
 
 @dataclass(frozen=True)
@@ -93,19 +56,19 @@ class RunConfig:
     group_duplicates: bool = False
 
     def __post_init__(self) -> None:
-        _require_whole_numbers(self)
+        require_whole_numbers(self)
         require(self.profile in PROFILES, f"profile = {self.profile!r}: choose one of {', '.join(PROFILES)}.")
-        _require_text("run", self.run)
-        _require_text("data_dir", self.data_dir)
+        require_text("run", self.run)
+        require_text("data_dir", self.data_dir)
         name = self.run_name
         require(
             name not in ("", ".", "..") and Path(name).name == name and not name.startswith("."),
             f"run = {name!r}: a plain folder name is needed, without separators or a leading dot.",
         )
-        _require_positive(self, "text_dim", "image_dim")
+        require_positive(self, "text_dim", "image_dim")
         require(0 < self.val_ratio < 1, f"val_ratio = {self.val_ratio!r}: must be between 0 and 1, both excluded.")
-        _require_fraction(self, "test_ratio")
-        _require_not_negative(self, "split_seed")
+        require_fraction(self, "test_ratio")
+        require_not_negative(self, "split_seed")
 
     @property
     def run_name(self) -> str:
@@ -139,7 +102,7 @@ class GeometryConfig:
     fit_on: str = "captions"
 
     def __post_init__(self) -> None:
-        _require_positive(self, "eps")
+        require_positive(self, "eps")
         allowed = ("captions", "caption_means")
         require(self.fit_on in allowed, f"fit_on = {self.fit_on!r}: choose one of {', '.join(allowed)}.")
 
@@ -173,9 +136,9 @@ class OptimiserConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        _require_whole_numbers(self)
-        _require_positive(self, "epochs", "batch_size", "learning_rate", "clip_norm", "captions_per_image")
-        _require_not_negative(self, "weight_decay", "warmup_epochs", "seed")
+        require_whole_numbers(self)
+        require_positive(self, "epochs", "batch_size", "learning_rate", "clip_norm", "captions_per_image")
+        require_not_negative(self, "weight_decay", "warmup_epochs", "seed")
         require(0 <= self.final_lr_ratio <= 1, f"final_lr_ratio = {self.final_lr_ratio!r}: must be between 0 and 1.")
 
 
@@ -204,9 +167,9 @@ class BaselineConfig(OptimiserConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_positive(self, "hidden", "temperature")
-        _require_fraction(self, "dropout")
-        _require_not_negative(self, "cosine_weight", "mse_weight", "moment_weight", "nce_weight")
+        require_positive(self, "hidden", "temperature")
+        require_fraction(self, "dropout")
+        require_not_negative(self, "cosine_weight", "mse_weight", "moment_weight", "nce_weight")
 
 
 @dataclass(frozen=True)
@@ -244,10 +207,10 @@ class BigJumpConfig(OptimiserConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "queue_slices", tuple(self.queue_slices))
-        _require_positive(self, "hidden", "queue_size", "temperature_start", "temperature_end")
-        _require_fraction(self, "dropout")
-        _require_not_negative(self, "geometry_lr_ratio", "unfreeze_epoch", "refreeze_drop")
-        _require_not_negative(self, "nce_weight", "cosine_weight", "moment_weight", "agreement_weight")
+        require_positive(self, "hidden", "queue_size", "temperature_start", "temperature_end")
+        require_fraction(self, "dropout")
+        require_not_negative(self, "geometry_lr_ratio", "unfreeze_epoch", "refreeze_drop")
+        require_not_negative(self, "nce_weight", "cosine_weight", "moment_weight", "agreement_weight")
         require(
             len(self.queue_slices) > 0 and all(type(n) is int and 0 <= n <= self.queue_size for n in self.queue_slices),
             f"queue_slices = {self.queue_slices}: one whole number or more, each from 0 to queue_size = "
@@ -315,11 +278,11 @@ class PlusConfig(OptimiserConfig):
         super().__post_init__()
         for name in ("temperatures", "whitenings", "cca_weights"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _require_positive(self, "hidden", "members", "max_parameters", "average_power", "longer")
-        _require_positive(self, "basis_share", "bank_share")
-        _require_positive(self, "inner_images", "patience")
-        _require_fraction(self, "dropout", "inner_ratio")
-        _require_positive(self, "inner_ratio")
+        require_positive(self, "hidden", "members", "max_parameters", "average_power", "longer")
+        require_positive(self, "basis_share", "bank_share")
+        require_positive(self, "inner_images", "patience")
+        require_fraction(self, "dropout", "inner_ratio")
+        require_positive(self, "inner_ratio")
         for name in ("basis_share", "bank_share"):
             require(getattr(self, name) <= 1, f"{name} = {getattr(self, name)!r}: must not be greater than 1.")
         ascending = self.temperatures == tuple(sorted(self.temperatures))
@@ -354,9 +317,9 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_whole_numbers(self)
-        _require_positive(self, "bootstrap_samples", "gallery_size", "gallery_rounds", "latency_repeats")
-        _require_not_negative(self, "seed")
+        require_whole_numbers(self)
+        require_positive(self, "bootstrap_samples", "gallery_size", "gallery_rounds", "latency_repeats")
+        require_not_negative(self, "seed")
 
 
 def plus_config(given: dict[str, object]) -> PlusConfig:
@@ -377,12 +340,6 @@ def plus_config(given: dict[str, object]) -> PlusConfig:
             fits = is_like(value, default)
         require(fits, f"plus_settings: {name} = {value!r}: give a value of the type of its default, {default!r}.")
     return PlusConfig(**given)
-
-
-def is_like(value: object, default: object) -> bool:
-    """Whether a number or a truth value has the type of the default; an integer will do for a float."""
-    accepted = (int, float) if isinstance(default, float) else type(default)
-    return isinstance(value, accepted) and isinstance(value, bool) == isinstance(default, bool)
 
 
 def field_names(settings: type) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ import numpy as np
 import safetensors
 import torch
 
-from helpers import config, paths
+from helpers import paths
 from helpers.checkpoints import write_json
+from helpers.checks import ConfigError
 from helpers.data import CAPTIONS_FILE, TRAIN_FILE
 from helpers.reproducibility import choose_device
 
@@ -54,9 +55,9 @@ def read_manifest(run_dir: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise config.ConfigError(f"{path}: no such file. Run the series; it writes one at its end.") from None
+        raise ConfigError(f"{path}: no such file. Run the series; it writes one at its end.") from None
     except ValueError as error:
-        raise config.ConfigError(f"{path}: damaged ({error}). Run the series again.") from error
+        raise ConfigError(f"{path}: damaged ({error}). Run the series again.") from error
 
 
 def environment() -> dict[str, object]:

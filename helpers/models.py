@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from helpers import geometry
-from helpers.config import ConfigError, GeometryConfig
+from helpers.checks import ConfigError
+from helpers.config import GeometryConfig
 
 
 class Standardise(nn.Module):

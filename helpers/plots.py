@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from helpers import config, paths
+from helpers.checks import require
 from helpers.geometry import effective_rank
 
 _LABELS = (
@@ -157,7 +158,7 @@ def mean_and_covariance_match(ax: Axes, target_cov: np.ndarray, mapped_covs: Map
 
 
 def _by_epoch(ax: Axes, history: Rows, key: str, **line: object) -> None:
-    config.require(any(key in row for row in history), f"{key!r} is in no epoch of the history.")
+    require(any(key in row for row in history), f"{key!r} is in no epoch of the history.")
     ax.plot([row["epoch"] for row in history], [row.get(key, np.nan) for row in history], "-o", ms=3, **line)
 
 
@@ -292,9 +293,9 @@ def save_figure(fig: Figure, name: str, directory: str | Path | None = None, *, 
     """Write `fig` to `<name>.png` in `directory` (or `figures/`), atomically, with the same bytes each time.
 
     Raises:
-        config.ConfigError: `name` holds a folder.
+        ConfigError: `name` holds a folder.
     """
-    config.require(Path(name).name == name and bool(name), f"name = {name!r}: a plain file name is needed.")
+    require(Path(name).name == name and bool(name), f"name = {name!r}: a plain file name is needed.")
     path = Path(directory or paths.FIGURES_DIR) / f"{name.removesuffix('.png')}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.draw_without_rendering()  # settles the layout

@@ -21,11 +21,11 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from helpers import config, evaluation, manifest, paths, pipeline
+from helpers.checks import ConfigError, is_like, require
 from helpers.config import (
     RECIPES,
     BaselineConfig,
     BigJumpConfig,
-    ConfigError,
     EvaluationConfig,
     GeometryConfig,
     RunConfig,
@@ -78,7 +78,7 @@ def check_parameters(given: dict[str, object], chosen: list[Path]) -> dict[Path,
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ConfigError(f"Unknown parameter {name!r}.{hint} Known: {', '.join(sorted(every))}.")
         default = every[name]
-        if default is not None and not config.is_like(value, default):
+        if default is not None and not is_like(value, default):
             raise ConfigError(f"Parameter {name} = {value!r}: give a value of the type of its default, {default!r}.")
     return {path: {n: v for n, v in given.items() if n in parameters} for path, parameters in known.items()}
 
@@ -149,7 +149,7 @@ def build_settings(dealt: dict[Path, dict[str, object]]) -> RunConfig:
         if stage is not None:
             stage(**{name: given[name] for name in config.field_names(stage) if name in given})
         if "recipe" in given:
-            config.require(given["recipe"] in RECIPES, f"recipe = {given['recipe']!r}: one of {', '.join(RECIPES)}.")
+            require(given["recipe"] in RECIPES, f"recipe = {given['recipe']!r}: one of {', '.join(RECIPES)}.")
         if "plus_settings" in given:
             config.plus_config(given["plus_settings"])
         elsewhere = {name for other, values in dealt.items() if other != path for name in values}
@@ -165,11 +165,11 @@ def _require_effect(given: dict[str, object], elsewhere: set[str]) -> None:
     """
     if given.get("recipe") != "plus":
         asked = "plus_settings" in given
-        config.require(not asked, "plus_settings has no effect with the recipe 'published'. Add -p recipe plus.")
+        require(not asked, "plus_settings has no effect with the recipe 'published'. Add -p recipe plus.")
         return
     idle = sorted(set(given) & set(config.field_names(BigJumpConfig)) - elsewhere - {"seed"})
     message = f"{', '.join(idle)}: no effect with the recipe 'plus', which has plus_settings."
-    config.require(not idle, message)
+    require(not idle, message)
 
 
 def run_series(settings: RunConfig, dealt: dict[Path, dict[str, object]]) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from helpers import config, paths
+from helpers.checks import ConfigError
 from helpers.config import (
     BaselineConfig,
     BigJumpConfig,
-    ConfigError,
     EvaluationConfig,
     GeometryConfig,
     OptimiserConfig,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers import checkpoints, manifest, paths, series
-from helpers.config import ConfigError
+from helpers.checks import ConfigError
 from helpers.manifest import artefact_digests, differences
 from helpers.models import build_model
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.config import MODEL_ROWS, ConfigError
+from helpers.checks import ConfigError
+from helpers.config import MODEL_ROWS
 from helpers.models import MLP, GeomLinear, GeomWithAdapter, Standardise, build_model, fit_standardisation, predict
 
 DX, DY = 6, 9

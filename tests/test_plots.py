@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from helpers import config, paths, plots
+from helpers.checks import ConfigError
 
 rng = np.random.default_rng(0)
 MODELS = config.MODEL_ROWS
@@ -128,12 +129,12 @@ def test_save_figure_goes_to_the_figures_folder_and_refuses_a_path(ax, tmp_path,
     monkeypatch.setattr(paths, "FIGURES_DIR", tmp_path)
     ax.plot([1, 2])
     assert plots.save_figure(ax.figure, "line").parent == tmp_path
-    with pytest.raises(config.ConfigError):
+    with pytest.raises(ConfigError):
         plots.save_figure(ax.figure, "../line")
 
 
 def test_a_key_that_no_epoch_has_is_an_error_rather_than_an_empty_figure(ax):
-    with pytest.raises(config.ConfigError):
+    with pytest.raises(ConfigError):
         plots.training_curves(ax, HISTORIES, "mmr")
 
 

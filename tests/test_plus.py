@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from helpers import cca, inner_splits, losses, pipeline, plus, plus_search
 from helpers.checkpoints import CheckpointError
-from helpers.config import ConfigError, PlusConfig, plus_config
+from helpers.checks import ConfigError
+from helpers.config import PlusConfig, plus_config
 from helpers.models import ByteDropout, EnsembleMLP, build_model, fit_standardisation
 from helpers.objectives import TrainingData
 from helpers.progress import Progress

@@ -10,7 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from helpers import paths, series
-from helpers.config import ConfigError
+from helpers.checks import ConfigError
 from helpers.series import TrainingProgress, build_settings, check_parameters, main, notebooks, parse_value
 
 RUN_PARAMETERS = 'profile = "demo"\nrun = None  # a comment\ndata_dir = None\n'
