@@ -33,13 +33,12 @@ METHOD_COLOURS = plots.MODEL_COLOURS | {"vse_mlp": "#44AA99", "queue_nce": "#000
 BY_SIZE = ("bigjump_plus", "vse_mlp", "queue_nce", "cca", "procrustes", "least_squares")
 """Methods of the figure by size."""
 METHOD_LABELS = plots.MODEL_LABELS | {
-    "ridge": "Ridge (searched)",
-    "kernel_ridge": "Kernel ridge, whitened",
-    "asif": "Nearest captions (after ASIF)",
-    "vse_mlp": "MLP, VSE++ loss",
-    "residual_nce": "Residual MLP, InfoNCE",
-    "queue_nce": "MLP, InfoNCE with queue",
-    "bigjump_plus": "BigJump plus",
+    "ridge": "Least squares, ridge searched",
+    "kernel_ridge": "Kernel ridge",
+    "asif": "ASIF-like",
+    "vse_mlp": "VSE++ MLP",
+    "residual_nce": "Residual InfoNCE",
+    "queue_nce": "Queue InfoNCE",
 }
 
 
@@ -60,26 +59,22 @@ def step_bars(ax: Axes, rows: list[dict]) -> Axes:
     return ax
 
 
-def scaling_curve(ax: Axes, rows: list[dict], axis: str) -> Axes:
-    """Milliseconds of a step and of its floor against one size, and the step's memory on the right."""
+def scaling_curves(time: Axes, memory: Axes, rows: list[dict], axis: str) -> None:
+    """Milliseconds of a step and of its floor against one size; on the other axes the step's memory."""
     rows = [row for row in rows if row["axis"] == axis]
     values = [row["value"] for row in rows]
-    ax.loglog(values, [1e3 * row["seconds"] for row in rows], "-o", color=plots.MODEL_COLOURS["bigjump"], label="step")
+    step = [1e3 * row["seconds"] for row in rows]
     floor = [1e3 * row["floor_seconds"] for row in rows]
-    ax.loglog(values, floor, "--", color=plots.MODEL_COLOURS["chance"], label="matrix products")
-    right = ax.twinx()
-    memory = [max(row["step_memory_mb"], 1.0) for row in rows]
-    right.loglog(values, memory, ":s", color=plots.BLUE, ms=4, label="memory of the step (right)")
-    right.set_ylabel("memory (MB)")
-    right.set_ylim(1, 10 ** (len(str(int(max(memory)))) + 1))
-    right.grid(visible=False)
-    lines = ax.get_lines() + right.get_lines()
-    ax.legend(lines, [line.get_label() for line in lines], loc="upper left")
-    ax.set(xlabel=AXIS_LABELS[axis], ylabel="time (ms per step)")
-    ax.set_xticks(values, [f"{value:,}" for value in values])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_ylim(top=ax.get_ylim()[1] * 8)
-    return ax
+    time.plot(values, step, "-o", color=plots.MODEL_COLOURS["bigjump"], label="step")
+    time.plot(values, floor, "--", color=plots.MODEL_COLOURS["chance"], label="matrix products")
+    memory.plot(values, [row["step_memory_mb"] for row in rows], "-s", color=plots.BLUE, ms=4)
+    for ax, what in ((time, "time (ms per step)"), (memory, "memory of the step (MB)")):
+        ax.set_xscale("log")
+        ax.set_xticks(values, [f"{value:,}" for value in values])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_ylim(0, 1.15 * ax.get_ylim()[1])
+        ax.set(xlabel=AXIS_LABELS[axis], ylabel=what)
+    time.legend(loc="upper left")
 
 
 def accuracy_dots(ax: Axes, result: dict) -> Axes:
@@ -175,9 +170,9 @@ def main() -> None:
             print(plots.save_figure(fig, f"step_cost{suffix}"))
         scaling = common.load("scaling", "challenge", device) or common.load("scaling", "small", device)
         if scaling:
-            fig, axes = plt.subplots(2, 2, figsize=(11, 7.4))
-            for ax, axis in zip(axes.flat, AXIS_LABELS, strict=True):
-                scaling_curve(ax, scaling["rows"], axis)
+            fig, axes = plt.subplots(len(AXIS_LABELS), 2, figsize=(9, 2.6 * len(AXIS_LABELS)))
+            for pair, axis in zip(axes, AXIS_LABELS, strict=True):
+                scaling_curves(*pair, scaling["rows"], axis)
             print(plots.save_figure(fig, f"scaling{suffix}"))
 
 

@@ -25,13 +25,13 @@ from helpers.reproducibility import choose_device, matmul_dtype
 WIDTHS = {"text_dim": 384, "image_dim": 512}
 TURNS: Mapping[str, Mapping[str, float]] = {
     "as it is": {},
-    "noise 0.3": {"noise_share": 0.3},
+    "noise x 10": {"noise_share": 0.3},
     "linear": {"relu_weight": 0.0},
-    "non-linear 16": {"relu_weight": 16.0},
+    "non-linear x 4": {"relu_weight": 16.0},
     "1 caption": {"captions_per_image": 1},
     "12 captions": {"captions_per_image": 12},
 }
-"""Arguments of `write_demo` that differ from its defaults."""
+"""Arguments of `write_demo` that differ from its defaults: `linear` has no non-linear part."""
 ASKED = {
     "start": "start_least_squares",
     "freeze": "free",

@@ -21,9 +21,9 @@ from matplotlib.ticker import NullLocator
 from helpers import paths, plots
 
 RESULTS_DIR = paths.PROJECT_ROOT / "benchmarks" / "results"
-COLOURS = {"helps": plots.BLUE, "harms": plots.MODEL_COLOURS["bigjump"], "no effect": plots.MODEL_COLOURS["chance"]}
-MARKERS = {"helps": "o", "harms": "s", "no effect": "o"}
-LEGEND = {"helps": "first choice helps", "harms": "first choice harms", "no effect": "no effect (interval covers 0)"}
+COLOURS = {"helps": plots.BLUE, "harms": plots.MODEL_COLOURS["bigjump"], "not clear": plots.MODEL_COLOURS["chance"]}
+MARKERS = {"helps": "o", "harms": "s", "not clear": "o"}
+LEGEND = {"helps": "first choice helps", "harms": "first choice harms", "not clear": "not clear (interval covers 0)"}
 TURNED_NAME = "turned_demo.json"
 """Results of `benchmarks.turned`: one comparison a claim, on demo data with one property changed."""
 LINEAR = 0.01
@@ -127,9 +127,9 @@ def _verdict_handles() -> list[Line2D]:
 
 
 def _look(verdict: str) -> dict[str, str]:
-    """Colour and marker of a verdict, hollow where there is no effect."""
+    """Colour and marker of a verdict, hollow where it is not clear."""
     colour = COLOURS[verdict]
-    return {"color": colour, "marker": MARKERS[verdict], "mfc": "white" if verdict == "no effect" else colour}
+    return {"color": colour, "marker": MARKERS[verdict], "mfc": "white" if verdict == "not clear" else colour}
 
 
 def order_figure(short: dict, full: dict) -> Figure:
@@ -204,10 +204,10 @@ def caption_table(result: dict, shown: int = 3) -> str:
     lines = []
     for words, row in comparisons(result).items():
         if changes := row.get("caption_changes"):
-            quartiles = changes["places_won_quantiles_5_25_50_75_95"][1:4]
+            quartiles = ", ".join(f"{places:+.1f}" for places in changes["places_won_quantiles_5_25_50_75_95"][1:4])
             lines.append(
                 f"{result['data']['name']}, {words}: with the second {changes['gaining']:.0%} of the captions rank "
-                f"better and {changes['losing']:.0%} worse; quartiles of the places won {quartiles}"
+                f"better, {changes['losing']:.0%} worse; places won, quartiles {quartiles}"
             )
             for label, kind in (("gains", "gain_most"), ("loses", "lose_most")):
                 for entry in changes[kind][:shown]:
@@ -231,7 +231,7 @@ def turned_figure(result: dict) -> Figure:
         for y, words in enumerate(order):
             row = rows[words]
             strength = 0.0
-            if row["verdict"] != "no effect":
+            if row["verdict"] != "not clear":
                 strength = min(1.0, max(0.3, abs(row["difference"]) / LINEAR))
                 box = {"facecolor": COLOURS[row["verdict"]], "edgecolor": "white", "linewidth": 1.5}
                 ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, alpha=strength, **box))

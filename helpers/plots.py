@@ -1,7 +1,8 @@
 """Figures: each function draws on the `ax` it is given and returns it, with a label on every axis.
 
 One colour a model everywhere, so that a reader learns the colours once: of Okabe and Ito (Color Universal Design,
-2008), and two of the muted scheme of Tol (2021).
+2008), and two of the muted scheme of Tol (2021). The two spaces, and what else is drawn in several colours, take others
+of that scheme; a single curve is blue.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ _LABELS = (
 _COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#999933", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#882255")
 MODEL_LABELS = dict(zip(config.MODEL_ROWS, _LABELS, strict=True))
 MODEL_COLOURS = dict(zip(config.MODEL_ROWS, _COLOURS, strict=True))
-FALLBACK_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+SPACE_COLOURS = {"captions": "#332288", "images": "#CC6677"}
+FALLBACK_COLOURS = ("#44AA99", "#AA4499", "#117733", "#DDCC77", "#88CCEE", "#000000")
 BLUE, ORANGE, DARK = "#0072B2", "#E69F00", "#333333"
 _MRR_LABEL = "MRR (0 to 1)"
 _BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}  # where curves may run anywhere inside
@@ -48,7 +50,7 @@ def use_style() -> None:
 
 
 def _look(name: str, index: int, note: str = "") -> dict[str, str]:
-    colour = MODEL_COLOURS.get(name, FALLBACK_COLOURS[index % len(FALLBACK_COLOURS)])
+    colour = (MODEL_COLOURS | SPACE_COLOURS).get(name, FALLBACK_COLOURS[index % len(FALLBACK_COLOURS)])
     return {"color": colour, "label": MODEL_LABELS.get(name, name) + note}
 
 
@@ -68,7 +70,9 @@ def spectra(ax: Axes, eigenvalues: Mapping[str, np.ndarray]) -> Axes:
         # With fewer samples than dimensions the rest of the spectrum is zero, and what is stored there is rounding.
         scaled = np.where(values > 1e-9 * values[0], values / values.mean(), np.nan)
         note = f" (effective rank {effective_rank(values):.0f} of {len(values)})"
-        ax.loglog(np.arange(1, len(values) + 1), scaled, **_look(name, index, note))
+        # A spectrum may cover another exactly: through the gaps of its line the other shows.
+        style = ("-", "--", "-", "-.")[index % 4]
+        ax.loglog(np.arange(1, len(values) + 1), scaled, style, **_look(name, index, note))
     return _finish(ax, "component (rank of eigenvalue)", "eigenvalue / mean eigenvalue", loc="lower left")
 
 
@@ -168,7 +172,8 @@ def training_curves(ax: Axes, histories: Mapping, key: str = "mrr", references: 
         _by_epoch(ax, history, key, **_look(name, index))
     for index, (name, value) in enumerate((references or {}).items()):
         ax.axhline(value, ls=":", **_look(name, index + len(histories), f": {value:.3f}"))
-    return _finish(ax, "epoch", _MRR_LABEL if key == "mrr" else key, **_BESIDE)
+    label = {"mrr": _MRR_LABEL, "loss": "training loss (dimensionless)"}.get(key, key)
+    return _finish(ax, "epoch", label, **_BESIDE)
 
 
 def loss_terms(ax: Axes, history: Rows, terms: Sequence[str]) -> Axes:
@@ -215,10 +220,12 @@ def _whiskers(row: Mapping[str, float]) -> list[list[float]]:
     return [[max(row["mrr"] - row["mrr_low"], 0)], [max(row["mrr_high"] - row["mrr"], 0)]]  # (2, 1)
 
 
-def _label_points(ax: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each label beside its point, at the first of several offsets where it meets no other label or point."""
+def _label_points(
+    ax: Axes, points: Sequence[tuple[float, float, str]], drawn: Sequence[tuple[float, float]] = ()
+) -> None:
+    """Write each label beside its point, where it meets no other label, no point and nothing `drawn` if it can."""
     ax.figure.canvas.figure.draw_without_rendering()  # settles the layout, hence the pixels
-    centres, taken = [ax.transData.transform(point[:2]) for point in points], []
+    centres, taken = [ax.transData.transform(point[:2]) for point in (*points, *drawn)], []
     sides = [(dx, dy) for dy in (0, 14, -14, 26, -26, 38, -38, 50, -50) for dx in (13, -13)]
     for x, y, text in points:
         for dx, dy in sides:
@@ -239,19 +246,20 @@ def cost_accuracy(ax: Axes, rows: Rows) -> Axes:
     Each row: `model`, `mrr`, `mrr_low`, `mrr_high`, `cpu_ms_per_query`, `parameters` (the area of its marker).
     """
     rows = [row for row in rows if (row.get("cpu_ms_per_query") or 0) > 0]
-    largest, points = max([row["parameters"] for row in rows] + [1]), []
+    largest, points, whiskers = max([row["parameters"] for row in rows] + [1]), [], []
     for index, row in enumerate(rows):
         x, y, look = row["cpu_ms_per_query"], row["mrr"], _look(row["model"], index)
         ax.errorbar(x, y, yerr=_whiskers(row), color=DARK, capsize=3, lw=1.2, zorder=4)
         ax.scatter(x, y, s=25 + 200 * row["parameters"] / largest, color=look["color"], alpha=0.8, zorder=3)
         points.append((x, y, f"{look['label']} ({row['parameters'] / 1e6:.1f} M)"))
+        whiskers += [(x, along) for along in np.linspace(row["mrr_low"], row["mrr_high"], 9)]
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
     ax.margins(x=0.25, y=0.15)
     _finish(ax, "CPU time (ms per query, log scale)", _MRR_LABEL + "; area: parameters")
-    _label_points(ax, points)
+    _label_points(ax, points, whiskers)
     return ax
 
 
@@ -269,6 +277,10 @@ def leaderboard_bars(ax: Axes, rows: Rows) -> Axes:
     return _finish(ax, _MRR_LABEL + ", 95% interval", "model")
 
 
+def _ring(ax: Axes, x: float, y: float, label: str) -> None:
+    ax.plot(x, y, "o", ms=12, mfc="none", mec=DARK, mew=1.6, label=label)
+
+
 def search_curves(ax: Axes, curves: Rows, temperature: float, whitening: float, epochs: int) -> Axes:
     """Inner MRR by epoch for each candidate {temperature, whitening, mrr}, with the chosen point ringed."""
     for index, curve in enumerate(curves):
@@ -277,15 +289,20 @@ def search_curves(ax: Axes, curves: Rows, temperature: float, whitening: float, 
         label = f"temperature {curve['temperature']:g}" + (", whitened" if curve["whitening"] else "")
         ax.plot(steps, curve["mrr"], marker="o", ms=3, color=colour, label=label)
         if (curve["temperature"], curve["whitening"]) == (temperature, whitening):
-            ax.plot(epochs, curve["mrr"][epochs - 1], "o", ms=12, mfc="none", mec=DARK, mew=1.6, label="chosen")
+            _ring(ax, epochs, curve["mrr"][epochs - 1], f"chosen: epoch {epochs}")
     return _finish(ax, "epoch", "MRR on inner splits (0 to 1)", loc="lower right")
 
 
-def weight_curve(ax: Axes, curve: Rows, weight: float) -> Axes:
-    """Inner MRR against the closed form's weight {weight, mrr} in the mean, with the chosen point ringed."""
+def weight_curve(ax: Axes, curve: Rows, weight: float, alone: float) -> Axes:
+    """Inner MRR against the closed form's weight {weight, mrr} in the mean, with the chosen point ringed.
+
+    Args:
+        alone: MRR of the closed form by itself, a dotted line.
+    """
     weights, mrr = [entry["weight"] for entry in curve], [entry["mrr"] for entry in curve]
     ax.plot(weights, mrr, marker="o", ms=4, color=FALLBACK_COLOURS[0])
-    ax.plot(weight, mrr[weights.index(weight)], "o", ms=12, mfc="none", mec=DARK, mew=1.6, label="chosen")
+    _ring(ax, weight, mrr[weights.index(weight)], f"chosen: {weight:g}")
+    ax.axhline(alone, ls=":", color=MODEL_COLOURS["cca"], label=f"Weighted CCA alone: {alone:.3f}")
     return _finish(ax, "weight of CCA beside the networks (0 to 1)", "MRR on inner splits (0 to 1)", loc="lower right")
 
 

@@ -12,7 +12,7 @@ from helpers import ablations
 
 def comparison(words: str, difference: float, on: str = "reference") -> dict:
     low, high = difference - 0.01, difference + 0.01
-    verdict = "helps" if low > 0 else "harms" if high < 0 else "no effect"
+    verdict = "helps" if low > 0 else "harms" if high < 0 else "not clear"
     return {"words": words, "on": on, "difference": difference, "low": low, "high": high, "verdict": verdict}
 
 
@@ -110,8 +110,8 @@ def test_caption_table_shows_who_gains_and_loses_most():
     row = comparison("a, not b", 0.1) | {"caption_changes": changes}
     lines = ablations.caption_table(result("large", 8000, 25, [comparison("much", 0.1), row]), shown=2).splitlines()
     assert lines == [
-        "large, a, not b: with the second 60% of the captions rank better and 25% worse; quartiles of the places won "
-        "[-1, 2, 3]",
+        "large, a, not b: with the second 60% of the captions rank better, 25% worse; "
+        "places won, quartiles -1.0, +2.0, +3.0",
         "  gains: rank 9 to 0: caption 0",
         "  gains: rank 9 to 1: caption 1",
         "  loses: rank 9 to 4: caption 4",
@@ -142,4 +142,4 @@ def test_turned_table_is_read_back_as_it_was_stored(tmp_path):
     (tmp_path / ablations.TURNED_NAME).write_text(json.dumps(TURNED))
     lines = ablations.turned_table(ablations.load_turned(tmp_path)).splitlines()
     assert lines[0] == "as it is: 6,000 captions, gallery of 120" and len(lines) == 8
-    assert lines[1] == "  little  +0.0010 (-0.0090 to +0.0110) no effect"
+    assert lines[1] == "  little  +0.0010 (-0.0090 to +0.0110) not clear"

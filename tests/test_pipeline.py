@@ -72,10 +72,10 @@ def test_weighted_cca_is_stored_with_what_inner_splits_chose(run, capsys):
     assert pipeline.stored_mrr(run, "cca") == np.mean(1 / pipeline.stored_ranks(run, "cca")) > 0.2
 
 
-def test_the_search_is_short_on_the_demo_data_alone(run, tmp_path):
-    assert pipeline.search_settings(replace(run, config=RunConfig())) == PlusConfig(**pipeline.QUICK_SEARCH)
+def test_plus_is_short_on_the_demo_data_alone(run, tmp_path):
+    assert pipeline.plus_defaults(replace(run, config=RunConfig())) == PlusConfig(**pipeline.QUICK_PLUS)
     for own in (RunConfig(data_dir=tmp_path), RunConfig("challenge")):
-        assert pipeline.search_settings(replace(run, config=own)) == PlusConfig()
+        assert pipeline.plus_defaults(replace(run, config=own)) == PlusConfig()
 
 
 def test_groups_of_the_split_reach_the_inner_splits(run):

@@ -64,7 +64,7 @@ FIGURES = {
         0.5,
         2,
     ),
-    "weight_curve": ([{"weight": w, "mrr": 0.3 + w * (1 - w)} for w in (0.0, 0.5, 0.8)], 0.5),
+    "weight_curve": ([{"weight": w, "mrr": 0.3 + w * (1 - w)} for w in (0.0, 0.5, 0.8)], 0.5, 0.42),
 }
 
 

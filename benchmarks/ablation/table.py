@@ -29,7 +29,7 @@ SHOWN = 10
 
 def verdict(low: float, high: float) -> str:
     """What the interval of a difference says of the claim's setting."""
-    return "helps" if low > 0 else "harms" if high < 0 else "no effect"
+    return "helps" if low > 0 else "harms" if high < 0 else "not clear"
 
 
 def variant_facts(finished: Finished, groups: Groups) -> dict:
