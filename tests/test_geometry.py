@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,6 +142,13 @@ def test_principal_basis_is_the_smallest_that_holds_its_share(seed, share, n):
     np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-12)
     assert ((centred @ basis[:, :r]) ** 2).sum() == pytest.approx(variance[:r].sum())
     np.testing.assert_allclose(basis @ (basis.T @ rows.mean(0)), rows.mean(0), atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [1, 5])
+def test_principal_basis_of_one_direction_is_what_torch_takes(width):
+    rows = np.outer([1.0, -1.0, 2.0, -2.0], np.ones(width))
+    basis = torch.from_numpy(principal_basis(rows, 0.9))
+    np.testing.assert_allclose(basis.abs(), np.full((width, 1), width**-0.5))
 
 
 def test_principal_basis_of_few_rows_and_of_equal_ones():

@@ -52,6 +52,14 @@ def test_popularity_ignores_lengths_rotations_and_the_order_of_the_bank(seed, be
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("offset", [1, 10, 60])
+def test_inverse_temperature_follows_the_spread_however_much_images_share(offset):
+    rng = np.random.default_rng(0)
+    bank, images = (offset + rng.normal(size=(n, 64)) for n in (50, 80))
+    expected = hubness.SHARPNESS / (unit(bank) @ unit(images).T).std(1).mean()
+    assert hubness.inverse_temperature(torch.from_numpy(bank), images) == pytest.approx(expected, rel=0.01)
+
+
 def test_a_repeated_image_changes_nothing_and_shares_its_popularity():
     bank, gallery = case(1)
     alone = hubness.popularity(torch.from_numpy(bank), gallery, 20.0).numpy()
