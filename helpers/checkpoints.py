@@ -75,7 +75,8 @@ def weights_digest(run_dir: Path, name: str) -> str | None:
     if not path.exists():
         return None
     with open(path, "rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))  # the header's length, and the header
+        header = 8 + int.from_bytes(file.read(8), "little")  # its length, and itself
+        file.seek(min(header, path.stat().st_size))  # a damaged file has a digest too, and none that was judged
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -24,6 +24,8 @@ MANIFEST = "manifest.json"
 PACKAGES = ("torch", "numpy", "scipy", "safetensors", "papermill", "ipykernel")
 TIMINGS = frozenset({"seconds", "cpu_ms_per_query", "gpu_ms_per_query"})
 """Keys whose values differ between two runs that are otherwise the same."""
+UNFINISHED = (".progress.safetensors", ".choice.json")
+"""How the names of files end that a training keeps until its model is stored."""
 
 
 def write_manifest(run_dir: Path, data_dir: Path, parameters: dict[str, dict[str, object]]) -> None:
@@ -77,11 +79,18 @@ def artefact_digests(run_dir: Path) -> dict[str, str]:
     """SHA-256 of the content of each artefact, by its path in the run's folder; timings are left out.
 
     Executed notebooks are no artefacts: they hold the time of day. Neither is `run.json`, which names the run, nor what
-    a process that was killed while it wrote has left (a dot begins its name).
+    a training keeps while it goes on, nor what begins with a dot: a process that was killed while it wrote leaves such
+    files, Jupyter such folders. A file that is not what its name says, which no run wrote, counts by its bytes.
     """
-    found = sorted(path for path in run_dir.rglob("[!.]*") if path.suffix in (".safetensors", ".json", ".npz", ".csv"))
-    skipped = (MANIFEST, "run.json")
-    return {str(path.relative_to(run_dir)): _digest(path) for path in found if path.name not in skipped}
+    found = sorted(path for path in run_dir.rglob("*") if path.suffix in (".safetensors", ".json", ".npz", ".csv"))
+    names = {path.relative_to(run_dir): path for path in found}
+    return {
+        name.as_posix(): _digest(path)
+        for name, path in names.items()
+        if not any(part.startswith(".") for part in name.parts)
+        and path.name not in (MANIFEST, "run.json")
+        and not path.name.endswith(UNFINISHED)
+    }
 
 
 def changed(run_dir: Path, recorded: dict[str, str]) -> list[str]:
@@ -90,7 +99,7 @@ def changed(run_dir: Path, recorded: dict[str, str]) -> list[str]:
     def same(name: str) -> bool:
         try:
             return _digest(run_dir / name) == recorded[name]
-        except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError):
+        except OSError:
             return False
 
     return [name for name in recorded if not same(name)]
@@ -102,6 +111,13 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
 
 
 def _digest(path: Path) -> str:
+    try:
+        return _content_digest(path)
+    except (ValueError, zipfile.BadZipFile, safetensors.SafetensorError):
+        return _file_digest(path)
+
+
+def _content_digest(path: Path) -> str:
     if path.suffix == ".csv":
         return _file_digest(path)
     sha = hashlib.sha256()

@@ -45,9 +45,11 @@ class Translator:
         text_dim, image_dim: widths of input and output.
     """
 
-    def __init__(self, name: str, model: nn.Module, text_dim: int, image_dim: int, run: Path | None = None) -> None:
+    def __init__(
+        self, name: str, model: nn.Module, text_dim: int, image_dim: int, loaded: tuple[Path, str] | None = None
+    ) -> None:
         self.name, self.model, self.text_dim, self.image_dim = name, model.eval(), text_dim, image_dim
-        self._run = run
+        self._loaded = loaded  # the run's folder, and the digest of the weights that were read
 
     @classmethod
     def load(cls, run: str | Path, model: str | None = None) -> Translator:
@@ -62,8 +64,10 @@ class Translator:
         run = Path(run)
         if model is None:
             model = _best_model(run)
+        digest = checkpoints.weights_digest(run, model)
         network, facts = checkpoints.load_model(run, model)
-        return cls(model, network, facts["architecture"]["text_dim"], facts["architecture"]["image_dim"], run)
+        widths = (facts["architecture"][name] for name in ("text_dim", "image_dim"))
+        return cls(model, network, *widths, (run, digest))
 
     def raw(self, x: np.ndarray) -> np.ndarray:
         """Translate (N, dx) to (N, dy) float32 at the model's own length.
@@ -100,15 +104,19 @@ class Translator:
         Unit vectors less a fixed vector of the run, see `dot_product.correction`; for cosines, use `translate`.
 
         Raises:
-            CheckpointError: the run has no correction for these weights; notebook 05 writes it.
+            CheckpointError: the run has no correction for these weights (notebook 05 writes it), or others by now.
             ValueError: as `raw`.
         """
         return self.translate(x) - dot_product.load(self._folder(), self.name)
 
     def _folder(self) -> Path:
-        if self._run is None:
+        if self._loaded is None:
             raise checkpoints.CheckpointError("This translator was not loaded from a run: its folder is needed.")
-        return self._run
+        run, digest = self._loaded
+        if checkpoints.weights_digest(run, self.name) != digest:
+            path = checkpoints.model_path(run, self.name)
+            raise checkpoints.CheckpointError(f"{path}: not the weights that were loaded. Load the translator again.")
+        return run
 
     def popularity(self, gallery: np.ndarray) -> np.ndarray:
         """How much each gallery image attracts captions that are not its own, (M,) float32 in units of cosine.
@@ -117,7 +125,7 @@ class Translator:
         many searches of one gallery it is computed once and handed to `search`.
 
         Raises:
-            CheckpointError: the run has no bank for these weights; notebook 05 writes it.
+            CheckpointError: the run has no bank for these weights (notebook 05 writes it), or others by now.
             ValueError: wrong shape of the gallery, or NaN or Inf in it.
         """
         self._check_gallery(gallery)

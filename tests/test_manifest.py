@@ -45,6 +45,9 @@ def test_digests_leave_timings_out_and_miss_nothing_else(run):
     checkpoints.save_model(run, "linear", model, facts)
     np.savez_compressed(run / "split.npz", val_images=np.arange(3))
     (run / "models" / ".linear.json.x1.json").write_text("{")  # of a process that was killed while it wrote
+    (run / "models" / "bigjump_plus.choice.json").write_text("{}")
+    (run / ".ipynb_checkpoints").mkdir()
+    (run / ".ipynb_checkpoints" / "leaderboard-checkpoint.json").write_text("[]")
     assert artefact_digests(run) == before
 
     checkpoints.write_json(run / "leaderboard.json", [rows[0] | {"mrr": 0.5000001}])
@@ -131,3 +134,15 @@ def test_verify_without_a_manifest(tmp_path, finished, capsys):
     assert series.main(["--verify", "r"]) == 2
     assert "manifest.json: no such file" in capsys.readouterr().err
     assert paths.runs_dir() == tmp_path
+
+
+def test_a_file_that_is_not_what_its_name_says_counts_by_its_bytes(run):
+    before = artefact_digests(run)
+    (run / "notes.json").write_text("to do: look at rank 3")
+    np.savez(run / "mine.npz", rows=np.array([{"a": 1}], dtype=object))
+    (run / "half.safetensors").write_bytes(b"12")
+    found = artefact_digests(run)
+    assert differences(before, found) == ["half.safetensors", "mine.npz", "notes.json"]
+    assert manifest.changed(run, found) == []
+    (run / "notes.json").write_text("done")
+    assert manifest.changed(run, found) == ["notes.json"]

@@ -235,9 +235,26 @@ def test_what_was_judged_before_the_model_changed_is_refused(tmp_path):
     ours.search(x, gallery, hubness=True)
     torch.nn.init.ones_(next(ours.model.parameters()))
     checkpoints.save_model(tmp_path, "linear", ours.model, {"architecture": {"text_dim": 6, "image_dim": 5}})
-    for use in (lambda: ours.search(x, gallery, hubness=True), lambda: ours.for_dot_product(x)):
-        with pytest.raises(checkpoints.CheckpointError, match="made for other weights.*Run notebook 05 again"):
+    again = Translator.load(tmp_path, "linear")
+    stale = ((ours, "not the weights that were loaded"), (again, "made for other weights.*Run notebook 05 again"))
+    for loaded, message in stale:
+        with pytest.raises(checkpoints.CheckpointError, match=message):
+            loaded.search(x, gallery, hubness=True)
+        with pytest.raises(checkpoints.CheckpointError, match=message):
+            loaded.for_dot_product(x)
+
+
+def test_a_run_that_is_trained_and_judged_again_is_not_mixed_with_weights_in_memory(tmp_path):
+    ours, bank = judged_run(tmp_path)
+    x, gallery = np.ones((2, 6), dtype=np.float32), np.eye(5, dtype=np.float32)
+    other = build_model("linear", 6, 5)
+    checkpoints.save_model(tmp_path, "linear", other, {"architecture": {"text_dim": 6, "image_dim": 5}})
+    hubness.save_bank(tmp_path, bank, {"linear": 3.0})
+    dot_product.save(tmp_path, {"linear": np.ones(5, dtype=np.float32)})
+    for use in (lambda: ours.popularity(gallery), lambda: ours.for_dot_product(x)):
+        with pytest.raises(checkpoints.CheckpointError, match="Load the translator again"):
             use()
+    assert Translator.load(tmp_path, "linear").popularity(gallery).shape == (5,)
 
 
 def test_for_dot_product_subtracts_the_stored_correction(tmp_path):
