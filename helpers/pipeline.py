@@ -228,7 +228,7 @@ def _train_and_save_plus(run: Run, settings: PlusConfig, data: training.Training
     history = plus.train_plus(model, data, settings, choice, progress)
     found = {"choice": vars(choice), "version": plus.VERSION}
     _save_trained(run, "bigjump_plus", model, settings, shape, history, progress, **found)
-    path.unlink()
+    path.unlink(missing_ok=True)
     return history
 
 
@@ -282,7 +282,8 @@ def _ensure(run: Run, names: tuple[str, ...], make: Callable[[str], object], not
         if other:
             say(f"{name}: found in {place}, made with other settings than the defaults: {', '.join(other)}.")
         if "products" in facts:  # of a training
-            here = _products(replace(defaults, **facts["settings"]), choose_device())
+            given = replace(defaults, mixed_precision=facts["settings"]["mixed_precision"])
+            here = _products(given, choose_device())
             if facts["products"] != here:
                 say(f"{name}: found in {place}, trained elsewhere, on {' with '.join(facts['products'])}.")
 

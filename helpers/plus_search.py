@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from helpers import cca
+from helpers import cca, training
 from helpers.config import PlusConfig
 from helpers.inner_splits import inner_splits
 from helpers.objectives import TrainingData
 from helpers.plus import CLEAR_GAIN, Choice, PlusObjective, basis_for, build_ensemble, derived
-from helpers.training import fit
 
 
 def search(data: TrainingData, settings: PlusConfig) -> Choice:
@@ -77,9 +76,9 @@ def _try(
         model = build_ensemble(inner, given, 1, whitening, basis=basis)
         objective = PlusObjective(given, inner, model, temperature, searching=True)
         label = f"inner split {number}/{len(folds)}, temperature {temperature:g}, whitening {whitening:g}"
-        runs.append([entry["mrr"] for entry in fit(model, objective, label)])
+        runs.append([entry["mrr"] for entry in training.fit(model, objective, label)])
         with torch.inference_mode():
-            translations.append(model(inner.val_text))
+            translations.append(training.translations(model, inner.val_text))
     common = min(map(len, runs))
     return _Tried(np.mean([run[:common] for run in runs], axis=0).tolist(), translations)
 

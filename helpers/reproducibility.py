@@ -28,6 +28,7 @@ def seed_all(seed: int) -> torch.Generator:
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    torch.set_float32_matmul_precision("highest")  # no TF32, whatever the environment asks for
     return torch.Generator().manual_seed(seed)
 
 

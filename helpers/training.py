@@ -21,6 +21,8 @@ from helpers.split import Split
 
 BAR = "{l_bar}{bar:16}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]"
 """Narrow enough for epoch, loss and MRR to stand in one line of a terminal."""
+TRANSLATION_BLOCK = 4096
+"""Captions of one forward pass without gradients."""
 
 
 def training_data(
@@ -33,20 +35,21 @@ def training_data(
     """Gather two sides of a split and move them to `device` (chosen where None).
 
     Args:
+        text: (N, dx), images: (M, dy), of any floating type; what is trained on is float32.
         groups: (M,) groups by which all images were split, where they were; see `split.make_split`.
     """
     device = choose_device() if device is None else device
 
-    def move(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    def vectors(array: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array[rows], dtype=np.float32)).to(device)
 
     return TrainingData(
-        text=move(text[split.train_captions]),
-        own=move(split.train_caption_image),
-        images=move(images[split.train_images]),
-        val_text=move(text[split.val_captions]),
-        val_images=move(images[split.val_images]),
-        val_own=move(split.caption_to_gallery),
+        text=vectors(text, split.train_captions),
+        own=torch.from_numpy(split.train_caption_image).to(device),
+        images=vectors(images, split.train_images),
+        val_text=vectors(text, split.val_captions),
+        val_images=vectors(images, split.val_images),
+        val_own=torch.from_numpy(split.caption_to_gallery).to(device),
         groups=None if groups is None else groups[split.train_images],
     )
 
@@ -114,11 +117,16 @@ def micro_unfreeze(model: nn.Module, settings: OptimiserConfig, epoch: int, hist
         model.geometry.matrix.grad = None  # AdamW skips parameters without a gradient, and would reuse a stale one
 
 
+def translations(model: nn.Module, text: torch.Tensor) -> torch.Tensor:
+    """(N, dy) translations of text (N, dx), in blocks: the hidden layers of an ensemble are large."""
+    return torch.cat([model(block) for block in text.split(TRANSLATION_BLOCK)])
+
+
 @torch.inference_mode()
 def validation_mrr(model: nn.Module, data: TrainingData) -> float:
     """Full-gallery cosine MRR on the validation side, in float32; NaN where the model's output is not finite."""
     model.eval()
-    prediction = model(data.val_text)  # (V, dy)
+    prediction = translations(model, data.val_text)  # (V, dy)
     model.train()
     if not prediction.square().sum().isfinite():
         return math.nan
@@ -160,7 +168,7 @@ def fit(model: nn.Module, objective, label: str, progress: Progress | None = Non
         model: on the device of the objective's data.
         objective: an `objectives.Objective`; holds settings and data, gives weighted terms a step.
         label: name shown beside the progress bar.
-        progress: where the state is kept after every epoch, and whether to go on from there.
+        progress: where the state is kept between epochs, how often, and whether to go on from there.
 
     Returns:
         One dict an epoch: epoch, mrr, loss and its terms (means over captions, weighted), learning rates at the
@@ -181,6 +189,7 @@ def fit(model: nn.Module, objective, label: str, progress: Progress | None = Non
     if progress is not None:
         progress.load(state)
     model.train()
+    saved = time.perf_counter()
     bar = tqdm(total=settings.epochs * steps, initial=len(history) * steps, desc=label, bar_format=BAR, mininterval=0.5)
     with bar:
         for epoch in range(len(history) + 1, settings.epochs + 1):
@@ -197,8 +206,9 @@ def fit(model: nn.Module, objective, label: str, progress: Progress | None = Non
             if objective.keeps_last or entry["mrr"] > max((done["mrr"] for done in history), default=-1.0):
                 state.best = copy.deepcopy(judged.state_dict())
             history.append(entry)
-            if progress is not None:
+            if progress is not None and time.perf_counter() - saved >= progress.every:
                 progress.save(state)
+                saved = time.perf_counter()
             bar.set_postfix(epoch=f"{epoch}/{settings.epochs}", loss=f"{entry['loss']:.3f}", mrr=f"{entry['mrr']:.3f}")
             if objective.is_over(history):
                 break

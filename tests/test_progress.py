@@ -57,7 +57,7 @@ def train(progress, settings=SETTINGS):
 
 def train_to(folder):
     """Train and store the model, as the pipeline does."""
-    progress = Progress(folder / "state.safetensors", {"settings": "these"})
+    progress = Progress(folder / "state.safetensors", {"settings": "these"}, every=0)
     model, history = train(progress)
     history = [{k: v for k, v in entry.items() if k != "seconds"} for entry in history]
     checkpoints.save_model(folder, "bigjump", model, {"history": history})
@@ -121,7 +121,7 @@ def interrupted(progress, monkeypatch, after, settings=SETTINGS):
 @pytest.mark.parametrize("after", [1, 3, 39])
 def test_resumed_is_the_same_as_undisturbed(tmp_path, monkeypatch, after):
     """Also where A was freed, and where the best epoch lies before the interruption."""
-    progress = Progress(tmp_path / "state.safetensors", {"run": 1})
+    progress = Progress(tmp_path / "state.safetensors", {"run": 1}, every=0)
     interrupted(progress, monkeypatch, after)
     torch.manual_seed(99)  # what a new process would have drawn in between must not matter
     resumed, history = train(progress)
@@ -139,16 +139,31 @@ def test_baselines_resume_too(tmp_path):
         seed_all(0)
         return training.train_baseline(build_model("mlp1", DX, DY, hidden=24), small_data(), settings, "mlp1", progress)
 
-    progress = Progress(tmp_path / "state.safetensors", {})
+    progress = Progress(tmp_path / "state.safetensors", {}, every=0)
     expected = baseline(progress)
     state = progress.path.read_bytes()
     assert len(baseline(progress)) == 5 and progress.path.read_bytes() == state  # nothing was left to train
     assert baseline(None)[-1]["loss"] == expected[-1]["loss"]
 
 
+def test_the_state_is_written_no_more_often_than_asked(tmp_path, monkeypatch):
+    clock, saved = [0.0], []
+
+    def tick():
+        clock[0] += 1.0
+        return clock[0]
+
+    monkeypatch.setattr(training.time, "perf_counter", tick)
+    monkeypatch.setattr(Progress, "save", lambda self, state: saved.append(len(state.history)))
+    train(Progress(tmp_path / "state.safetensors", {}, every=30), replace(SETTINGS, epochs=20))
+    assert 1 < len(saved) < 5 and saved == sorted(set(saved))
+    train(Progress(tmp_path / "state.safetensors", {}, every=1e9), replace(SETTINGS, epochs=20))
+    assert len(saved) < 5
+
+
 @pytest.mark.parametrize("changed", [{"facts": {"run": 2}}, {"resume": False}])
 def test_another_training_starts_anew(tmp_path, monkeypatch, changed):
-    progress = Progress(tmp_path / "state.safetensors", {"run": 1})
+    progress = Progress(tmp_path / "state.safetensors", {"run": 1}, every=0)
     interrupted(progress, monkeypatch, 2)
     settings = replace(SETTINGS, epochs=3)
     _, history = train(replace(progress, **changed), settings)
@@ -158,7 +173,7 @@ def test_another_training_starts_anew(tmp_path, monkeypatch, changed):
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="the system does not list what is mapped")
 def test_a_loaded_state_leaves_the_file_free_to_be_replaced(tmp_path, monkeypatch):
     """Where it stays mapped, Windows lets no later epoch replace it."""
-    progress = Progress(tmp_path / "state.safetensors", {})
+    progress = Progress(tmp_path / "state.safetensors", {}, every=0)
     interrupted(progress, monkeypatch, 2)
     load, mapped = Progress.load, []
 
@@ -176,7 +191,7 @@ def test_a_loaded_state_leaves_the_file_free_to_be_replaced(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"not safetensors"])
 def test_a_damaged_state_is_an_error_that_names_the_file(tmp_path, monkeypatch, damage):
-    progress = Progress(tmp_path / "state.safetensors", {})
+    progress = Progress(tmp_path / "state.safetensors", {}, every=0)
     interrupted(progress, monkeypatch, 1)
     progress.path.write_bytes(damage(progress.path.read_bytes()))
     with pytest.raises(CheckpointError, match=r"state\.safetensors: not a readable training state .* resume=False"):
@@ -185,7 +200,7 @@ def test_a_damaged_state_is_an_error_that_names_the_file(tmp_path, monkeypatch, 
 
 def test_a_full_disk_is_a_clear_error_and_leaves_the_last_state(tmp_path, monkeypatch):
     """The limit on a file's size stands for the full disk: the write fails half-way in the same manner."""
-    progress = Progress(tmp_path / "state.safetensors", {})
+    progress = Progress(tmp_path / "state.safetensors", {}, every=0)
     interrupted(progress, monkeypatch, 1)
     before = progress.path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -487,3 +487,26 @@ def test_a_frozen_geometry_that_is_computed_once_changes_nothing(monkeypatch, da
     each_step = from_seed(0, data, affine)
     for name, values in once[0].items():
         torch.testing.assert_close(values, each_step[0][name], rtol=1e-4, atol=1e-5)
+
+
+def test_training_data_are_float32_whatever_is_given(paired, split):
+    text, images = (30 + paired[0]).astype(np.float16), paired[1].astype(np.float64)
+    data, exact = (
+        training.training_data(a, b, split, torch.device("cpu"))
+        for a, b in ((text, images), (text.astype(np.float32), paired[1]))
+    )
+    for name in ("text", "images", "val_text", "val_images"):
+        assert getattr(data, name).dtype == torch.float32 and torch.equal(getattr(data, name), getattr(exact, name))
+
+
+def test_validation_in_blocks_is_the_same(data, monkeypatch):
+    model = build_model("mlp1", DX, DY, hidden=8)
+    whole = validation_mrr(model, data)
+    monkeypatch.setattr(training, "TRANSLATION_BLOCK", 7)
+    assert validation_mrr(model, data) == pytest.approx(whole, abs=1e-6)
+
+
+def test_seeding_switches_tf32_off():
+    torch.set_float32_matmul_precision("high")
+    seed_all(0)
+    assert torch.get_float32_matmul_precision() == "highest"
