@@ -87,7 +87,7 @@ def named_data(options: argparse.Namespace) -> tuple[str, PairedEmbeddings]:
     widths = {"text_dim": options.text_dim, "image_dim": options.image_dim}
     if options.demo:
         name = f"demo_{options.text_dim}_{options.image_dim}"
-        return name, load_paired(write_demo(RunConfig().data_path, **widths), **widths)
+        return name, load_paired(write_demo(RunConfig(**widths).data_path, **widths), **widths)
     return options.data_dir.resolve().name, load_paired(options.data_dir, **widths)
 
 

@@ -36,8 +36,8 @@ class RunConfig:
         profile: `demo` (synthetic data, written on first use) or `challenge` (files that you supply).
         run: name of the folder under `runs/`; the profile's name where None.
         data_dir: folder with `train.npz` and `captions.txt`; `data/<profile>` where None (the demo's lies beside the
-            caches where the project is read-only). A relative path is taken from the folder in which the kernel was
-            started, then from the project's root.
+            caches where the project is read-only, and has its widths in its name where they are not the defaults). A
+            relative path is taken from the folder in which the kernel was started, then from the project's root.
         text_dim, image_dim: widths that the data must have.
         val_ratio: share of the images that validate: two or more of them.
         split_seed: seed of the split by image; training has its own seed.
@@ -83,7 +83,11 @@ class RunConfig:
         if self.data_dir is None:
             # Demo data are written on first use, so a read-only project keeps them beside its caches.
             writable = self.profile != "demo" or os.access(paths.DATA_DIR, os.W_OK)
-            return (paths.DATA_DIR if writable else paths.cache_dir()) / self.profile
+            widths = self.text_dim, self.image_dim
+            other = self.profile == "demo" and widths != (RunConfig.text_dim, RunConfig.image_dim)
+            # Two runs of other widths, side by side, would replace each other's data.
+            name = "_".join(map(str, (self.profile, *widths))) if other else self.profile
+            return (paths.DATA_DIR if writable else paths.cache_dir()) / name
         given = Path(self.data_dir).expanduser()
         candidates = (given.absolute(), paths.PROJECT_ROOT / given)
         return next((path for path in candidates if path.exists()), candidates[0])

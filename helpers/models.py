@@ -128,7 +128,16 @@ class GeomWithAdapter(nn.Module):
 
     def forward(self, x: torch.Tensor, geometry: torch.Tensor | None = None) -> torch.Tensor:
         """Translate x (B, dx); `geometry` is A x + b (B, dy) where it is known already."""
-        return (self.geometry(x) if geometry is None else geometry) + self.adapter(x)  # (B, dy)
+        return (self._geometry(x) if geometry is None else geometry) + self.adapter(x)  # (B, dy)
+
+    def _geometry(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return self.geometry(x)
+        # In bfloat16 the rounding of what all captions share would be larger than what tells them apart.
+        centre = self.adapter[0].mean
+        with torch.autocast(x.device.type, enabled=False):
+            shared = self.geometry(centre)  # (dy,)
+        return nn.functional.linear(x - centre, self.geometry.matrix) + shared
 
 
 class ByteDropout(nn.Module):

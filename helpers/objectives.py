@@ -144,7 +144,7 @@ class BigJumpObjective(Objective):
             self.geometry = None
             return model(text[rows])
         if self.geometry is None:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(text.device.type, enabled=False):
                 self.geometry = torch.cat([model.geometry(block) for block in text.split(8192)])
         return model(text[rows], self.geometry[rows])
 

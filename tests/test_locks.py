@@ -73,6 +73,8 @@ def test_the_series_refuses_a_run_in_use(tmp_path, other, monkeypatch, capsys):
 def test_demo_data_of_a_read_only_project_lie_beside_its_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
     assert RunConfig().data_path == paths.DATA_DIR / "demo"
+    assert RunConfig(text_dim=384).data_path == paths.DATA_DIR / "demo_384_1536"
     monkeypatch.setattr(config.os, "access", lambda path, mode: False)
     assert RunConfig().data_path == tmp_path / ".cache" / "demo"
+    assert RunConfig(image_dim=512).data_path == tmp_path / ".cache" / "demo_1024_512"
     assert RunConfig(profile="challenge").data_path == paths.DATA_DIR / "challenge"

@@ -159,3 +159,22 @@ def test_prediction_of_some_rows_in_their_order():
     assert model.training  # and dropout is back
     predict(model.eval(), text, rows)
     assert not model.training
+
+
+@pytest.mark.parametrize("offset", [0, 30])
+def test_bfloat16_does_not_round_away_what_tells_captions_apart(offset):
+    generator = torch.Generator().manual_seed(0)
+    model = build_model("bigjump", 64, 48, hidden=8)
+    x = offset + torch.randn(200, 64, generator=generator)
+    matrix = torch.randn(48, 64, generator=generator)
+    model.geometry.set_affine(matrix.numpy(), -offset * matrix.sum(1).numpy())
+    fit_standardisation(model, x)
+    model.geometry.matrix.requires_grad_(True)
+    exact = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model(x)
+    exact.square().sum().backward()
+    gradient, model.geometry.matrix.grad = model.geometry.matrix.grad, None
+    rounded.float().square().sum().backward()
+    for found, expected in ((rounded, exact), (model.geometry.matrix.grad, gradient)):
+        assert torch.linalg.norm(found - expected) < 0.01 * torch.linalg.norm(expected)
