@@ -36,9 +36,9 @@ def maps(data: TrainingData, settings: Sequence[Setting]) -> Iterator[geometry.A
     statistics = geometry.pair_statistics(
         *(part.cpu().numpy() for part in (data.text, metrics.normalise(data.images), data.own))
     )
-    for eps, group in itertools.groupby(settings, key=lambda setting: setting["eps"]):
-        of_eps = list(group)
-        space = geometry.fit_cross_space(statistics, eps)
+    groups = [list(group) for _, group in itertools.groupby(settings, key=lambda setting: setting["eps"])]
+    spaces = geometry.fit_cross_spaces(statistics, [group[0]["eps"] for group in groups])
+    for of_eps, space in zip(groups, spaces, strict=True):
         of_text = _product(space.left.T, space.white_x.inverse_root)  # (k, dx): canonical directions of the captions
         of_images = {scale: _coloured(space, scale) for scale in {setting["scale"] for setting in of_eps}}
         for setting in of_eps:

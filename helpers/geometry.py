@@ -10,6 +10,7 @@ holds both classics: p = 0 is whiten - Procrustes - recolour, p = 1 is least squ
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -190,19 +191,23 @@ def whitening(cov: np.ndarray, eps: float) -> Whitening:
     Raises:
         ValueError: the covariance is zero (all rows alike), so there is nothing to whiten.
     """
-    values, vectors = _ridged_spectrum(cov, eps)
+    return _whitening(*scipy.linalg.eigh(cov), eps)
+
+
+def _whitening(values: np.ndarray, vectors: np.ndarray, eps: float) -> Whitening:
+    """`whitening` of the covariance with these eigenvalues (d,) and eigenvectors (d, d, columns)."""
+    values = _ridged(values, eps)
     root = (vectors * np.sqrt(values)) @ vectors.T
     inverse_root = (vectors / np.sqrt(values)) @ vectors.T
     return Whitening(root, inverse_root)
 
 
-def _ridged_spectrum(cov: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (d,) of C + eps tr(C)/d I and eigenvectors (d, d, columns)."""
-    values, vectors = scipy.linalg.eigh(cov)
+def _ridged(values: np.ndarray, eps: float) -> np.ndarray:
+    """Eigenvalues (d,) of C + eps tr(C)/d I, from those of C."""
     mean_eigenvalue = values.mean()
     if not mean_eigenvalue > 0:
         raise ValueError("The covariance is zero: all embeddings are the same vector.")
-    return np.clip(values, 0.0, None) + eps * mean_eigenvalue, vectors
+    return np.clip(values, 0.0, None) + eps * mean_eigenvalue
 
 
 @one_blas_thread()
@@ -212,8 +217,8 @@ def partial_whitening(cov: np.ndarray, eps: float, power: float) -> np.ndarray:
     Raises:
         ValueError: the covariance is zero.
     """
-    values, vectors = _ridged_spectrum(cov, eps)
-    return (vectors * values ** (-power / 2)) @ vectors.T
+    values, vectors = scipy.linalg.eigh(cov)
+    return (vectors * _ridged(values, eps) ** (-power / 2)) @ vectors.T
 
 
 @dataclass(frozen=True)
@@ -276,7 +281,20 @@ def fit_cross_space(statistics: PairStatistics, eps: float) -> CrossSpace:
         eps: relative ridge of both whitenings; at `power` 1 the map is exactly ridge regression with
             eps times the mean eigenvalue of C_x, whatever happens on the image side.
     """
-    white_x, white_y = whitening(statistics.cov_x, eps), whitening(statistics.cov_y, eps)
+    return _cross_space(statistics, whitening(statistics.cov_x, eps), whitening(statistics.cov_y, eps))
+
+
+def fit_cross_spaces(statistics: PairStatistics, eps_values: Sequence[float]) -> Iterator[CrossSpace]:
+    """`fit_cross_space` for each ridge in turn; the covariances, which it does not change, are decomposed once."""
+    with one_blas_thread():
+        spectra = [scipy.linalg.eigh(cov) for cov in (statistics.cov_x, statistics.cov_y)]
+    for eps in eps_values:
+        with one_blas_thread():
+            space = _cross_space(statistics, *(_whitening(*spectrum, eps) for spectrum in spectra))
+        yield space
+
+
+def _cross_space(statistics: PairStatistics, white_x: Whitening, white_y: Whitening) -> CrossSpace:
     cross = white_x.inverse_root @ statistics.cov_xy @ white_y.inverse_root
     left, correlations, right_t = scipy.linalg.svd(cross, full_matrices=False)
     return CrossSpace(statistics, white_x, white_y, left, right_t.T, correlations)

@@ -80,6 +80,12 @@ def test_power_one_is_ridge_at_every_eps(eps):
     np.testing.assert_allclose(fit_cross_space(stats, eps).affine(1.0).matrix, ridge, rtol=1e-7, atol=1e-9)
 
 
+def test_several_ridges_at_once_are_the_same_bits_as_one_by_one():
+    stats, grid = pair_statistics(*paired()), [1e-3, 0.1, 10.0]
+    for space, eps in zip(geometry.fit_cross_spaces(stats, grid), grid, strict=True):
+        np.testing.assert_array_equal(space.affine(0.5).matrix, fit_cross_space(stats, eps).affine(0.5).matrix)
+
+
 def test_rotation_is_scipy_procrustes_where_widths_agree():
     stats = pair_statistics(*paired(dx=9, dy=9))
     fitted = fit_cross_space(stats, eps=1e-2)
