@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -581,6 +582,7 @@ def test_an_interrupted_run_goes_on_without_searching_again(monkeypatch, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "save", crash)
+        patch.setattr(pipeline, "Progress", partial(Progress, every=0))
         with pytest.raises(Stop):
             train("crashed")
     monkeypatch.setattr(plus_search, "search", lambda *_: pytest.fail("searched again"))
