@@ -1,9 +1,14 @@
-"""Settings of the notebooks' regression check, and threads for every test."""
+"""Settings of the notebooks' regression check, and how the suite is shared out over processes and threads."""
 
 import os
 import tempfile
 
-# Before torch or a kernel starts: two threads are what the suite is timed on. Results do not depend on the number.
+import pytest
+
+# Before torch or a kernel starts: two threads in all are what the suite is timed on, of one process or, with `-n 2`, of
+# two. Results do not depend on the number.
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TQDM_DISABLE", "1")
 # The suite makes artefacts of its own and leaves those under runs/ alone.
@@ -14,3 +19,16 @@ def pytest_collectstart(collector):
     """Messages on stderr are for the reader: they depend on what was there before, so nbval must not compare them."""
     if collector.__class__.__name__ == "IPyNbFile":
         collector.skip_compare = (*collector.skip_compare, "stderr", "image/png")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`: a file's tests in one process, and the notebooks, each of which builds on the last, in one as well."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "notebooks" if nodeid.startswith("notebooks/") else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False  # keeps the notebooks, which take longest, in front
+    return ByFile(config, log)
