@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from helpers import metrics
+from helpers import memory, metrics
 from helpers.config import BaselineConfig, BigJumpConfig, OptimiserConfig
 from helpers.models import GeomWithAdapter, fit_standardisation
 from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
@@ -152,11 +152,12 @@ def train_step(model: nn.Module, objective, optimiser: torch.optim.Optimizer, ro
 def run_epoch(model: nn.Module, objective, optimiser, schedule, order: torch.Tensor, bar: tqdm) -> dict[str, float]:
     """One pass over the captions in `order` (N,); returns the loss and its terms, averaged over captions."""
     totals: dict[str, torch.Tensor] = {}
-    for rows in order.split(objective.settings.batch_size):
-        for name, value in train_step(model, objective, optimiser, rows).items():
-            totals[name] = totals.get(name, 0) + value * len(rows)
-        schedule.step()
-        bar.update()
+    with memory.reused():
+        for rows in order.split(objective.settings.batch_size):
+            for name, value in train_step(model, objective, optimiser, rows).items():
+                totals[name] = totals.get(name, 0) + value * len(rows)
+            schedule.step()
+            bar.update()
     # The only place of an epoch where the host waits for the device.
     return {name: float(value) / len(order) for name, value in totals.items()}
 

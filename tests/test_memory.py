@@ -1,0 +1,54 @@
+"""Memory that a training keeps between its steps."""
+
+import platform
+import resource
+
+import pytest
+import torch
+
+from helpers import memory
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+BLOCK = 64 * 2**20
+
+
+def page_faults(blocks: int = 10) -> int:
+    """Pages that the system had to provide while large blocks were taken, touched and freed in turn."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(blocks):
+        torch.ones(BLOCK // 4)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def resident() -> int:
+    """Bytes of the process that are in memory."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@glibc
+def test_freed_blocks_serve_the_next_ones_within_it_alone():
+    before = page_faults()
+    with memory.reused():
+        page_faults()  # the heap grows to what is needed
+        within = page_faults()
+    assert within < before / 2
+    assert page_faults() > before / 2
+
+
+@glibc
+def test_what_was_kept_is_given_back_after_an_error_too():
+    before = resident()
+    with pytest.raises(RuntimeError, match="the training failed"), memory.reused():
+        block = torch.ones(BLOCK // 4)
+        del block
+        assert resident() > before + BLOCK / 2
+        raise RuntimeError("the training failed")
+    assert resident() < before + BLOCK / 2
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(memory, "_mallopt", lambda *sizes: pytest.fail("mallopt was called"))
+    with memory.reused():
+        assert torch.ones(3).sum() == 3
