@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 from collections.abc import Iterator
 
 import numpy as np
+import scipy.linalg  # noqa: F401  (its BLAS must be loaded before `_loaded_blas` looks)
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 
 def seed_all(seed: int) -> torch.Generator:
@@ -32,6 +34,12 @@ def seed_all(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@functools.cache
+def _loaded_blas() -> ThreadpoolController:
+    """Found once: looking takes milliseconds, longer than the small products of a search, of which there are many."""
+    return ThreadpoolController().select(user_api="blas")
+
+
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Hold the BLAS and LAPACK of NumPy and SciPy to one thread; a context, or a decorator of a function.
@@ -40,7 +48,7 @@ def one_blas_thread() -> Iterator[None]:
     with other core counts, and a training that starts from it in its digits. Torch's products are not concerned:
     theirs come out alike on any number of threads, which the tests hold.
     """
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _loaded_blas().limit(limits=1):
         yield
 
 
