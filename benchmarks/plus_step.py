@@ -1,0 +1,121 @@
+"""Training steps of the recipe plus: one network, as its search trains, and the ensemble, beside their products.
+
+`python -m benchmarks.plus_step --size challenge`. Weights and rows do not matter to the time, so the data are random.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable
+
+import torch
+
+from benchmarks import common
+from benchmarks.step import random_data
+from helpers import memory, plus
+from helpers.config import PlusConfig
+from helpers.losses import COLUMN_MULTIPLE
+from helpers.models import fit_standardisation
+from helpers.objectives import TrainingData
+from helpers.reproducibility import matmul_dtype
+from helpers.training import make_optimiser, train_step
+
+RANK_SHARE = 2 / 3
+"""Of the image dimensions: directions that the networks write in, nearly as on Flickr8k. Random data need more."""
+STEPS = 4
+"""Of one timed call: memory is kept from step to step, so that a step alone would not show what it saves."""
+
+
+def rank_of(size: common.Size) -> int:
+    """Directions that the networks write in."""
+    return round(RANK_SHARE * size.image_dim / COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+
+
+def training(data: TrainingData, settings: PlusConfig, members: int, rank: int) -> Callable[[], None]:
+    """The next `STEPS` steps of an ensemble of `members`."""
+    basis, _ = torch.linalg.qr(torch.randn(data.images.shape[1], rank, generator=torch.Generator().manual_seed(2)))
+    model = plus.build_ensemble(data, settings, members, basis=basis.numpy())
+    fit_standardisation(model, data.text)
+    objective = plus.PlusObjective(settings, data, model, settings.temperatures[1], searching=True)
+    optimiser = make_optimiser(model, settings)
+    batches = torch.randperm(len(data.own)).to(data.device).split(settings.batch_size)[: STEPS * 8]
+    at = 0
+
+    def steps() -> None:
+        nonlocal at
+        for _ in range(STEPS):
+            train_step(model, objective, optimiser, batches[at % len(batches)])
+            at += 1
+
+    return steps
+
+
+def within(context: Callable[[], contextlib.AbstractContextManager], call: Callable[[], None]) -> Callable[[], None]:
+    """`call` in a fresh context each time."""
+
+    def run() -> None:
+        with context():
+            call()
+
+    return run
+
+
+def floor(data: TrainingData, settings: PlusConfig, members: int, rank: int) -> Callable[[], None]:
+    """The bare matrix products of `STEPS` steps, in their precision, with operands at hand.
+
+    Of each member: forward, weight gradients, and the input gradient of the second layer (the first needs none);
+    scores against the images that are drawn on average, and their gradient.
+    """
+    dtype = matmul_dtype(data.device, settings.mixed_precision)
+    drawn = round(len(data.images) * settings.bank_share) + settings.batch_size
+    dx, h, b = data.text.shape[1], settings.hidden, settings.batch_size
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=data.device).to(dtype)
+
+    x, hidden, out = random(members, b, dx), random(members, b, h), random(members, b, rank)
+    first, second = random(members, dx, h), random(members, h, rank)
+    bank, weights = random(drawn, rank), random(b, drawn)
+
+    def products() -> None:
+        for _ in range(STEPS):
+            x @ first, hidden @ second
+            x.mT @ hidden, hidden.mT @ out, out @ second.mT
+            for member in out:
+                member @ bank.T, weights @ bank
+
+    return products
+
+
+def main() -> None:
+    options = common.arguments(__doc__)
+    size = common.SIZES[options.size]
+    data = random_data(size, options.device)
+    settings, rank = plus.derived(PlusConfig(), data), rank_of(size)
+    members = {"network": 1, "ensemble": plus.members_for(size.text_dim, size.image_dim, rank, settings)}
+    candidates: dict[str, Callable[[], None]] = {}
+    for name, count in members.items():
+        steps = training(data, settings, count, rank)
+        candidates[name] = within(memory.reused, steps)
+        candidates[f"{name}, memory given back"] = steps
+        candidates[f"{name}, floor"] = floor(data, settings, count, rank)
+    seconds = common.interleaved(candidates, size.repeats, options.device)
+    steps_per_epoch = -(-len(data.own) // settings.batch_size)
+    rows = [
+        {
+            "candidate": name,
+            "step_seconds": statistics.median(times) / STEPS,
+            "epoch_seconds": statistics.median(times) / STEPS * steps_per_epoch,
+            "over_floor": common.median_ratio(times, seconds[f"{name.partition(',')[0]}, floor"]),
+        }
+        for name, times in seconds.items()
+    ]
+    for row in rows:
+        print(f"{row['candidate']:30s} {row['step_seconds']:8.4f} s a step   {row['over_floor']:5.2f} x its floor")
+    facts = {"members": members, "rank": rank, "batch": settings.batch_size, "steps_per_epoch": steps_per_epoch}
+    common.save("plus_step", options.size, options.device, {**facts, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
