@@ -5,10 +5,7 @@ import tempfile
 
 import pytest
 
-# Before torch or a kernel starts: two threads in all are what the suite is timed on, of one process or, with `-n 2`, of
-# two. Results do not depend on the number.
-if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:
-    os.environ["OMP_NUM_THREADS"] = "1"
+# Before torch or a kernel starts: two threads are what the suite is timed on. Results do not depend on the number.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TQDM_DISABLE", "1")
 # The suite makes artefacts of its own and leaves those under runs/ alone.
@@ -21,6 +18,14 @@ def pytest_collectstart(collector):
         collector.skip_compare = (*collector.skip_compare, "stderr", "image/png")
 
 
+def pytest_configure():
+    """With `-n 2` a thread for each of two processes; the kernels of the notebooks, which run last, have two."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With `-n`: a file's tests in one process, and the notebooks, each of which builds on the last, in one as well."""
@@ -30,5 +35,5 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             return "notebooks" if nodeid.startswith("notebooks/") else nodeid.partition("::")[0]
 
-    config.option.loadscopereorder = False  # keeps the notebooks, which take longest, in front
+    config.option.loadscopereorder = False  # the notebooks, which take longest, have both cores to themselves
     return ByFile(config, log)
