@@ -36,14 +36,13 @@ def in_a_fresh_process(code: str) -> None:
 
 
 @glibc
-def test_freed_blocks_serve_the_next_ones_within_it_alone():
+def test_freed_blocks_serve_the_next_ones():
     in_a_fresh_process("""
 before = page_faults()
 with memory.reused():
     page_faults()  # the heap grows to what is needed
     within = page_faults()
 assert within < before / 2, (within, before)
-assert page_faults() > before / 2
 """)
 
 
