@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
+import math
 import statistics
 from collections.abc import Callable
 
@@ -39,26 +40,13 @@ def training(data: TrainingData, settings: PlusConfig, members: int, rank: int) 
     fit_standardisation(model, data.text)
     objective = plus.PlusObjective(settings, data, model, settings.temperatures[1], searching=True)
     optimiser = make_optimiser(model, settings)
-    batches = torch.randperm(len(data.own)).to(data.device).split(settings.batch_size)[: STEPS * 8]
-    at = 0
+    batches = itertools.cycle(torch.randperm(len(data.own)).to(data.device).split(settings.batch_size))
 
     def steps() -> None:
-        nonlocal at
-        for _ in range(STEPS):
-            train_step(model, objective, optimiser, batches[at % len(batches)])
-            at += 1
+        for rows in itertools.islice(batches, STEPS):
+            train_step(model, objective, optimiser, rows)
 
     return steps
-
-
-def within(context: Callable[[], contextlib.AbstractContextManager], call: Callable[[], None]) -> Callable[[], None]:
-    """`call` in a fresh context each time."""
-
-    def run() -> None:
-        with context():
-            call()
-
-    return run
 
 
 def floor(data: TrainingData, settings: PlusConfig, members: int, rank: int) -> Callable[[], None]:
@@ -97,11 +85,11 @@ def main() -> None:
     candidates: dict[str, Callable[[], None]] = {}
     for name, count in members.items():
         steps = training(data, settings, count, rank)
-        candidates[name] = within(memory.reused, steps)
+        candidates[name] = memory.reused()(steps)  # entered anew at each call
         candidates[f"{name}, memory given back"] = steps
         candidates[f"{name}, floor"] = floor(data, settings, count, rank)
     seconds = common.interleaved(candidates, size.repeats, options.device)
-    steps_per_epoch = -(-len(data.own) // settings.batch_size)
+    steps_per_epoch = math.ceil(len(data.own) / settings.batch_size)
     rows = [
         {
             "candidate": name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import platform
 from collections.abc import Iterator
 
@@ -15,10 +16,9 @@ USUAL = 32 * 2**20
 """Bytes: where glibc's own threshold comes to rest, having grown with what a program frees, on 64 bits."""
 
 
-def _mallopt(mmap_threshold: int, trim_threshold: int) -> None:
-    library = ctypes.CDLL(None)
-    library.mallopt(MMAP_THRESHOLD, mmap_threshold)
-    library.mallopt(TRIM_THRESHOLD, trim_threshold)
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 @contextlib.contextmanager
@@ -29,12 +29,15 @@ def reused() -> Iterator[None]:
     such blocks back to the system, which clears every page again at its first touch, step by step. Elsewhere than on
     glibc nothing happens, and the numbers that are computed are the same in any case.
     """
-    if platform.libc_ver()[0] != "glibc":
+    library = _glibc()
+    if library is None:
         yield
         return
-    _mallopt(KEEP, KEEP)
+    library.mallopt(MMAP_THRESHOLD, KEEP)
+    library.mallopt(TRIM_THRESHOLD, KEEP)
     try:
         yield
     finally:
-        _mallopt(USUAL, 2 * USUAL)
-        ctypes.CDLL(None).malloc_trim(0)
+        library.mallopt(MMAP_THRESHOLD, USUAL)
+        library.mallopt(TRIM_THRESHOLD, 2 * USUAL)
+        library.malloc_trim(0)
