@@ -1,4 +1,4 @@
-"""Weighted canonical correlation analysis: the closed form that ranks best by cosine, alone or beside networks.
+"""Weighted canonical correlation analysis: the affine map that ranks best by cosine, alone or beside networks.
 
 In the canonical space a caption scores an image by u' S^power v, with u = U' C_x^{-1/2} x and v = V' C_y^{-1/2} y, the
 canonical correlations S and powers of them as weights (Gong et al., 2014). That is the dot product of y with
