@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,9 +34,7 @@ GRID: tuple[Setting, ...] = tuple(
 
 def maps(data: TrainingData, settings: Sequence[Setting]) -> Iterator[geometry.AffineMap]:
     """The map of each setting for the training side of `data`; those that follow each other with one eps share work."""
-    statistics = geometry.pair_statistics(
-        *(part.cpu().numpy() for part in (data.text, metrics.normalise(data.images), data.own))
-    )
+    statistics = geometry.pair_statistics(*replace(data, images=metrics.normalise(data.images)).pairs)
     groups = [list(group) for _, group in itertools.groupby(settings, key=lambda setting: setting["eps"])]
     spaces = geometry.fit_cross_spaces(statistics, [group[0]["eps"] for group in groups])
     for of_eps, space in zip(groups, spaces, strict=True):

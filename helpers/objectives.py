@@ -39,6 +39,11 @@ class TrainingData:
     def device(self) -> torch.device:
         return self.text.device
 
+    @property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Training captions, training images and `own` on the host, as `geometry.pair_statistics` takes them."""
+        return self.text.cpu().numpy(), self.images.cpu().numpy(), self.own.cpu().numpy()
+
 
 class Objective:
     """What the training loop asks of a loss; the defaults are those of a loss without state.
@@ -60,7 +65,7 @@ class Objective:
         return {}
 
     def predict(self, model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
-        """Translate the captions `rows` (B,); differentiable."""
+        """Translations of the captions `rows` (B,), in the form that `terms` takes; differentiable."""
         return model(self.data.text[rows])  # (B, dy)
 
     def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -42,8 +42,7 @@ class Side:
 
     @cached_property
     def space(self) -> geometry.CrossSpace:
-        arrays = (part.cpu().numpy() for part in (self.data.text, self.data.images, self.data.own))
-        return geometry.fit_cross_space(geometry.pair_statistics(*arrays), GeometryConfig().eps)
+        return geometry.fit_cross_space(geometry.pair_statistics(*self.data.pairs), GeometryConfig().eps)
 
     def start(self, name: str, seed: int) -> geometry.AffineMap:
         """Where a training starts: `procrustes`, `least_squares`, `random` or `mean`.

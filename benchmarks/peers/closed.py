@@ -68,7 +68,7 @@ def _affine(affine: geometry.AffineMap, device: torch.device) -> Fitted:
 
 def solve_power(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> Iterator[Fitted]:
     """`helpers.geometry`'s family: `power` 0 is Procrustes, 1 ridge regression with `eps`."""
-    statistics = geometry.pair_statistics(*(part.cpu().numpy() for part in (data.text, data.images, data.own)))
+    statistics = geometry.pair_statistics(*data.pairs)
     for setting in settings:
         yield _affine(geometry.fit_cross_space(statistics, setting["eps"]).affine(setting["power"]), data.device)
 

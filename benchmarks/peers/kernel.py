@@ -71,12 +71,16 @@ def solve_kernel_ridge(data: TrainingData, settings: tuple[Setting, ...], seed: 
     C_p is the covariance of the training predictions. Regression shrinks what captions say little about, so that the
     directions that all images share dominate the cosine; whitening gives some of it back.
     """
+
+    def kernel_of(setting: Setting) -> tuple[float, int]:
+        return setting["gamma"], int(setting["landmarks"])
+
     images = metrics.normalise(data.images)
     images = images - images[data.own].mean(0)
-    for gamma, of_gamma in itertools.groupby(settings, key=lambda setting: setting["gamma"]):
-        features = Features(data.text, gamma, int(settings[0]["landmarks"]), seed)
+    for (gamma, landmarks), of_kernel in itertools.groupby(settings, key=kernel_of):
+        features = Features(data.text, gamma, landmarks, seed)
         mean, gram, cross = _moments(features, data, images)
-        for ridge, of_ridge in itertools.groupby(of_gamma, key=lambda setting: setting["ridge"]):
+        for ridge, of_ridge in itertools.groupby(of_kernel, key=lambda setting: setting["ridge"]):
             damped = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
             weights = torch.cholesky_solve(cross, torch.linalg.cholesky(damped))  # (L, dy)
             shift = mean @ weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +12,8 @@ from benchmarks.peers import losses
 from helpers import geometry, metrics
 from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, OptimiserConfig
 from helpers.models import MLP, Standardise, build_model
-from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
+from helpers.objectives import BigJumpObjective, CombinedObjective, Objective, TrainingData
 from helpers.queue import ImageQueue
-from helpers.reproducibility import matmul_dtype
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,12 @@ class QueueConfig(PeerConfig):
     queue_size: int = 10_000
 
 
-class PeerObjective:
-    """What `helpers.training.run_epoch` needs of an objective; a peer adds `loss`."""
+class PeerObjective(Objective):
+    """The objective of a peer, which adds `loss`."""
 
     def __init__(self, settings: PeerConfig, data: TrainingData) -> None:
-        self.settings, self.data = settings, data
-        self.dtype = matmul_dtype(data.device, settings.mixed_precision)
+        super().__init__(settings, data)
         self.bank = metrics.normalise(data.images).to(self.dtype)  # (M, dy)
-
-    def start_epoch(self, epoch: int) -> dict[str, float]:
-        return {}
-
-    def predict(self, model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
-        return model(self.data.text[rows])  # (B, dy)
 
     def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"loss": self.loss(nn.functional.normalize(prediction.float(), dim=-1), own)}
@@ -74,9 +67,6 @@ class PeerObjective:
     def loss(self, z: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """Loss of unit predictions z (B, dy) of captions of the images `own` (B,)."""
         raise NotImplementedError
-
-    def end_step(self, own: torch.Tensor) -> None:
-        pass
 
 
 class TripletObjective(PeerObjective):
@@ -154,7 +144,7 @@ def build_queue(settings: QueueConfig, data: TrainingData) -> tuple[nn.Module, P
     return model, QueueObjective(settings, data, model.temperature)
 
 
-def baseline(name: str):
+def baseline(name: str) -> Callable[[BaselineConfig, TrainingData], tuple[nn.Module, CombinedObjective]]:
     """A builder of the helpers' baseline `name` with the combined loss."""
 
     def build(settings: BaselineConfig, data: TrainingData) -> tuple[nn.Module, CombinedObjective]:
@@ -167,7 +157,7 @@ def baseline(name: str):
 def build_bigjump(settings: BigJumpConfig, data: TrainingData) -> tuple[nn.Module, BigJumpObjective]:
     """BigJump from the Procrustes map of its own training side."""
     model = build_model("bigjump", *_widths(data), hidden=settings.hidden, dropout=settings.dropout)
-    statistics = geometry.pair_statistics(*(part.cpu().numpy() for part in (data.text, data.images, data.own)))
+    statistics = geometry.pair_statistics(*data.pairs)
     affine = geometry.fit_cross_space(statistics, GeometryConfig().eps).affine()
     model.geometry.set_affine(affine.matrix, affine.bias)
     return model, BigJumpObjective(settings, data)
