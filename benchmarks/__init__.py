@@ -1,1 +1,1 @@
-"""Timings of what the project claims to be fast: never asserted in tests, always beside a floor or a peer."""
+"""Timings, always beside a floor or a peer, and comparisons of accuracy: of methods, and of the parts of BigJump."""

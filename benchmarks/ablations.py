@@ -1,7 +1,8 @@
 """Each claim of the published BigJump method as a paired difference in full-gallery MRR, all else as published.
 
 `python -m benchmarks.ablations --data-dir DIR --text-dim 384 --image-dim 1280 [--seeds 5] [--epochs N]`, or `--demo`.
-Every finished run is a file, so that an interrupted call goes on and a changed variant is computed again.
+Every finished run is a file, so that an interrupted call goes on, and a variant is computed again where its settings or
+its version change.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ Find = Callable[[protocol.Problem, int], tuple[str, dict] | None]
 """(problem, seed) to the name and the result of a run, or None where it is not there."""
 
 SAMPLES = 2000
-TEST = ("to_best_other", "to_best_other_low", "to_best_other_high", "p")
+TEST = {"difference": "to_best_other", "low": "to_best_other_low", "high": "to_best_other_high", "p": "p"}
+"""What `paired_test` gives, and what it is called in the rows."""
 SCORES = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "ndcg", "median_rank")
 COLUMNS = (
     ("mrr", "MRR", ".4f"),
@@ -83,7 +84,7 @@ def interval(finished: Finished, groups: Mapping[int, np.ndarray], row: int) -> 
 
 
 def paired_test(a: Finished, b: Finished, groups: Mapping[int, np.ndarray]) -> dict[str, float]:
-    """MRR of a minus MRR of b on the same captions, its 95 % interval, and a two-sided p."""
+    """MRR of a minus MRR of b on the same captions: `difference`, its 95 % interval `low`, `high`, a two-sided `p`."""
     differences = {split: a.reciprocal[split][0] - b.reciprocal[split][0] for split in groups}
     resampled = np.mean(
         # Splits are resampled apart from one another, although they share a tenth of the images that they validate.
@@ -94,8 +95,8 @@ def paired_test(a: Finished, b: Finished, groups: Mapping[int, np.ndarray]) -> d
     # One is added to both counts, since a p of 0 is more than a finite number of resamples can say.
     tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (SAMPLES + 1))
-    values = (float(np.mean([d.mean() for d in differences.values()])), float(low), float(high), float(p))
-    return dict(zip(TEST, values, strict=True))
+    mean = np.mean([d.mean() for d in differences.values()])
+    return {"difference": float(mean), "low": float(low), "high": float(high), "p": float(p)}
 
 
 def _row(name: str, finished: Finished, groups: Mapping[int, np.ndarray]) -> dict:
@@ -134,5 +135,5 @@ def table(finished: Mapping[str, Finished], groups: Mapping[int, np.ndarray]) ->
         others = rows[:1] if place else rows[1:2]
         row["best_other"] = others[0]["model"] if others else None
         test = paired_test(finished[row["model"]], finished[row["best_other"]], groups) if others else {}
-        row |= dict.fromkeys(TEST) | test
+        row |= {name: test.get(key) for key, name in TEST.items()}
     return rows

@@ -181,10 +181,9 @@ def search(method: Method, problem: Problem, store: Store) -> dict:
 
 def against_hubness(fitted: Fitted, queries: torch.Tensor, problem: Problem) -> tuple[float, np.ndarray]:
     """The inverse temperature, from the training side, and the ranks (V,) of translated queries (V, dy)."""
-    data, gallery = problem.train, problem.gallery.cpu().numpy()
+    data = problem.train
     bank = fitted.predict(data.text[torch.from_numpy(hubness.sample(np.arange(len(data.text)))).to(data.device)])
-    beta = hubness.inverse_temperature(bank, data.images.cpu().numpy())
-    return beta, metrics.ranks(queries, gallery, problem.own, offsets=hubness.popularity(bank, gallery, beta))
+    return hubness.corrected_ranks(bank, data.images.cpu().numpy(), queries, problem.gallery.cpu().numpy(), problem.own)
 
 
 def finished(method: Method, problem: Problem, seed: int, store: Store) -> tuple[str, dict] | None:

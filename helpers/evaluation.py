@@ -32,26 +32,30 @@ def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], 
     for name in MODEL_ROWS:
         if name == "chance":
             ranks[name] = metrics.chance_ranks(len(targets), len(gallery), settings.seed)
-            size = min(settings.gallery_size, len(np.unique(targets)))
-            # Every rank from 1 to `size` alike, the last counting 0 (where there is another).
-            challenge = float(np.mean(np.append(1 / np.arange(1, size), 0.0))) if size > 1 else 1.0
-            challenge = dict.fromkeys(("challenge_mrr", "challenge_corrected_mrr"), challenge)
-            corrected = dict.fromkeys(("hubness_mrr", "hubness_low", "hubness_high", "hubness_beta"))
+            others = _chance_by_dot_product(settings, len(np.unique(targets)))
         else:
             model = checkpoints.load_model(run.directory, name)[0]
             predictions = predict(model, run.data.text, captions)
             bank = torch.from_numpy(predict(model, run.data.text, hubness.sample(run.split.train_captions)))
-            corrected = against_hubness(bank, training_images, predictions, gallery, targets, settings)
             ranks[name] = metrics.ranks(*map(torch.from_numpy, (predictions, gallery, targets)))
             shifts[name] = dot_product.correction(bank, training_images, direction)
-            challenge = by_dot_product(predictions, shifts[name], gallery, targets, settings)
+            others = by_dot_product(predictions, shifts[name], gallery, targets, settings)
+            others |= against_hubness(bank, training_images, predictions, gallery, targets, settings)
         low, high = metrics.bootstrap_interval(
             1 / ranks[name], targets, samples=settings.bootstrap_samples, seed=settings.seed
         )
-        scores = metrics.summarise(ranks[name])
         interval = {"mrr_low": low, "mrr_high": high}
-        rows.append({"model": name, **scores, **interval, **challenge, **corrected})
+        rows.append({"model": name, **metrics.summarise(ranks[name]), **interval, **others})
     return rows, ranks, shifts
+
+
+def _chance_by_dot_product(settings: EvaluationConfig, images: int) -> dict[str, float | None]:
+    """The challenge's MRR of a random order of so many images at most; what chance cannot have is None."""
+    size = min(settings.gallery_size, images)
+    # Every rank from 1 to `size` alike, the last counting 0 (where there is another).
+    mrr = float(np.mean(np.append(1 / np.arange(1, size), 0.0))) if size > 1 else 1.0
+    nothing = dict.fromkeys(("hubness_mrr", "hubness_low", "hubness_high", "hubness_beta"))
+    return {"challenge_mrr": mrr, "challenge_corrected_mrr": mrr, **nothing}
 
 
 def by_dot_product(
@@ -85,9 +89,8 @@ def against_hubness(
         training_images: (M, dy).
         predictions: (V, dy). gallery: (G, dy). targets: (V,) gallery rows.
     """
-    beta = hubness.inverse_temperature(bank, training_images)
-    offsets = hubness.popularity(bank, gallery, beta)
-    rank = metrics.ranks(*map(torch.from_numpy, (predictions, gallery, targets)), offsets=offsets)
+    sides = map(torch.from_numpy, (predictions, gallery, targets))
+    beta, rank = hubness.corrected_ranks(bank, training_images, *sides)
     low, high = metrics.bootstrap_interval(1 / rank, targets, samples=settings.bootstrap_samples, seed=settings.seed)
     return {
         "hubness_mrr": float(np.mean(1 / rank)), "hubness_low": low, "hubness_high": high, "hubness_beta": beta,

@@ -109,6 +109,23 @@ def inverse_temperature(bank: torch.Tensor, images: np.ndarray) -> float:
     return SHARPNESS / max(float(spread), LEAST_SPREAD)
 
 
+def corrected_ranks(
+    bank: torch.Tensor,
+    training_images: np.ndarray,
+    predictions: torch.Tensor,
+    gallery: torch.Tensor | np.ndarray,
+    targets: torch.Tensor,
+) -> tuple[float, np.ndarray]:
+    """The beta of a model, and the ranks (N,) of its predictions where popularity is subtracted; see `metrics.ranks`.
+
+    Args:
+        bank: (Q, d) translated training captions. training_images: (M, d).
+        predictions: (N, d). gallery: (G, d). targets: (N,) gallery rows.
+    """
+    beta = inverse_temperature(bank, training_images)
+    return beta, metrics.ranks(predictions, gallery, targets, offsets=popularity(bank, gallery, beta))
+
+
 def save_bank(run_dir: Path, bank: np.ndarray, betas: dict[str, float]) -> None:
     """Store the text embeddings of the bank (Q, dx) and each model's inverse temperature in a run's folder."""
     tensors = {"bank": torch.from_numpy(np.asarray(bank, dtype=np.float32))}

@@ -77,7 +77,6 @@ def row(comparison: Comparison, claim: Claim, found: Mapping[str, Finished], gro
     """One comparison; `found` holds the runs of both its sides."""
     on, against = (found[variant.name] for variant in (comparison.on, comparison.against))
     test = accuracy_table.paired_test(on, against, groups)
-    test = dict(zip(("difference", "low", "high", "p"), test.values(), strict=True))
     facts = {"": variant_facts(against, groups), "on_": variant_facts(on, groups)}
     measures = ("mrr", *(name for name in claim.measures if name in facts[""]))
     per_split = (max(map(len, (a, b))) for a, b in zip(on.results.values(), against.results.values(), strict=True))
