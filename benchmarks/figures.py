@@ -1,4 +1,4 @@
-"""The README's figures, from the artefacts of a finished run: `python -m benchmarks.figures runs/flickr8k`."""
+"""The README's figures, from what a finished run stored: `python -m benchmarks.figures runs/flickr8k`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from helpers import checkpoints, evaluation, geometry, metrics, pipeline, plots
-from helpers.config import EvaluationConfig, GeometryConfig, RunConfig
+from helpers import geometry, metrics, pipeline, plots
+from helpers.config import GeometryConfig, RunConfig
 
 
 def spectra_and_power(run: pipeline.Run) -> plt.Figure:
@@ -29,9 +29,7 @@ def spectra_and_power(run: pipeline.Run) -> plt.Figure:
 
 def training(run: pipeline.Run, rows: list[dict]) -> plt.Figure:
     """Validation MRR by epoch of every trained model, and BigJump's temperature beside it."""
-    histories = {
-        name: checkpoints.load_facts(run.directory, name)["history"] for name in (*pipeline.BASELINES, "bigjump")
-    }
+    histories = {name: pipeline.stored_history(run, name) for name in (*pipeline.BASELINES, "bigjump")}
     mrr = {row["model"]: row["mrr"] for row in rows}
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2))
     plots.training_curves(left, histories, "mrr", references={"procrustes": mrr["procrustes"]})
@@ -45,18 +43,21 @@ def main() -> None:
     folder = parser.parse_args().run.resolve()
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     run = pipeline.open_run(RunConfig(**facts["config"]))
-    rows, ranks = evaluation.evaluate(run, EvaluationConfig())
+    rows = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
+    trained = [row for row in rows if row["model"] != "chance"]
+    ranks = {row["model"]: pipeline.stored_ranks(run, row["model"]) for row in trained}
+    groups, gallery = run.split.caption_to_gallery, len(run.split.val_images)
     plots.use_style()
-    groups = run.split.caption_to_gallery
     fig, ax = plt.subplots(figsize=(7, 3.6))
     plots.leaderboard_bars(ax, rows)
+    ax.set_xlabel(f"MRR (0 to 1) among {gallery:,} images of {run.config.data_path.name}, 95% interval")
     plots.save_figure(fig, "leaderboard")
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-    plots.rank_cdf(left, ranks, len(run.split.val_images))
-    plots.difficulty(right, metrics.mean_by_image(1 / ranks["bigjump"], groups))
+    plots.rank_cdf(left, ranks, gallery)
+    plots.difficulty(right, metrics.mean_by_image(1 / ranks["bigjump_plus"], groups), "bigjump_plus")
     plots.save_figure(fig, "ranks")
     fig, ax = plt.subplots(figsize=(7, 4.4))
-    plots.cost_accuracy(ax, [row for row in rows if row["model"] != "chance"])
+    plots.cost_accuracy(ax, trained)
     plots.save_figure(fig, "cost")
     plots.save_figure(training(run, rows), "training")
     plots.save_figure(spectra_and_power(run), "spectra")

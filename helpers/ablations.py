@@ -28,6 +28,8 @@ TURNED_NAME = "turned_demo.json"
 """Results of `benchmarks.turned`: one comparison a claim, on demo data with one property changed."""
 LINEAR = 0.01
 """Half the width of the linear part of an axis of differences; beyond it is logarithmic: they span three decades."""
+FULL = 0.6
+"""Opacity of the fullest colour of `turned_figure`: dark numbers stay readable on it."""
 SCALE = {"value": "symlog", "linthresh": LINEAR, "linscale": 1.2}
 KINDS = {"BigJump, one thing changed": True, "Closed form alone": False}
 """Labels of the two panels."""
@@ -110,6 +112,7 @@ def effects_figure(results: Sequence[dict]) -> Figure:
             if kind == next(iter(orders)):
                 ax.set_title(described(result), loc="left", size=10)
         line[0].set_ylabel(kind)
+    fig.align_ylabels(axes[:, 0])
     fig.legend(_verdict_handles(), LEGEND.values(), loc="outside upper right", ncols=3)
     label = f"MRR of the first choice minus MRR of the second, 95% interval; linear within {LINEAR}, logarithmic beyond"
     fig.supxlabel(label, size=plt.rcParams["axes.labelsize"])
@@ -157,7 +160,8 @@ def order_figure(short: dict, full: dict) -> Figure:
         _difference_ticks(axis)
         axis.set_label_text(f"difference in MRR at {result['epochs']} epochs")
     ax.set(xlim=limits, ylim=limits, aspect="equal")
-    ax.set_title(f"{full['data']['name']}, {full['seeds']} and {short['seeds']} seeds", loc="left", size=10)
+    seeds = " and ".join(dict.fromkeys(str(result["seeds"]) for result in (full, short)))
+    ax.set_title(f"{full['data']['name']}, {seeds} seeds", loc="left", size=10)
     labels = [f"{label} at {full['epochs']} epochs" for label in LEGEND.values()]
     fig.legend(_verdict_handles(), labels, loc="outside lower center")
     return fig
@@ -230,12 +234,12 @@ def turned_figure(result: dict) -> Figure:
     for x, rows in enumerate(cells):
         for y, words in enumerate(order):
             row = rows[words]
-            strength = 0.0
-            if row["verdict"] != "not clear":
-                strength = min(1.0, max(0.3, abs(row["difference"]) / LINEAR))
+            clear = row["verdict"] != "not clear"
+            if clear:
+                strength = FULL * min(1.0, max(0.3, abs(row["difference"]) / LINEAR))
                 box = {"facecolor": COLOURS[row["verdict"]], "edgecolor": "white", "linewidth": 1.5}
                 ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, alpha=strength, **box))
-            look = {"color": "white" if strength > 0.85 else plots.DARK, "weight": "bold" if strength else "normal"}
+            look = {"color": plots.DARK, "weight": "bold" if clear else "normal"}
             ax.annotate(f"{row['difference']:+z.4f}", (x, y), ha="center", va="center", size=9, **look)
     ax.set_xticks(range(len(turns)), [f"{turn['turn']}\n{turn['data']['captions']:,} captions" for turn in turns])
     ax.set_yticks(range(len(order)), order)
@@ -244,7 +248,7 @@ def turned_figure(result: dict) -> Figure:
     ax.set(xlim=(-0.5, len(turns) - 0.5), ylim=(len(order) - 0.5, -0.5))
     ax.grid(visible=False)
     ax.set_xlabel(f"demo data with one property changed; difference in MRR, mean of {result['seeds']} seeds")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[name]) for name in ("helps", "harms")]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[name], alpha=FULL) for name in ("helps", "harms")]
     labels = [f"{LEGEND[name]} (full colour from {LINEAR} on)" for name in ("helps", "harms")]
     fig.legend(handles, labels, loc="outside lower right", ncols=2)
     return fig

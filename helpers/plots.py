@@ -2,7 +2,8 @@
 
 One colour a model everywhere, so that a reader learns the colours once: of Okabe and Ito (Color Universal Design,
 2008), and two of the muted scheme of Tol (2021). The two spaces, and what else is drawn in several colours, take others
-of that scheme; a single curve is blue.
+of that scheme; a single curve is blue. No curve is told by its colour alone: closed forms are dashed, regression
+networks dash-dotted, contrastive models solid, and other curves take these styles in turn.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ _LABELS = (
 _COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#999933", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#882255")
 MODEL_LABELS = dict(zip(config.MODEL_ROWS, _LABELS, strict=True))
 MODEL_COLOURS = dict(zip(config.MODEL_ROWS, _COLOURS, strict=True))
+MODEL_LINES = dict(zip(config.MODEL_ROWS, (":", "--", "--", "--", "-.", "-.", "-.", "-", "-"), strict=True))
 SPACE_COLOURS = {"captions": "#332288", "images": "#CC6677"}
-FALLBACK_COLOURS = ("#44AA99", "#AA4499", "#117733", "#DDCC77", "#88CCEE", "#000000")
+FALLBACK_COLOURS = ("#44AA99", "#AA4499", "#117733", "#000000", "#DDCC77", "#88CCEE")
+LINES = ("-", "--", "-.", ":")
 BLUE, ORANGE, DARK = "#0072B2", "#E69F00", "#333333"
 _MRR_LABEL = "MRR (0 to 1)"
 _BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}  # where curves may run anywhere inside
@@ -52,6 +55,10 @@ def use_style() -> None:
 def _look(name: str, index: int, note: str = "") -> dict[str, str]:
     colour = (MODEL_COLOURS | SPACE_COLOURS).get(name, FALLBACK_COLOURS[index % len(FALLBACK_COLOURS)])
     return {"color": colour, "label": MODEL_LABELS.get(name, name) + note}
+
+
+def _curve(name: str, index: int, note: str = "") -> dict[str, str]:
+    return _look(name, index, note) | {"ls": MODEL_LINES.get(name, LINES[index % len(LINES)])}
 
 
 def _finish(ax: Axes, xlabel: str, ylabel: str, **legend: object) -> Axes:
@@ -102,17 +109,13 @@ def captions_per_image(ax: Axes, counts: np.ndarray) -> Axes:
     return _finish(ax, "captions per image (count)", "images (count)")
 
 
-def power_curve(ax: Axes, powers: Sequence[float], mrr: Sequence[float], best: float | None = None) -> Axes:
-    """MRR against the power p of the whitening; p = 0 is Procrustes, p = 1 least squares; `best` is the p chosen."""
+def power_curve(ax: Axes, powers: Sequence[float], mrr: Sequence[float]) -> Axes:
+    """MRR against the power p of the whitening; p = 0 is Procrustes, p = 1 least squares."""
     ax.plot(powers, mrr, "-o", color=DARK, ms=4, label="closed form")
-    marks = [(0.0, "procrustes", "Procrustes"), (1.0, "least_squares", "Least squares")]
-    if best is not None:
-        marks.append((best, "bigjump", "best"))
-        ax.axvline(best, color=MODEL_COLOURS["bigjump"], ls="--", lw=1.2, zorder=1)
-    for power, model, name in marks:
+    for power, model in ((0.0, "procrustes"), (1.0, "least_squares")):
         if min(powers) <= power <= max(powers):
             value = np.interp(power, powers, mrr)
-            label = f"{name}, p = {power:.2g}: {value:.3f}"
+            label = f"{MODEL_LABELS[model]}, p = {power:.2g}: {value:.3f}"
             ax.plot(power, value, "D", ms=8, color=MODEL_COLOURS[model], label=label)
     return _finish(ax, "power p (dimensionless)", _MRR_LABEL, loc="lower center")
 
@@ -130,9 +133,9 @@ def rank_cdf(ax: Axes, ranks: Mapping[str, np.ndarray], gallery_size: int) -> Ax
     k = np.unique(np.geomspace(1, gallery_size, 400).round())
     for index, (name, values) in enumerate(ranks.items()):
         share = np.searchsorted(np.sort(values), k, side="right") / len(values)
-        ax.semilogx(k, share, **_look(name, index), drawstyle="steps-post")
+        ax.semilogx(k, share, **_curve(name, index), drawstyle="steps-post")
     if "chance" not in ranks:
-        ax.semilogx(k, k / gallery_size, "--", color=MODEL_COLOURS["chance"], label="Chance, k / gallery")
+        ax.semilogx(k, k / gallery_size, ":", color=MODEL_COLOURS["chance"], label="Chance, k / gallery")
     ax.set_ylim(-0.02, 1.02)
     return _finish(ax, f"k (rank among {gallery_size:,} images)", "share of queries with rank ≤ k", **_BESIDE)
 
@@ -163,13 +166,13 @@ def mean_and_covariance_match(ax: Axes, target_cov: np.ndarray, mapped_covs: Map
 
 def _by_epoch(ax: Axes, history: Rows, key: str, **line: object) -> None:
     require(any(key in row for row in history), f"{key!r} is in no epoch of the history.")
-    ax.plot([row["epoch"] for row in history], [row.get(key, np.nan) for row in history], "-o", ms=3, **line)
+    ax.plot([row["epoch"] for row in history], [row.get(key, np.nan) for row in history], marker="o", ms=3, **line)
 
 
 def training_curves(ax: Axes, histories: Mapping, key: str = "mrr", references: Mapping | None = None) -> Axes:
     """`key` of each epoch for `{model: rows}`, with a dotted line for each `{label: value}` of `references`."""
     for index, (name, history) in enumerate(histories.items()):
-        _by_epoch(ax, history, key, **_look(name, index))
+        _by_epoch(ax, history, key, **_curve(name, index))
     for index, (name, value) in enumerate((references or {}).items()):
         ax.axhline(value, ls=":", **_look(name, index + len(histories), f": {value:.3f}"))
     label = {"mrr": _MRR_LABEL, "loss": "training loss (dimensionless)"}.get(key, key)
@@ -179,7 +182,7 @@ def training_curves(ax: Axes, histories: Mapping, key: str = "mrr", references: 
 def loss_terms(ax: Axes, history: Rows, terms: Sequence[str]) -> Axes:
     """Each term of the loss, times its weight, by epoch; an epoch that lacks a term, or has it at 0, leaves a gap."""
     for index, term in enumerate(terms):
-        _by_epoch(ax, history, term, **_look(term, index))
+        _by_epoch(ax, history, term, **_curve(term, index))
     ax.set_yscale("log")  # the terms lie five decades apart
     return _finish(ax, "epoch", "weighted loss term (dimensionless, log scale)", **_BESIDE)
 
@@ -206,12 +209,12 @@ def schedule(ax: Axes, history: Rows, key: str, label: str) -> Axes:
     return _finish(ax, "epoch", label)
 
 
-def difficulty(ax: Axes, per_image_mrr: np.ndarray) -> Axes:
-    """Mean reciprocal rank of the captions of each image (M,), hardest image first."""
+def difficulty(ax: Axes, per_image_mrr: np.ndarray, name: str) -> Axes:
+    """Mean reciprocal rank of the captions of each image (M,) under the model `name`, hardest image first."""
     values = np.sort(np.asarray(per_image_mrr))
     share = 100 * np.arange(1, len(values) + 1) / len(values)
-    ax.plot(share, values, color=BLUE, label="images, sorted")
-    ax.axhline(values.mean(), color=ORANGE, ls="--", label=f"mean over images {values.mean():.3f}")
+    ax.plot(share, values, **_look(name, 0, ": images, sorted"))
+    ax.axhline(values.mean(), color=DARK, ls="--", label=f"mean over images {values.mean():.3f}")
     ax.set(xlim=(0, 100), ylim=(0, 1.03))
     return _finish(ax, "images, hardest first (% of gallery)", "mean reciprocal rank (0 to 1)", loc="upper left")
 
@@ -285,9 +288,8 @@ def search_curves(ax: Axes, curves: Rows, temperature: float, whitening: float, 
     """Inner MRR by epoch for each candidate {temperature, whitening, mrr}, with the chosen point ringed."""
     for index, curve in enumerate(curves):
         steps = np.arange(1, len(curve["mrr"]) + 1)
-        colour = FALLBACK_COLOURS[index % len(FALLBACK_COLOURS)]
-        label = f"temperature {curve['temperature']:g}" + (", whitened" if curve["whitening"] else "")
-        ax.plot(steps, curve["mrr"], marker="o", ms=3, color=colour, label=label)
+        name = f"temperature {curve['temperature']:g}" + (", whitened" if curve["whitening"] else "")
+        ax.plot(steps, curve["mrr"], marker="o", ms=3, **_curve(name, index))
         if (curve["temperature"], curve["whitening"]) == (temperature, whitening):
             _ring(ax, epochs, curve["mrr"][epochs - 1], f"chosen: epoch {epochs}")
     return _finish(ax, "epoch", "MRR on inner splits (0 to 1)", loc="lower right")

@@ -44,7 +44,7 @@ FIGURES = {
     "norms": ({"captions": rng.normal(10, 1, 500), "images": rng.normal(25.9, 2, 500)},),
     "split_scatter": (rng.normal(size=(800, 2)), rng.random(800) < 0.1),
     "captions_per_image": ([5] * 500 + [4] * 20 + [3],),
-    "power_curve": (POWERS, 0.61 + 0.2 * POWERS - 0.29 * POWERS**2, 0.35),
+    "power_curve": (POWERS, 0.61 + 0.2 * POWERS - 0.29 * POWERS**2),
     "eps_curves": (
         np.geomspace(1e-5, 1, 6),
         {("procrustes", "captions"): np.linspace(0.5, 0.6, 6), ("other", "caption_means"): np.ones(6) * 0.4},
@@ -55,7 +55,7 @@ FIGURES = {
     "training_curves": (HISTORIES, "mrr", {"procrustes": 0.61}),
     "loss_terms": (HISTORY, ["contrastive", "moments"]),
     "schedule": (HISTORY, "tau", "temperature tau (dimensionless)"),
-    "difficulty": (rng.beta(3, 1, 300),),
+    "difficulty": (rng.beta(3, 1, 300), "bigjump"),
     "cost_accuracy": (ROWS,),
     "leaderboard_bars": (ROWS,),
     "search_curves": (
