@@ -159,7 +159,6 @@ class BaselineConfig(OptimiserConfig):
         temperature: of InfoNCE, used where `nce_weight` is positive.
     """
 
-    epochs: int = 25
     learning_rate: float = 1e-3
     hidden: int = 1024
     dropout: float = 0.1

@@ -7,6 +7,7 @@ protocol (galleries of 100, dot product) is kept apart, since its numbers are fa
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -80,6 +81,18 @@ def _count_ahead(scores: torch.Tensor, own: torch.Tensor, rows: np.ndarray, colu
     return torch.where(finite, ahead, torch.nan).cpu().double().numpy()
 
 
+def _own_scores(
+    predictions: torch.Tensor, gallery: torch.Tensor | np.ndarray, targets: np.ndarray, prepare: Callable
+) -> torch.Tensor:
+    """(N,) score of each prediction with its own gallery item, row by row: from a product it would depend on places."""
+    scores = predictions.new_zeros(len(predictions), dtype=torch.float32)
+    for lo in range(0, len(predictions), QUERY_BLOCK):
+        part = slice(lo, lo + QUERY_BLOCK)
+        own = prepare(predictions[part]) * prepare(rows(gallery, targets[part], predictions.device))
+        scores[part] = own.sum(1)
+    return scores
+
+
 def ranks(
     predictions: torch.Tensor,
     gallery: torch.Tensor | np.ndarray,
@@ -112,12 +125,7 @@ def ranks(
     on_host = np.asarray(torch.as_tensor(targets).cpu(), dtype=np.int64)
     prepare = normalise if cosine else torch.Tensor.float
     pair_query, pair_row, copies = _copies_of_targets(gallery, on_host)
-    result = np.zeros(len(predictions))
-    for lo in range(0, len(predictions), QUERY_BLOCK):
-        part = slice(lo, lo + QUERY_BLOCK)
-        own = prepare(predictions[part]) * prepare(rows(gallery, on_host[part], device))
-        result[part] = own.sum(1).cpu().double()  # in this order: MPS has no float64
-    own_score = torch.from_numpy(result.astype(np.float32)).to(device)
+    own_score = _own_scores(predictions, gallery, on_host, prepare)
     if offsets is not None:
         own_score -= offsets.to(device)[torch.from_numpy(on_host).to(device)]
     result = 1 + 0.5 * (copies - 1.0)

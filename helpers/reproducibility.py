@@ -14,14 +14,11 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 
-def seed_all(seed: int) -> torch.Generator:
+def seed_all(seed: int) -> None:
     """Seed Python, NumPy and PyTorch, and prefer deterministic kernels.
 
     Args:
         seed: non-negative integer.
-
-    Returns:
-        A CPU generator seeded alike, for shuffling: its draws do not depend on what else consumes the global state.
     """
     # cuBLAS reads this when its handle is made; without it deterministic matrix products raise on CUDA.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -31,7 +28,6 @@ def seed_all(seed: int) -> torch.Generator:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     torch.set_float32_matmul_precision("highest")  # no TF32, whatever the environment asks for
-    return torch.Generator().manual_seed(seed)
 
 
 @functools.cache

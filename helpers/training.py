@@ -138,7 +138,7 @@ def train_step(model: nn.Module, objective, optimiser: torch.optim.Optimizer, ro
     data = objective.data
     own = data.own[rows]  # (B,)
     with autocast(data.device, objective.dtype):
-        prediction = objective.predict(model, rows)  # (B, dy)
+        prediction = objective.predict(model, rows)
     terms = objective.terms(prediction, own)
     loss = sum(terms.values())
     optimiser.zero_grad(set_to_none=True)
