@@ -72,7 +72,7 @@ def write_inputs(folder: Path, size: common.Size, captions: int) -> None:
 
 
 def main() -> None:
-    options = common.arguments(__doc__)
+    options = common.arguments(__doc__, devices=("cpu",))
     size = common.SIZES[options.size]
     captions = size.captions * 10 // 9  # training and validation side together
     with tempfile.TemporaryDirectory() as name:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from helpers.checkpoints import write_json
+from helpers.reproducibility import matmul_dtype
 
 RESULTS_DIR = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "numpy", "scipy", "torchmetrics", "pytorch-metric-learning", "lightly", "faiss-cpu")
@@ -50,22 +51,23 @@ SIZES = {
 }
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The command line that all benchmarks share."""
+def arguments(description: str, devices: tuple[str, ...] = ("cpu", "cuda")) -> argparse.Namespace:
+    """The command line that all benchmarks share; `devices` are those that one knows how to measure on."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=devices, default="cpu")
     return parser.parse_args()
 
 
 def machine(device: str) -> dict:
-    """What the numbers depend on: processor, cores, threads, memory, accelerator."""
+    """What the numbers depend on: processor, cores, threads, memory, accelerator, type of the products."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "accelerator": torch.cuda.get_device_name() if device == "cuda" else None,
+        "products": str(matmul_dtype(torch.device(device), True)),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

@@ -26,7 +26,7 @@ LARGE = {
     "small": {"queries": 1_000, "gallery": 100_000, "width": 64},
     "challenge": {"queries": 4_000, "gallery": 1_000_000, "width": 1536},
 }
-"""Ranking against a memory-mapped gallery: its memory is measured, in a process of its own."""
+"""Ranking against a memory-mapped gallery, on the CPU: its memory is measured, in a process of its own."""
 
 
 def counting(predictions: torch.Tensor, gallery: torch.Tensor, targets: torch.Tensor) -> float:
@@ -45,8 +45,8 @@ def argsort(predictions: torch.Tensor, gallery: torch.Tensor, targets: torch.Ten
 def with_torchmetrics(predictions: torch.Tensor, gallery: torch.Tensor, targets: torch.Tensor) -> float:
     """MRR by torchmetrics' RetrievalMRR, which wants every score with its query's number."""
     scores = metrics.normalise(predictions) @ metrics.normalise(gallery).T
-    relevant = torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, targets[:, None], True)
-    query = torch.arange(len(scores)).repeat_interleave(scores.shape[1])
+    relevant = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, targets[:, None], True)
+    query = torch.arange(len(scores), device=scores.device).repeat_interleave(scores.shape[1])
     # It takes scores for probabilities and drops negative ones from the ranking.
     return float(RetrievalMRR()(scores.flatten() / 2 + 0.5, relevant.flatten(), indexes=query))
 
@@ -109,18 +109,18 @@ def main() -> None:
     gallery = torch.randn(size.gallery, size.image_dim, generator=generator)
     targets = torch.arange(size.queries) % size.gallery
     predictions = gallery[targets] + 8 * torch.randn(size.queries, size.image_dim, generator=generator)
-    sides = predictions, gallery, targets
+    sides = tuple(part.to(options.device) for part in (predictions, gallery, targets))
     ours = counting(*sides)
     for other in (argsort, with_torchmetrics):
         assert abs(other(*sides) - ours) < 1e-5, f"{other.__name__} disagrees"
     candidates = {
-        "floor": lambda: metrics.normalise(predictions) @ metrics.normalise(gallery).T,
+        "floor": lambda: metrics.normalise(sides[0]) @ metrics.normalise(sides[1]).T,
         "ours": lambda: counting(*sides),
         "argsort": lambda: argsort(*sides),
         "torchmetrics": lambda: with_torchmetrics(*sides),
         **search_candidates(predictions, gallery.numpy()),
     }
-    seconds = common.interleaved(candidates, 3)
+    seconds = common.interleaved(candidates, 3, options.device)
     rows = [
         {
             "candidate": name,

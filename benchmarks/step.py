@@ -72,7 +72,10 @@ def full_queue(size: common.Size, data: TrainingData) -> tuple[Setting, BigJumpO
 
 
 def ours(size: common.Size, data: TrainingData) -> tuple[Callable[[], object], int]:
-    """The step of `helpers.training` with a full queue, and how many images stand in queue or batch."""
+    """The step of `helpers.training` with a full queue, and how many images stand in queue or batch.
+
+    Alone, so without the memory that an epoch keeps from step to step (`helpers.memory`).
+    """
     setting, objective = full_queue(size, data)
     present = int((objective.queue.counts(size.queue) > 0).sum())
     step = lambda: train_step(setting.model, objective, setting.optimiser, setting.batch())  # noqa: E731

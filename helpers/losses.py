@@ -132,7 +132,7 @@ def _gathered(bank: torch.Tensor, own: torch.Tensor, log_weight: torch.Tensor) -
     """
     if bank.device.type == "cpu":
         present = log_weight.isneginf().logical_not_().nonzero().squeeze(1)
-        # Gathering a row costs about what scoring it costs for 40 captions (benchmarks/scaling.py, queue axis).
+        # Gathering a row costs about what scoring it costs for 40 captions, on two cores.
         if (len(bank) - len(present)) * len(own) > 40 * len(present):
             position = torch.empty(len(bank), dtype=torch.long)
             position[present] = torch.arange(len(present))

@@ -143,7 +143,7 @@ class GeomWithAdapter(nn.Module):
 class ByteDropout(nn.Module):
     """Dropout that draws eight elements from one random number, so that drawing costs next to nothing.
 
-    On a CPU nn.Dropout draws each element by itself and takes a ninth of the ensemble's training step. A byte resolves
+    On a CPU nn.Dropout draws each element by itself and takes a tenth of the ensemble's training step. A byte resolves
     1/256, so `p` counts rounded to that.
     """
 
