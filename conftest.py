@@ -8,6 +8,8 @@ import pytest
 # Before torch or a kernel starts: two threads are what the suite is timed on. Results do not depend on the number.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TQDM_DISABLE", "1")
+# The committed outputs are of a CPU; a GPU draws other dropout masks, so digits differ by more than rounding there.
+os.environ.setdefault("HELPERS_DEVICE", "cpu")
 # The suite makes artefacts of its own and leaves those under runs/ alone.
 os.environ.setdefault("HELPERS_RUNS_DIR", tempfile.mkdtemp(prefix="helpers-runs-"))
 

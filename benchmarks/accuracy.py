@@ -105,7 +105,7 @@ def compare(
     device: torch.device,
 ) -> list[dict]:
     """Run what `options.only` names of `methods` (all where empty), write and print the table of all that is there."""
-    path = store.folder.parents[1] / f"{table_name(name, options)}.json"
+    path = store.folder.parents[1] / f"{table_name(name, options, device)}.json"
     common.require_same_data(path, data.fingerprint)
     kept = {"train_images": options.train_images, "train_captions": options.train_captions}
     problems = [protocol.make_problem(data, split, device, **kept) for split in options.splits]
@@ -144,8 +144,8 @@ def command(options: argparse.Namespace, of: Sequence[str]) -> str:
     return " ".join(parts)
 
 
-def table_name(name: str, options: argparse.Namespace) -> str:
-    """`accuracy`, the data's name, and what differs from the defaults."""
+def table_name(name: str, options: argparse.Namespace, device: torch.device) -> str:
+    """`accuracy`, the data's name, and what differs from the defaults; the device where it is not the CPU."""
     parts = ["accuracy", name]
     if options.train_images is not None:
         parts.append(f"{options.train_images}_images")
@@ -154,7 +154,7 @@ def table_name(name: str, options: argparse.Namespace) -> str:
     if options.project:
         parts.append(f"projected_{options.project[0]}_{options.project[1]}")
     parts += common.other_runs(options.splits, SPLITS, options.seeds, SEEDS)
-    return "_".join(parts)
+    return "_".join(parts + ([] if device.type == "cpu" else [device.type]))
 
 
 def smoke(options: argparse.Namespace) -> list[dict]:

@@ -21,7 +21,7 @@ from helpers import hubness, metrics
 from helpers.checkpoints import atomic_write, write_json
 from helpers.data import PairedEmbeddings
 from helpers.objectives import TrainingData
-from helpers.reproducibility import matmul_dtype
+from helpers.reproducibility import device_name, matmul_dtype, prefer_exact
 from helpers.split import Split, make_split
 from helpers.training import training_data
 
@@ -69,6 +69,7 @@ def make_problem(
     Raises:
         ValueError: `train_images` is more than there are, or one of the two is less than 1.
     """
+    prefer_exact()
     split = make_split(data.targets, data.n_images, VAL_RATIO, split_seed)
     if train_images is not None:
         split = _fewer(split, train_images, split_seed)
@@ -151,7 +152,7 @@ class Store:
 
 def precision_of(device: torch.device) -> list[str]:
     """The device and its product type: results of different ones are no runs of one method."""
-    return [device.type, str(matmul_dtype(device, True))]
+    return [device_name(device), str(matmul_dtype(device, True))]
 
 
 def search_name(method: Method, problem: Problem) -> str:

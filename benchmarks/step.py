@@ -17,7 +17,7 @@ from helpers.config import BigJumpConfig
 from helpers.metrics import normalise
 from helpers.models import build_model, fit_standardisation
 from helpers.objectives import BigJumpObjective, TrainingData
-from helpers.reproducibility import autocast, matmul_dtype
+from helpers.reproducibility import autocast, matmul_dtype, seed_all
 from helpers.training import make_optimiser, train_step
 
 
@@ -42,7 +42,7 @@ class Setting:
     """A model with a random start, its optimiser, and batches to step through."""
 
     def __init__(self, size: common.Size, data: TrainingData, settings: BigJumpConfig) -> None:
-        torch.manual_seed(0)
+        seed_all(0)  # deterministic kernels, as in every training
         self.model = build_model("bigjump", size.text_dim, size.image_dim).to(data.device)
         torch.nn.init.normal_(self.model.geometry.matrix, std=size.text_dim**-0.5)
         fit_standardisation(self.model, data.text)

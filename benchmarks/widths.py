@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from benchmarks import common
 from helpers import losses, metrics
-from helpers.reproducibility import matmul_dtype
+from helpers.reproducibility import matmul_dtype, seed_all
 
 
 def with_multiple(multiple: int, call: Callable[[], object]) -> Callable[[], None]:
@@ -52,7 +52,7 @@ def uses(size: common.Size, device: str) -> dict[str, Callable[[], object]]:
     bank = F.normalize(torch.randn(size.images, size.image_dim, generator=generator), dim=-1).to(device, dtype)
     own = torch.randint(size.images, (size.batch,), generator=generator).to(device)
     batch = torch.randn(size.batch, size.image_dim, generator=generator).to(device)
-    torch.manual_seed(0)
+    seed_all(0)  # deterministic kernels, as in every training
     half = losses.sampled_weights(size.images, own, 0.5)
     return {
         "ranks": lambda: np.mean(1 / metrics.ranks(predictions, gallery, targets)),

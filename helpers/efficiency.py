@@ -30,7 +30,8 @@ def milliseconds_per_query(
     device = torch.device(device)
     model = model.to(device).eval()
     query = torch.randn(1, text_dim, generator=torch.Generator().manual_seed(0)).to(device)
-    synchronise = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
+    of_kind = {"cuda": lambda: torch.cuda.synchronize(device), "mps": torch.mps.synchronize}
+    synchronise = of_kind.get(device.type, lambda: None)
     times = []
     for i in range(warmup + repeats):
         synchronise()

@@ -29,17 +29,20 @@ def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], 
     training_images = run.data.images[run.split.train_images]
     direction = dot_product.length_direction(training_images)
     rows, ranks, shifts = [], {}, {}
+    device = choose_device()
     for name in MODEL_ROWS:
         if name == "chance":
             ranks[name] = metrics.chance_ranks(len(targets), len(gallery), settings.seed)
             others = _chance_by_dot_product(settings, len(np.unique(targets)))
         else:
-            model = checkpoints.load_model(run.directory, name)[0]
-            predictions = predict(model, run.data.text, captions)
-            bank = torch.from_numpy(predict(model, run.data.text, hubness.sample(run.split.train_captions)))
-            ranks[name] = metrics.ranks(*map(torch.from_numpy, (predictions, gallery, targets)))
+            model = checkpoints.load_model(run.directory, name)[0].to(device)
+            predictions, bank = (
+                torch.from_numpy(predict(model, run.data.text, of)).to(device)
+                for of in (captions, hubness.sample(run.split.train_captions))
+            )
+            ranks[name] = metrics.ranks(predictions, gallery, torch.from_numpy(targets))
             shifts[name] = dot_product.correction(bank, training_images, direction)
-            others = by_dot_product(predictions, shifts[name], gallery, targets, settings)
+            others = by_dot_product(predictions.cpu().numpy(), shifts[name], gallery, targets, settings)
             others |= against_hubness(bank, training_images, predictions, gallery, targets, settings)
         low, high = metrics.bootstrap_interval(
             1 / ranks[name], targets, samples=settings.bootstrap_samples, seed=settings.seed
@@ -77,7 +80,7 @@ def by_dot_product(
 def against_hubness(
     bank: torch.Tensor,
     training_images: np.ndarray,
-    predictions: np.ndarray,
+    predictions: torch.Tensor,
     gallery: np.ndarray,
     targets: np.ndarray,
     settings: EvaluationConfig,
@@ -89,8 +92,7 @@ def against_hubness(
         training_images: (M, dy).
         predictions: (V, dy). gallery: (G, dy). targets: (V,) gallery rows.
     """
-    sides = map(torch.from_numpy, (predictions, gallery, targets))
-    beta, rank = hubness.corrected_ranks(bank, training_images, *sides)
+    beta, rank = hubness.corrected_ranks(bank, training_images, predictions, gallery, torch.from_numpy(targets))
     low, high = metrics.bootstrap_interval(1 / rank, targets, samples=settings.bootstrap_samples, seed=settings.seed)
     return {
         "hubness_mrr": float(np.mean(1 / rank)), "hubness_low": low, "hubness_high": high, "hubness_beta": beta,

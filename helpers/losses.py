@@ -125,10 +125,12 @@ def _forbid_own(logits: torch.Tensor, own: torch.Tensor, lo: int) -> None:
         logits.scatter_(1, own[:, None], -torch.inf)
 
 
-def _gathered(bank: torch.Tensor, own: torch.Tensor, log_weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _gathered(
+    bank: torch.Tensor, own: torch.Tensor, log_weight: torch.Tensor, at_most: int | None = None
+) -> tuple[torch.Tensor, ...]:
     """Bank (M, d), `own` (B,) and `log_weight` (M,) without the rows of weight 0, where leaving them out pays.
 
-    Only on the CPU: their number decides the shapes, and a GPU's host would wait for it.
+    Their number decides the shapes, and a GPU's host would wait for it: there `at_most` rows are kept, where given.
     """
     if bank.device.type == "cpu":
         present = log_weight.isneginf().logical_not_().nonzero().squeeze(1)
@@ -137,7 +139,16 @@ def _gathered(bank: torch.Tensor, own: torch.Tensor, log_weight: torch.Tensor) -
             position = torch.empty(len(bank), dtype=torch.long)
             position[present] = torch.arange(len(present))
             return bank[present], position[own], log_weight[present]
+    elif at_most is not None and at_most < len(bank):
+        return _heaviest(bank, own, log_weight, at_most)
     return bank, own, log_weight
+
+
+def _heaviest(bank: torch.Tensor, own: torch.Tensor, log_weight: torch.Tensor, k: int) -> tuple[torch.Tensor, ...]:
+    """As `_gathered`, k rows: those of the batch, then those of the highest weights; no shape depends on values."""
+    keep = log_weight.index_fill(0, own, torch.inf).argsort(descending=True, stable=True)[:k]
+    position = torch.zeros_like(log_weight, dtype=torch.long).index_copy_(0, keep, torch.arange(k, device=own.device))
+    return bank[keep], position[own], log_weight[keep]
 
 
 def multi_positive_nce(
@@ -182,6 +193,7 @@ def bank_nce(
     temperature: float,
     matmul_dtype: torch.dtype = torch.float32,
     log_weight: torch.Tensor | None = None,
+    at_most: int | None = None,
 ) -> torch.Tensor:
     """NCE of captions against the images of a bank: softmax cross-entropy of z_i . y_u / temperature over all u.
 
@@ -195,12 +207,13 @@ def bank_nce(
         temperature: positive.
         matmul_dtype: of the two large products; sums are float32.
         log_weight: (M,) logarithm of how often each image counts as a negative, see `sampled_weights`; once where None.
+        at_most: images that count, see `most_drawn`; with it a GPU leaves out most of those that do not.
     """
     exact = torch.promote_types(prediction.dtype, torch.float32)
     z = F.normalize(prediction.to(exact), dim=-1)
     if log_weight is None:
         log_weight = torch.zeros(len(bank), dtype=exact, device=bank.device)
-    bank, own, log_weight = _gathered(bank, own, log_weight)
+    bank, own, log_weight = _gathered(bank, own, log_weight, at_most)
     return _BankNCE.apply(z, bank, own, log_weight, torch.zeros_like(z[:, 0]), temperature, matmul_dtype)
 
 
@@ -217,3 +230,9 @@ def sampled_weights(n_images: int, own: torch.Tensor, share: float) -> torch.Ten
     drawn = torch.rand(n_images, device=own.device) < share
     log_weight = torch.where(drawn, -math.log(share), -torch.inf)
     return log_weight.index_fill_(0, own, 0.0)
+
+
+def most_drawn(n_images: int, batch: int, share: float) -> int:
+    """Images that count under `sampled_weights` with a batch of so many captions, but for one draw in 10^9."""
+    most = share * n_images + 6 * math.sqrt(share * (1 - share) * n_images) + batch  # six standard deviations
+    return min(n_images, math.ceil(most / COLUMN_MULTIPLE) * COLUMN_MULTIPLE)

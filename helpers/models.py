@@ -154,12 +154,10 @@ class ByteDropout(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or not self.threshold:
             return x
-        if x.device.type == "mps":  # draws 32 bits for an int64 and extends their sign
-            draws = torch.randint(0, 256, x.shape, dtype=torch.uint8, device=x.device)
-        else:
-            bits = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 7) // 8,), device=x.device)
-            draws = bits.view(torch.uint8)[: x.numel()].view(x.shape)
-        kept = draws >= self.threshold
+        if x.device.type != "cpu":  # drawing is one kernel there
+            return nn.functional.dropout(x, self.threshold / 256)
+        bits = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 7) // 8,))
+        kept = bits.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
         return x * kept * (256 / (256 - self.threshold))
 
 

@@ -21,7 +21,7 @@ from helpers.inner_splits import inner_splits
 from helpers.locks import training_lock
 from helpers.models import build_model, predict
 from helpers.progress import Progress
-from helpers.reproducibility import choose_device, matmul_dtype, seed_all
+from helpers.reproducibility import choose_device, device_name, matmul_dtype, prefer_exact, seed_all
 from helpers.split import Split, make_split, save_split
 from helpers.synthetic import write_demo
 
@@ -88,6 +88,7 @@ def open_run(settings: RunConfig) -> Run:
     The split is recomputed rather than read: it takes milliseconds (with groups of near-duplicates about what one
     product of all images with one another takes) and cannot be stale.
     """
+    prefer_exact()
     if settings.profile == "demo" and settings.data_dir is None:
         write_demo(settings.data_path, text_dim=settings.text_dim, image_dim=settings.image_dim)
     data = load_paired(settings.data_path, text_dim=settings.text_dim, image_dim=settings.image_dim)
@@ -117,9 +118,10 @@ def fit_geometry(run: Run, settings: GeometryConfig) -> CrossSpace:
 
 def stored_ranks(run: Run, name: str) -> np.ndarray:
     """(V,) ranks of the images of the validation captions under a stored model: full gallery, by cosine."""
+    device = choose_device()
     model, _ = checkpoints.load_model(run.directory, name)
-    predictions = torch.from_numpy(predict(model, run.data.text, run.split.val_captions))
-    return metrics.ranks(predictions, torch.from_numpy(run.gallery), torch.from_numpy(run.split.caption_to_gallery))
+    predictions = torch.from_numpy(predict(model.to(device), run.data.text, run.split.val_captions)).to(device)
+    return metrics.ranks(predictions, run.gallery, torch.from_numpy(run.split.caption_to_gallery))
 
 
 def stored_mrr(run: Run, name: str) -> float:
@@ -235,7 +237,7 @@ def _train_and_save_plus(run: Run, settings: PlusConfig, data: training.Training
 
 def _products(settings: OptimiserConfig, device: torch.device) -> list[str]:
     """Device and product type: a training that went on with others would be neither the one nor the other."""
-    return [device.type, str(matmul_dtype(device, settings.mixed_precision))]
+    return [device_name(device), str(matmul_dtype(device, settings.mixed_precision))]
 
 
 def _progress(

@@ -56,8 +56,10 @@ class PlusObjective(Objective):
 
     def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
         """The mean over members of their NCE, against one draw of negatives."""
-        weights = losses.sampled_weights(len(self.bank), own, self.settings.bank_share)
-        each = [losses.bank_nce(member, self.bank, own, self.temperature, self.dtype, weights) for member in prediction]
+        n_images, share = len(self.bank), self.settings.bank_share
+        weights = losses.sampled_weights(n_images, own, share)
+        drawn = (self.dtype, weights, losses.most_drawn(n_images, len(own), share))
+        each = [losses.bank_nce(member, self.bank, own, self.temperature, *drawn) for member in prediction]
         return {"nce": torch.stack(each).mean()}
 
     @torch.no_grad()

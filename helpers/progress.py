@@ -63,7 +63,7 @@ class Progress:
         Raises:
             CheckpointError: it cannot be written, such as on a full disk; the file before it is intact.
         """
-        optimiser, generator = state.optimiser.state_dict(), _torch_generators()
+        optimiser, generator = state.optimiser.state_dict(), _torch_generators(state.objective.data.device)
         tensors = _prefixed("model", state.model.state_dict()) | _prefixed("best", state.best)
         for index, moments in optimiser["state"].items():
             tensors |= _prefixed(f"optimiser.{index}", moments)
@@ -118,17 +118,19 @@ def _restore(state: TrainingState, record: dict, tensors: dict[str, torch.Tensor
     state.history[:] = record["history"]
     state.best = _with_prefix("best", tensors)
     torch.set_rng_state(tensors["generator.cpu"])
-    if "generator.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["generator.cuda"])
-    if "generator.mps" in tensors and torch.backends.mps.is_available():
+    device = state.objective.data.device
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["generator.cuda"], device)
+    elif device.type == "mps":
         torch.mps.set_rng_state(tensors["generator.mps"])
 
 
-def _torch_generators() -> dict[str, torch.Tensor]:
+def _torch_generators(device: torch.device) -> dict[str, torch.Tensor]:
+    """States of the generators that a training on `device` draws from; asking for those of others would start them."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    if torch.backends.mps.is_available():
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
         states["mps"] = torch.mps.get_rng_state()
     return states
 
