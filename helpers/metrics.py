@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,10 @@ from helpers.reproducibility import one_blas_thread
 
 QUERY_BLOCK, GALLERY_BLOCK = 2048, 8192
 """Scores are held for one such block at a time (64 MB), so the memory of ranking does not depend on the sizes."""
+COMMON = 0.99
+"""|mean|^2 of unit gallery vectors from which on the mean is subtracted: cosines differ by less and less then, in the
+end by no more than float32 rounds, and an own score, which is summed in another order than the others, would seem
+ahead or behind by that. Below, exact scores stay exact, so that ties of coarse vectors are ties."""
 
 
 def normalise(rows: torch.Tensor) -> torch.Tensor:
@@ -35,6 +40,32 @@ def rows(gallery: torch.Tensor | np.ndarray, which: slice | np.ndarray, device: 
     elif isinstance(which, np.ndarray):
         which = torch.from_numpy(which).to(gallery.device)
     return gallery[which].to(device).float()
+
+
+def _common_direction(gallery: torch.Tensor | np.ndarray) -> torch.Tensor | None:
+    """(d,) float64 mean of the unit gallery vectors (of the first block) where they hardly differ, else None."""
+    first = rows(gallery, slice(0, GALLERY_BLOCK), torch.device("cpu"))
+    mean = normalise(first).mean(0)
+    return _unit(first).mean(0) if float(mean.square().sum()) > COMMON else None
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(rows.double(), dim=-1, eps=1e-300)
+
+
+def unit_rows(
+    gallery: torch.Tensor | np.ndarray,
+    which: slice | np.ndarray,
+    device: torch.device,
+    less: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Some rows of a gallery at unit length, float32 on `device`; less one vector, subtracted in float64, where given.
+
+    That moves all scores of a query alike, so it changes no rank.
+    """
+    if less is None:
+        return normalise(rows(gallery, which, device))
+    return (_unit(rows(gallery, which, torch.device("cpu"))) - less).float().to(device)  # MPS has no float64
 
 
 def groups_of_copies(gallery: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -81,15 +112,12 @@ def _count_ahead(scores: torch.Tensor, own: torch.Tensor, rows: np.ndarray, colu
     return torch.where(finite, ahead, torch.nan).cpu().double().numpy()
 
 
-def _own_scores(
-    predictions: torch.Tensor, gallery: torch.Tensor | np.ndarray, targets: np.ndarray, prepare: Callable
-) -> torch.Tensor:
+def _own_scores(predictions: torch.Tensor, targets: np.ndarray, prepare: Callable, vectors: Callable) -> torch.Tensor:
     """(N,) score of each prediction with its own gallery item, row by row: from a product it would depend on places."""
     scores = predictions.new_zeros(len(predictions), dtype=torch.float32)
     for lo in range(0, len(predictions), QUERY_BLOCK):
         part = slice(lo, lo + QUERY_BLOCK)
-        own = prepare(predictions[part]) * prepare(rows(gallery, targets[part], predictions.device))
-        scores[part] = own.sum(1)
+        scores[part] = (prepare(predictions[part]) * vectors(targets[part], predictions.device)).sum(1)
     return scores
 
 
@@ -123,14 +151,16 @@ def ranks(
     """
     device = predictions.device
     on_host = np.asarray(torch.as_tensor(targets).cpu(), dtype=np.int64)
-    prepare = normalise if cosine else torch.Tensor.float
+    prepare, vectors = torch.Tensor.float, partial(rows, gallery)
+    if cosine:
+        prepare, vectors = normalise, partial(unit_rows, gallery, less=_common_direction(gallery))
     pair_query, pair_row, copies = _copies_of_targets(gallery, on_host)
-    own_score = _own_scores(predictions, gallery, on_host, prepare)
+    own_score = _own_scores(predictions, on_host, prepare, vectors)
     if offsets is not None:
         own_score -= offsets.to(device)[torch.from_numpy(on_host).to(device)]
     result = 1 + 0.5 * (copies - 1.0)
     for left in range(0, len(gallery), GALLERY_BLOCK):
-        block = prepare(rows(gallery, slice(left, left + GALLERY_BLOCK), device))  # (C, d)
+        block = vectors(slice(left, left + GALLERY_BLOCK), device)  # (C, d)
         width = len(block)
         if width % COLUMN_MULTIPLE:
             block = torch.nn.functional.pad(block, (0, 0, 0, -width % COLUMN_MULTIPLE))  # with rows of zeros

@@ -350,3 +350,28 @@ def test_images_in_the_order_of_five_captions_each_are_no_trap():
 def test_mean_by_image_leaves_out_images_without_captions():
     values, groups = np.array([1.0, 0.5, 0.0, 0.25]), np.array([4, 0, 4, 0])
     assert metrics.mean_by_image(values, groups).tolist() == [0.375, 0.5]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e3, 1e4, 1e5])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_what_all_images_have_in_common_changes_no_rank(offset, everywhere):
+    """With a large offset cosines differ by less than float32 rounds, which must not look like success."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((60, 64))
+    shift, targets = np.full(64, offset) if everywhere else np.eye(64)[7] * offset, np.arange(120) % 60
+    predictions = (images[targets] + 2 * rng.standard_normal((120, 64)) + shift).astype(np.float32)
+    gallery = (images + shift).astype(np.float32)
+    unit = gallery / np.linalg.norm(gallery.astype(np.float64), axis=1, keepdims=True)
+    found = metrics.ranks(*tensors(predictions, gallery, targets))
+    expected = sorted_ranks(predictions.astype(np.float64) @ unit.T, targets)
+    assert np.mean(found == expected) > 0.97 and abs(np.mean(1 / found) - np.mean(1 / expected)) < 0.01
+
+
+def test_unrelated_pairs_with_a_massive_dimension_stay_at_chance():
+    rng = np.random.default_rng(0)
+    gallery = rng.standard_normal((60, 256)) + 0.5
+    gallery[:, 7] += 1e4
+    predictions = gallery.mean(0) + 0.1 * rng.standard_normal((600, 256))
+    targets = np.arange(600) % 60
+    chance = np.mean(1 / np.arange(1, 61))
+    assert mrr(predictions.astype(np.float32), gallery.astype(np.float32), targets) == pytest.approx(chance, abs=0.03)
