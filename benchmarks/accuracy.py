@@ -22,9 +22,10 @@ from benchmarks.peers import METHODS
 from benchmarks.peers.method import Method
 from helpers.checkpoints import write_json
 from helpers.config import RunConfig
-from helpers.data import PairedEmbeddings, load_paired
+from helpers.data import DataError, PairedEmbeddings, load_paired
 from helpers.evaluation import format_table
 from helpers.reproducibility import choose_device
+from helpers.split import SplitError
 from helpers.synthetic import write_demo
 
 SPLITS, SEEDS = [0, 1], 3
@@ -175,14 +176,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--demo", action="store_true", help="the demo data, written on first use")
     parser.add_argument("--text-dim", type=int, default=1024)
     parser.add_argument("--image-dim", type=int, default=1536)
-    parser.add_argument("--splits", type=int, nargs="+", default=SPLITS, help="seeds of the splits by image")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds of a training, on every split")
+    positive = common.at_least(1)
+    parser.add_argument("--splits", type=common.at_least(0), nargs="+", default=SPLITS, help="seeds of the splits")
+    parser.add_argument("--seeds", type=positive, default=SEEDS, help="seeds of a training, on every split")
     parser.add_argument("--only", nargs="+", choices=METHODS, default=[], help="methods to compute; all where left out")
     parser.add_argument("--train-images", type=int, help="keep a seeded choice of so many training images")
     parser.add_argument("--train-captions", type=int, help="keep so many captions of each training image, at most")
     parser.add_argument(
-        "--project", type=int, nargs=2, metavar=("TEXT", "IMAGE"), help="random projections to these dimensions first"
+        "--project", type=positive, nargs=2, metavar=("TEXT", "IMAGE"), help="random projections to these widths first"
     )
+    parser.add_argument("--results-dir", type=Path, default=common.RESULTS_DIR, help="where results are kept")
     parser.add_argument("--smoke", action="store_true", help="everything once at tiny sizes, on demo data")
     options = parser.parse_args(arguments)
     if not (options.smoke or options.demo or options.data_dir):
@@ -195,11 +198,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.smoke:
         smoke(options)
         return
-    name, data = named_data(options)
-    if options.project:
-        data = projected(data, *options.project)
-    store = store_of(data, common.RESULTS_DIR)
-    compare(data, name, list(METHODS.values()), options, store, choose_device())
+    try:
+        name, data = named_data(options)
+        if options.project:
+            data = projected(data, *options.project)
+        store = store_of(data, options.results_dir)
+        store.folder.mkdir(parents=True, exist_ok=True)  # before hours are spent
+        compare(data, name, list(METHODS.values()), options, store, choose_device())
+    except (DataError, SplitError, OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

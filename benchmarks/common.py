@@ -59,6 +59,18 @@ def arguments(description: str, devices: tuple[str, ...] = ("cpu", "cuda")) -> a
     return parser.parse_args()
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of the command line: whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value}: must be at least {least}")
+        return value
+
+    return number
+
+
 def machine(device: str) -> dict:
     """What the numbers depend on: processor, cores, threads, memory, accelerator, type of the products."""
     return {

@@ -17,13 +17,21 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def require_whole_numbers(settings: object) -> None:
-    """Refuse what is no int where a setting is one; beyond 64 bits no generator takes a seed."""
+def require_types(settings: object) -> None:
+    """Refuse what is no int, float or bool where a setting is one; beyond 64 bits no generator takes a seed.
+
+    Papermill hands over text where it knows no value, and the text "false" is true.
+    """
     for field in fields(settings):
+        value = getattr(settings, field.name)
+        truth = isinstance(value, bool)
         if field.type == "int":
-            value = getattr(settings, field.name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value < 2**63
+            whole = isinstance(value, int) and not truth and value < 2**63
             require(whole, f"{field.name} = {value!r}: a whole number is needed, of 64 bits.")
+        elif field.type == "float":
+            require(isinstance(value, (int, float)) and not truth, f"{field.name} = {value!r}: a number is needed.")
+        elif field.type == "bool":
+            require(truth, f"{field.name} = {value!r}: True or False is needed.")
 
 
 def require_positive(settings: object, *names: str) -> None:

@@ -18,7 +18,7 @@ from helpers.checks import (
     require_not_negative,
     require_positive,
     require_text,
-    require_whole_numbers,
+    require_types,
 )
 
 PROFILES = ("demo", "challenge")
@@ -56,7 +56,7 @@ class RunConfig:
     group_duplicates: bool = False
 
     def __post_init__(self) -> None:
-        require_whole_numbers(self)
+        require_types(self)
         require(self.profile in PROFILES, f"profile = {self.profile!r}: choose one of {', '.join(PROFILES)}.")
         require_text("run", self.run)
         require_text("data_dir", self.data_dir)
@@ -140,7 +140,7 @@ class OptimiserConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        require_whole_numbers(self)
+        require_types(self)
         require_positive(self, "epochs", "batch_size", "learning_rate", "clip_norm", "captions_per_image")
         require_not_negative(self, "weight_decay", "warmup_epochs", "seed")
         require(0 <= self.final_lr_ratio <= 1, f"final_lr_ratio = {self.final_lr_ratio!r}: must be between 0 and 1.")
@@ -320,7 +320,7 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_whole_numbers(self)
+        require_types(self)
         require_positive(self, "bootstrap_samples", "gallery_size", "gallery_rounds", "latency_repeats")
         require_not_negative(self, "seed")
 

@@ -35,6 +35,7 @@ __all__ = [
 
 TRAIN_FILE = "train.npz"
 CAPTIONS_FILE = "captions.txt"
+QUERY_FILE = "test.clean.npz"
 LEFTOVER_AGE = 86400.0
 """Seconds after which a half-written cache cannot be another process at work."""
 CACHE_VERSION = 1
@@ -191,7 +192,11 @@ def _pairs(archive: NpzReader, captions_path: Path, n_captions: int, names: list
                 f"{captions_path}: holds {len(rows)} captions but '{TEXT_KEY}' of {archive.path} has {n_captions} "
                 "rows. One line a row, in the same order, is needed."
             )
-        return match_captions([key for key, _ in rows], names, str(captions_path)), [text for _, text in rows]
+        texts = [text for _, text in rows]
+        if CAPTIONS_KEY in archive and archive.header(CAPTIONS_KEY).dtype.kind == "U":
+            stored = npz_fields.read_strings(archive, CAPTIONS_KEY, n_captions, TEXT_KEY)
+            _require_same_order(captions_path, texts, stored)
+        return match_captions([key for key, _ in rows], names, str(captions_path)), texts
     missing = [key for key in (LABEL_KEY, CAPTIONS_KEY) if key not in archive]
     if missing:
         raise DataError(
@@ -200,6 +205,19 @@ def _pairs(archive: NpzReader, captions_path: Path, n_captions: int, names: list
         )
     captions = npz_fields.read_strings(archive, CAPTIONS_KEY, n_captions, TEXT_KEY)
     return npz_fields.read_label_targets(archive, n_captions, len(names)), captions
+
+
+def _require_same_order(captions_path: Path, texts: list[str], stored: list[str]) -> None:
+    """Raise where captions.txt and the archive hold the same texts in different orders: one is not that of the rows.
+
+    Texts that differ otherwise (cleaned, cut) are no sign of that.
+    """
+    moved = [row for row, (text, other) in enumerate(zip(texts, stored, strict=True)) if text.strip() != other.strip()]
+    if moved and sorted(text.strip() for text in texts) == sorted(text.strip() for text in stored):
+        raise DataError(
+            f"{captions_path}: {len(moved)} of {len(texts)} captions stand in another row than in '{CAPTIONS_KEY}' of "
+            f"the npz: {npz_fields.first_five(moved)} (rows count from 0). Put its lines in the order of '{TEXT_KEY}'."
+        )
 
 
 def _check_space(folder: Path, n_bytes: int) -> None:

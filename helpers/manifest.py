@@ -17,7 +17,7 @@ import torch
 from helpers import paths
 from helpers.checkpoints import write_json
 from helpers.checks import ConfigError
-from helpers.data import CAPTIONS_FILE, TRAIN_FILE
+from helpers.data import CAPTIONS_FILE, QUERY_FILE, TRAIN_FILE
 from helpers.reproducibility import choose_device
 
 MANIFEST = "manifest.json"
@@ -37,7 +37,7 @@ def write_manifest(run_dir: Path, data_dir: Path, parameters: dict[str, dict[str
         parameters: those given to each notebook, by its name; a notebook that ran earlier keeps its entry.
     """
     earlier = read_manifest(run_dir)["parameters"] if (run_dir / MANIFEST).exists() else {}
-    inputs = [data_dir / name for name in (TRAIN_FILE, CAPTIONS_FILE, "test.clean.npz")]
+    inputs = [data_dir / name for name in (TRAIN_FILE, CAPTIONS_FILE, QUERY_FILE)]
     facts = {
         "parameters": earlier | parameters,
         "environment": environment(),

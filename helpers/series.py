@@ -30,7 +30,7 @@ from helpers.config import (
     GeometryConfig,
     RunConfig,
 )
-from helpers.data import DataError
+from helpers.data import QUERY_FILE, DataError, load_queries
 from helpers.locks import RunInUseError, run_lock
 from helpers.split import SplitError
 
@@ -136,8 +136,11 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def build_settings(dealt: dict[Path, dict[str, object]]) -> RunConfig:
+def build_settings(dealt: dict[Path, dict[str, object]], recorded: bool = False) -> RunConfig:
     """The run's settings; builds those of every notebook as well, so that a value out of range is told at once.
+
+    Args:
+        recorded: of several calls, where a parameter without effect in one notebook was meant for another.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -153,7 +156,8 @@ def build_settings(dealt: dict[Path, dict[str, object]]) -> RunConfig:
         if "plus_settings" in given:
             config.plus_config(given["plus_settings"])
         elsewhere = {name for other, values in dealt.items() if other != path for name in values}
-        _require_effect(given, elsewhere)
+        if not recorded:
+            _require_effect(given, elsewhere)
     return RunConfig(**run)
 
 
@@ -192,18 +196,41 @@ def run_series(settings: RunConfig, dealt: dict[Path, dict[str, object]]) -> Non
             print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-def execute(dealt: dict[Path, dict[str, object]]) -> RunConfig:
+def execute(dealt: dict[Path, dict[str, object]], recorded: bool = False) -> RunConfig:
     """Check the settings and the data, run the notebooks with the run's folder locked, and write the manifest.
 
     Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
+
+    Args:
+        recorded: the parameters are those of a manifest, which may be of several calls.
     """
-    settings = build_settings(dealt)
+    settings = build_settings(dealt, recorded)
     _require_writable(settings.run_dir if settings.run_dir.exists() else settings.run_dir.parent)
-    pipeline.open_run(settings)
+    run = pipeline.open_run(settings)
+    if (queries := settings.data_path / QUERY_FILE).exists():
+        load_queries(queries, text_dim=settings.text_dim)
+    if len(dealt) < len(notebooks()):
+        _require_same_split(run)
     with run_lock(settings.run_dir):
         run_series(settings, dealt)
         manifest.write_manifest(settings.run_dir, settings.data_path, {p.name: given for p, given in dealt.items()})
     return settings
+
+
+def _require_same_split(run: pipeline.Run) -> None:
+    """Raise `ConfigError` where a part of the series would find nothing of the run usable, and make all of it anew."""
+    path = run.directory / "run.json"
+    if not path.exists():
+        return
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if (facts["data"], facts["split"]) == (run.data.fingerprint, run.split.digest):
+        return
+    now = config.as_dict(run.config)
+    other = [f"{name} = {value!r}" for name, value in facts["config"].items() if now.get(name) != value]
+    raise ConfigError(
+        f"{run.directory}: made of other data or another split ({', '.join(other) or 'the files have changed'}), and "
+        "its models would be replaced. Repeat these parameters, give another --run, or run the whole series."
+    )
 
 
 def _require_writable(folder: Path) -> None:
@@ -238,7 +265,7 @@ def verify(run: str) -> int:
     if folder.exists():  # what lies there would be found, and not made again
         raise ConfigError(f"{folder}: there already, such as from an earlier --verify. Delete it, then verify again.")
     dealt = {known[name]: given | {"run": again} for name, given in sorted(recorded["parameters"].items())}
-    repeated = execute(dealt).run_dir
+    repeated = execute(dealt, recorded=True).run_dir
     for name, value in manifest.environment().items():
         if recorded["environment"].get(name) != value:
             print(f"note: {name} is {value}, was {recorded['environment'].get(name)}")
@@ -256,7 +283,7 @@ def verify(run: str) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m helpers.series", description=__doc__)
-    parser.add_argument("--profile", choices=config.PROFILES, help=f"{config.PROFILES[0]} where left out")
+    parser.add_argument("--profile", choices=config.PROFILES, help="demo where left out; challenge with --data-dir")
     parser.add_argument("--data-dir", help="folder with train.npz and captions.txt")
     parser.add_argument("--run", help="name of the folder under runs/ (default: the profile)")
     parser.add_argument("--runs-dir", help="folder that holds the runs, such as where the project is read-only")
@@ -282,7 +309,8 @@ def given_parameters(options: argparse.Namespace) -> dict[str, object]:
         if flag in given:
             raise ConfigError(f"-p {flag}: use --{flag.replace('_', '-')} instead.")
     data_dir = str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else None
-    return given | {"profile": options.profile or config.PROFILES[0], "run": options.run, "data_dir": data_dir}
+    profile = options.profile or ("challenge" if data_dir else "demo")
+    return given | {"profile": profile, "run": options.run, "data_dir": data_dir}
 
 
 def print_leaderboards(run_dir: Path) -> None:

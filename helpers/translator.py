@@ -37,6 +37,17 @@ def _best_model(run: Path) -> str:
     return best
 
 
+def _checked_block(gallery: np.ndarray, left: int) -> np.ndarray:
+    """Rows of a gallery from `left` on, at most `GALLERY_BLOCK`, float32, finite and none of them zero."""
+    block = np.array(gallery[left : left + GALLERY_BLOCK], dtype=np.float32)
+    if not np.isfinite(block).all():
+        raise ValueError(f"The gallery holds NaN or Inf between rows {left} and {left + len(block)}.")
+    zero = left + np.flatnonzero(~block.any(1))
+    if len(zero):
+        raise ValueError(f"The gallery holds {len(zero)} row(s) of zeros, without a direction: {zero[:5].tolist()}.")
+    return block
+
+
 class Translator:
     """A trained map from text embeddings to the image space.
 
@@ -61,7 +72,7 @@ class Translator:
         Raises:
             CheckpointError: no leaderboard, a damaged one or one of other weights, no such model, or damaged weights.
         """
-        run = Path(run)
+        run = Path(run).expanduser().absolute()
         if model is None:
             model = _best_model(run)
         digest = checkpoints.weights_digest(run, model)
@@ -126,18 +137,20 @@ class Translator:
 
         Raises:
             CheckpointError: the run has no bank for these weights (notebook 05 writes it), or others by now.
-            ValueError: wrong shape of the gallery, or NaN or Inf in it.
+            ValueError: wrong shape of the gallery, or NaN, Inf or rows of zeros in it.
         """
-        self._check_gallery(gallery)
+        gallery = self._checked_gallery(gallery)
         bank, beta = hubness.load_bank(self._folder(), self.name)
-        found = hubness.popularity(torch.from_numpy(self.raw(bank)), gallery, beta).numpy()
-        if not np.isfinite(found).all():
-            raise ValueError("The gallery holds NaN or Inf.")
-        return found
+        for left in range(0, len(gallery), GALLERY_BLOCK):
+            _checked_block(gallery, left)
+        return hubness.popularity(torch.from_numpy(self.raw(bank)), gallery, beta).numpy()
 
-    def _check_gallery(self, gallery: np.ndarray) -> None:
+    def _checked_gallery(self, gallery: np.ndarray) -> np.ndarray:
+        """The gallery as an array, of the right shape."""
+        gallery = np.asanyarray(gallery)  # a memory map stays one
         if gallery.ndim != 2 or gallery.shape[1] != self.image_dim or not len(gallery):
             raise ValueError(f"The gallery has shape {gallery.shape}; (M, {self.image_dim}) with M > 0 is needed.")
+        return gallery
 
     def search(
         self, x: np.ndarray, gallery: np.ndarray, k: int = 10, hubness: bool | np.ndarray = False
@@ -156,20 +169,18 @@ class Translator:
             Indices (N, k) int64 and cosine scores (N, k) float32, less the popularity where it is asked for.
 
         Raises:
-            ValueError: wrong shapes, NaN or Inf in queries, gallery or popularity, or k < 1.
+            ValueError: wrong shapes, NaN or Inf in queries, gallery or popularity, rows of zeros in the gallery, or a k
+                that is no integer of at least 1.
             CheckpointError: hubness is True and the run has no bank; notebook 05 writes it.
         """
-        self._check_gallery(gallery)
-        if k < 1:
-            raise ValueError(f"k = {k}: must be at least 1.")
+        gallery = self._checked_gallery(gallery)
+        if not isinstance(k, (int, np.integer)) or k < 1:
+            raise ValueError(f"k = {k!r}: must be an integer of at least 1.")
         offsets = self._offsets(gallery, hubness)
-        queries, k = torch.from_numpy(self.translate(x)), min(k, len(gallery))
+        queries, k = torch.from_numpy(self.translate(x)), min(int(k), len(gallery))
         scores, index = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
         for left in range(0, len(gallery), GALLERY_BLOCK):
-            block = torch.from_numpy(np.array(gallery[left : left + GALLERY_BLOCK], dtype=np.float32))
-            if not block.isfinite().all():
-                raise ValueError(f"The gallery holds NaN or Inf between rows {left} and {left + len(block)}.")
-            block = metrics.normalise(block).T  # (dy, C)
+            block = metrics.normalise(torch.from_numpy(_checked_block(gallery, left))).T  # (dy, C)
             offset = offsets[left : left + GALLERY_BLOCK]
             parts = [(part @ block - offset).topk(min(k, len(offset)), dim=1) for part in queries.split(QUERY_BLOCK)]
             # The best of the block join the best so far; what is beyond the k best of both can be no result.

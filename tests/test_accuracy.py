@@ -311,3 +311,18 @@ def test_paired_test_agrees_with_the_paired_difference_of_metrics():
     found = {key: test[key] for key in expected}
     assert found == pytest.approx(expected)
     assert accuracy_table.paired_test(a, a, groups)["p"] == 1.0
+
+
+@pytest.mark.parametrize("wrong", [["--seeds", "0"], ["--splits", "0", "-1"], ["--project", "0", "5"]])
+def test_numbers_out_of_range_are_refused_by_the_command_line(wrong, capsys):
+    with pytest.raises(SystemExit):
+        accuracy.parse(["--data-dir", "DIR", *wrong])
+    assert (
+        f"argument {wrong[0]}: {wrong[-1] if wrong[0] != '--project' else 0}: must be at least"
+        in capsys.readouterr().err
+    )
+
+
+def test_what_is_wrong_with_the_data_is_said_in_a_line(tmp_path):
+    with pytest.raises(SystemExit, match="^error: .*train.npz: no such file"):
+        accuracy.main(["--data-dir", str(tmp_path), "--results-dir", str(tmp_path / "results")])

@@ -111,7 +111,22 @@ def test_a_bad_value_is_refused_by_name(kind, name, value):
         kind(**{name: value})
 
 
-UNCHECKED = {"mixed_precision", "group_duplicates"}  # switches
+@pytest.mark.parametrize("value", ["false", "no", 0, None])
+def test_switches_take_truth_values_alone(value):
+    """Papermill hands over text where it knows no value, and text is true."""
+    for kind, name in ((RunConfig, "group_duplicates"), (BaselineConfig, "mixed_precision")):
+        with pytest.raises(ConfigError, match=f"^{name} = {value!r}: True or False is needed"):
+            kind(**{name: value})
+
+
+@pytest.mark.parametrize(("kind", "name"), [(RunConfig, "test_ratio"), (BigJumpConfig, "learning_rate")])
+def test_text_where_a_number_is_needed_is_refused_by_name(kind, name):
+    for value in ("fast", None, True):
+        with pytest.raises(ConfigError, match=f"^{name} = {value!r}: a number is needed"):
+            kind(**{name: value})
+
+
+UNCHECKED = {"mixed_precision", "group_duplicates"}  # switches, checked above
 
 
 @pytest.mark.parametrize("kind", REFUSED)

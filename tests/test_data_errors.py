@@ -186,3 +186,16 @@ def test_bad_queries(files, make, message):
     with pytest.raises(DataError, match=message) as caught:
         load_queries(files.npz, text_dim=TEXT_DIM)
     assert str(files.npz) in str(caught.value)
+
+
+def test_captions_in_another_order_than_the_vectors_are_an_error(files, load):
+    files.lines = [files.lines[0], *reversed(files.lines[1:])]
+    with pytest.raises(
+        DataError, match=r"captions.txt: \d+ of 8 captions stand in another row than in 'captions/text'"
+    ):
+        load(files.write())
+
+
+def test_captions_that_were_cleaned_are_no_other_order(files, load):
+    files.arrays["captions/text"] = np.char.upper(files.arrays["captions/text"])
+    assert len(load(files.write()).captions) == 8

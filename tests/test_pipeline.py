@@ -120,3 +120,11 @@ def test_a_model_of_another_split_is_made_anew(run, capsys):
     capsys.readouterr()
     pipeline.ensure_geometry(pipeline.open_run(replace(run.config, split_seed=7)))
     assert "least_squares: not in a/ for this data and split" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"facts": {}, "choice": 3}'])
+def test_a_damaged_choice_is_searched_for_again(tmp_path, text, capsys):
+    path = tmp_path / "bigjump_plus.choice.json"
+    path.write_text(text)
+    assert pipeline._stored_choice(path, {}) is None
+    assert "bigjump_plus.choice.json: not readable; the search begins anew" in capsys.readouterr().err

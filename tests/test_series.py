@@ -3,15 +3,19 @@
 import json
 import os
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from helpers import paths, series
+from helpers import paths, pipeline, series
 from helpers.checks import ConfigError
+from helpers.config import RunConfig
 from helpers.series import TrainingProgress, build_settings, check_parameters, main, notebooks, parse_value
+from helpers.synthetic import write_demo
 
 RUN_PARAMETERS = 'profile = "demo"\nrun = None  # a comment\ndata_dir = None\n'
 
@@ -45,7 +49,7 @@ def folder(tmp_path, monkeypatch):
 def dry(monkeypatch):
     """Notebooks are not executed but noted: (name, output, parameters); no data are read."""
     executed = []
-    monkeypatch.setattr(series.pipeline, "open_run", lambda settings: None)
+    monkeypatch.setattr(series.pipeline, "open_run", lambda settings: pipeline.Run(settings, None, None))
     monkeypatch.setattr(series, "run_notebook", lambda path, output, given: executed.append((path.name, output, given)))
     return executed
 
@@ -301,6 +305,44 @@ def test_bad_data_leaves_an_earlier_run_as_it_was(runs, capsys, arguments, messa
     assert main([*arguments, "--run", "r"]) == 2
     assert message in capsys.readouterr().err
     assert earlier.read_text() == "from an earlier run" and list((runs / "r").iterdir()) == [earlier]
+
+
+def test_a_part_of_the_series_never_replaces_models_of_another_split(runs, capsys, monkeypatch):
+    ran = []
+    monkeypatch.setattr(series, "run_notebook", lambda path, output, given: ran.append(path.name))
+    sizes = ["-p", "text_dim", "12", "-p", "image_dim", "16"]
+    monkeypatch.setattr(pipeline, "write_demo", partial(write_demo, n_images=60))
+    opened = pipeline.open_run(RunConfig(run="r", text_dim=12, image_dim=16, val_ratio=0.2, test_ratio=0.1))
+    pipeline.save_run(opened)
+    assert main([*sizes, "--run", "r", "--only", "05"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(
+        r"r: made of other data or another split \(val_ratio = 0.2, test_ratio = 0.1\).*whole series", said
+    )
+    assert ran == []
+    assert main([*sizes, "--run", "r", "--only", "05", "-p", "val_ratio", "0.2", "-p", "test_ratio", "0.1"]) == 0
+    assert ran == ["05_evaluation_and_efficiency.ipynb"]
+    assert main([*sizes, "--run", "r"]) == 0 and len(ran) == 6  # the whole series makes all of it anew
+
+
+def test_bad_captions_to_translate_are_said_before_anything_runs(runs, dry, capsys, tmp_path):
+    np.savez(tmp_path / "test.clean.npz", **{"captions/embeddings": np.ones((2, 5), np.float32)})
+    assert main(["--data-dir", str(tmp_path), "-p", "text_dim", "6"]) == 2
+    assert "test.clean.npz" in capsys.readouterr().err and dry == []
+
+
+def test_own_data_do_not_run_as_the_demo(runs, dry, tmp_path):
+    assert main(["--data-dir", str(tmp_path)]) == 0
+    assert {(given["profile"], output.parent) for _, output, given in dry} == {("challenge", runs / "challenge")}
+
+
+def test_parameters_of_several_calls_are_taken_from_a_manifest():
+    given = {path: {} for path in notebooks()}
+    third, fourth = notebooks()[2:4]
+    given[third], given[fourth] = {"epochs": 3}, {"recipe": "plus", "hidden": 32}
+    with pytest.raises(ConfigError, match="hidden: no effect"):
+        build_settings(given)
+    assert build_settings(given, recorded=True) == RunConfig()
 
 
 def test_runs_that_cannot_be_written_are_said_with_the_remedy(tmp_path, dry, capsys, monkeypatch):

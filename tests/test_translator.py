@@ -141,10 +141,37 @@ def test_a_gallery_that_is_not_finite_is_an_error_that_says_where(monkeypatch, v
         make().search(QUERIES, damaged)
 
 
-@pytest.mark.parametrize("k", [0, -1])
-def test_k_below_one_is_an_error(k):
-    with pytest.raises(ValueError, match=f"k = {k}: must be at least 1"):
+@pytest.mark.parametrize("k", [0, -1, 2.0, "3", None])
+def test_k_that_is_no_integer_from_one_on_is_an_error(k):
+    with pytest.raises(ValueError, match=f"k = {k!r}: must be an integer of at least 1"):
         make().search(QUERIES, GALLERY, k)
+
+
+def test_rows_of_zeros_in_a_gallery_are_an_error_that_names_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(translator, "GALLERY_BLOCK", 10)
+    damaged = GALLERY.copy()
+    damaged[[12, 22]] = 0
+    with pytest.raises(ValueError, match=r"1 row\(s\) of zeros, without a direction: \[12\]"):
+        make().search(QUERIES, damaged)
+    judged, _ = judged_run(tmp_path)
+    with pytest.raises(ValueError, match="zeros"):
+        judged.popularity(np.zeros((3, 5), np.float32))
+
+
+def test_a_gallery_may_be_a_list():
+    for found, expected in zip(
+        make().search(QUERIES, GALLERY.tolist(), 3), make().search(QUERIES, GALLERY, 3), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_run_named_from_here_is_found_from_elsewhere(monkeypatch, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    judged_run(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    loaded = Translator.load("run", "linear")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(loaded.popularity(np.ones((3, 5), np.float32))) == 3
 
 
 @pytest.fixture
