@@ -32,6 +32,7 @@ from helpers.config import (
 )
 from helpers.data import QUERY_FILE, DataError, load_queries
 from helpers.locks import RunInUseError, run_lock
+from helpers.reproducibility import choose_device
 from helpers.split import SplitError
 
 STAGES = {"02": GeometryConfig, "03": BaselineConfig, "04": BigJumpConfig, "05": EvaluationConfig}
@@ -205,6 +206,7 @@ def execute(dealt: dict[Path, dict[str, object]], recorded: bool = False) -> Run
         recorded: the parameters are those of a manifest, which may be of several calls.
     """
     settings = build_settings(dealt, recorded)
+    choose_device()  # what HELPERS_DEVICE names must be there
     _require_writable(settings.run_dir if settings.run_dir.exists() else settings.run_dir.parent)
     run = pipeline.open_run(settings)
     if (queries := settings.data_path / QUERY_FILE).exists():
