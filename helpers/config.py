@@ -65,6 +65,7 @@ class RunConfig:
             name not in ("", ".", "..") and Path(name).name == name and not name.startswith("."),
             f"run = {name!r}: a plain folder name is needed, without separators or a leading dot.",
         )
+        require(len(name.encode()) <= 200, f"run = {name!r}: longer than 200 bytes, which file systems may refuse.")
         require_positive(self, "text_dim", "image_dim")
         require(0 < self.val_ratio < 1, f"val_ratio = {self.val_ratio!r}: must be between 0 and 1, both excluded.")
         require_fraction(self, "test_ratio")
@@ -106,6 +107,7 @@ class GeometryConfig:
     fit_on: str = "captions"
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(self, "eps")
         allowed = ("captions", "caption_means")
         require(self.fit_on in allowed, f"fit_on = {self.fit_on!r}: choose one of {', '.join(allowed)}.")

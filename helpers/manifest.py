@@ -34,9 +34,13 @@ def write_manifest(run_dir: Path, data_dir: Path, parameters: dict[str, dict[str
     Args:
         run_dir: the run's folder, with its artefacts in place.
         data_dir: the folder that it read.
-        parameters: those given to each notebook, by its name; a notebook that ran earlier keeps its entry.
+        parameters: those given to each notebook, by its name; a notebook that ran earlier keeps its entry, where the
+            earlier manifest is readable.
     """
-    earlier = read_manifest(run_dir)["parameters"] if (run_dir / MANIFEST).exists() else {}
+    try:
+        earlier = read_manifest(run_dir)["parameters"]
+    except ConfigError:
+        earlier = {}
     inputs = [data_dir / name for name in (TRAIN_FILE, CAPTIONS_FILE, QUERY_FILE)]
     facts = {
         "parameters": earlier | parameters,
@@ -55,10 +59,11 @@ def read_manifest(run_dir: Path) -> dict:
     """
     path = run_dir / MANIFEST
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {name: facts[name] for name in ("parameters", "environment", "inputs", "artefacts")}
     except OSError:
         raise ConfigError(f"{path}: no such file. Run the series; it writes one at its end.") from None
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: damaged ({error}). Run the series again.") from error
 
 

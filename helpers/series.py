@@ -341,6 +341,9 @@ def main(arguments: list[str] | None = None) -> int:
     except NotebookError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; an unfinished training goes on when the series runs again", file=sys.stderr)
+        return 130
     if any(path.name.startswith("05") for path in dealt):  # the leaderboards are of this call
         print_leaderboards(settings.run_dir)
     print(f"\n{settings.run_dir}  ({time.perf_counter() - started:.0f} s)")

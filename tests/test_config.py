@@ -41,7 +41,7 @@ OPTIMISER = {
 REFUSED = {
     RunConfig: {
         "profile": ("", "Demo", "real"),
-        "run": ("", "..", "a/b", ".a", 2024, os.fsdecode(b"caf\xe9")),
+        "run": ("", "..", "a/b", ".a", "r" * 201, 2024, os.fsdecode(b"caf\xe9")),
         "data_dir": (2024, os.fsdecode(b"caf\xe9")),
         "text_dim": COUNT,
         "image_dim": COUNT,
@@ -49,7 +49,7 @@ REFUSED = {
         "test_ratio": SHARE,
         "split_seed": NATURAL,
     },
-    GeometryConfig: {"eps": POSITIVE, "fit_on": ("", "images", "caption_mean")},
+    GeometryConfig: {"eps": (*POSITIVE, "fast"), "fit_on": ("", "images", "caption_mean")},
     OptimiserConfig: OPTIMISER,
     BaselineConfig: OPTIMISER
     | {

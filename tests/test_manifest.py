@@ -72,6 +72,12 @@ def test_a_notebook_that_ran_earlier_keeps_its_parameters(run, tmp_path):
     assert recorded["artefacts"] == artefact_digests(run)
 
 
+def test_a_damaged_manifest_is_replaced_by_the_next_series(run, tmp_path):
+    (run / "manifest.json").write_text("{")
+    manifest.write_manifest(run, tmp_path, {"01_a.ipynb": {"epochs": 1}})
+    assert manifest.read_manifest(run)["parameters"] == {"01_a.ipynb": {"epochs": 1}}
+
+
 def test_inputs_are_named_with_their_digest(run, tmp_path):
     (tmp_path / "captions.txt").write_text("abc")
     manifest.write_manifest(run, tmp_path, {})
@@ -79,7 +85,9 @@ def test_inputs_are_named_with_their_digest(run, tmp_path):
     assert manifest.read_manifest(run)["inputs"] == {"captions.txt": abc}
 
 
-@pytest.mark.parametrize("content, message", [(None, "no such file"), ("{", "damaged")])
+@pytest.mark.parametrize(
+    "content, message", [(None, "no such file"), ("{", "damaged"), ("{}", "damaged"), ("3", "damaged")]
+)
 def test_a_manifest_that_cannot_be_read(tmp_path, content, message):
     if content:
         (tmp_path / "manifest.json").write_text(content)

@@ -331,6 +331,20 @@ def test_bad_captions_to_translate_are_said_before_anything_runs(runs, dry, caps
     assert "test.clean.npz" in capsys.readouterr().err and dry == []
 
 
+def test_an_interruption_is_no_traceback(runs, dry, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(series, "run_notebook", interrupted)
+    assert main([]) == 130 and "an unfinished training goes on" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_said_before_anything_runs(runs, dry, capsys, monkeypatch):
+    monkeypatch.setenv("HELPERS_DEVICE", "cuda:99")
+    assert main([]) == 2
+    assert "HELPERS_DEVICE = 'cuda:99'" in capsys.readouterr().err and dry == []
+
+
 def test_own_data_do_not_run_as_the_demo(runs, dry, tmp_path):
     assert main(["--data-dir", str(tmp_path)]) == 0
     assert {(given["profile"], output.parent) for _, output, given in dry} == {("challenge", runs / "challenge")}
