@@ -89,6 +89,17 @@ def test_results_by_number_of_photos(name, photos):
     assert f"| {second['mrr']:.3f}, {NAMES[second['model']]} | {lead(second)}" in line
 
 
+def test_the_series_on_flickr8k():
+    names = NAMES | {"bigjump_plus": "**BigJump plus**", "chance": "chance"}
+    for row in result("series_flickr8k")["rows"]:
+        scores = [f"{row[name]:.3f}" for name in ("recall_at_1", "recall_at_5", "recall_at_10", "ndcg")]
+        cells = [names[row["model"]], with_interval(row["mrr"], row["mrr_low"], row["mrr_high"]), *scores]
+        cells += [f"{row['median_rank']:.0f}", f"{row['p75_rank']:.0f}"]
+        if row["model"] != "chance":
+            cells += [f"{row['parameters'] / 1e6:.2f} M", f"{row['cpu_ms_per_query']:.2f}"]
+        assert f"| {' | '.join(cells)} |" in README
+
+
 @pytest.mark.parametrize("data", ["flickr8k_8_epochs", "demo_384_512"])
 def test_parts_of_bigjump_are_worth_what_was_measured(data):
     """A difference below 0.01 with four digits; in bold where its interval leaves out 0."""
