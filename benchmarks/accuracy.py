@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         store = store_of(data, options.results_dir)
         store.folder.mkdir(parents=True, exist_ok=True)  # before hours are spent
         compare(data, name, list(METHODS.values()), options, store, choose_device())
-    except (DataError, SplitError, OSError, ValueError) as error:
+    except (DataError, SplitError, OSError) as error:  # bad input; what else fails shows where
         raise SystemExit(f"error: {error}") from error
 
 

@@ -22,7 +22,7 @@ from helpers.checkpoints import atomic_write, write_json
 from helpers.data import PairedEmbeddings
 from helpers.objectives import TrainingData
 from helpers.reproducibility import device_name, matmul_dtype, prefer_exact
-from helpers.split import Split, make_split
+from helpers.split import Split, SplitError, make_split
 from helpers.training import training_data
 
 VAL_RATIO = 0.1
@@ -67,7 +67,7 @@ def make_problem(
         train_captions: captions to keep of each, at most, a seeded choice; all where None.
 
     Raises:
-        ValueError: `train_images` is more than there are, or one of the two is less than 1.
+        SplitError: `train_images` is more than there are, or one of the two is less than 1.
     """
     prefer_exact()
     split = make_split(data.targets, data.n_images, VAL_RATIO, split_seed)
@@ -86,7 +86,7 @@ def make_problem(
 def _fewer(split: Split, n_images: int, seed: int) -> Split:
     """The split with a seeded choice of `n_images` of its training images; what is scored stays as it is."""
     if not 0 < n_images <= len(split.train_images):
-        raise ValueError(f"train_images = {n_images}: must be between 1 and {len(split.train_images)}.")
+        raise SplitError(f"train_images = {n_images}: must be between 1 and {len(split.train_images)}.")
     kept = np.sort(np.random.default_rng(seed).permutation(len(split.train_images))[:n_images])
     captions = np.flatnonzero(np.isin(split.train_caption_image, kept))
     return replace(
@@ -100,7 +100,7 @@ def _fewer(split: Split, n_images: int, seed: int) -> Split:
 def _fewer_captions(split: Split, at_most: int, seed: int) -> Split:
     """The split with a seeded choice of `at_most` captions of each training image."""
     if at_most < 1:
-        raise ValueError(f"train_captions = {at_most}: must be at least 1.")
+        raise SplitError(f"train_captions = {at_most}: must be at least 1.")
     order = np.random.default_rng(seed).permutation(len(split.train_captions))
     order = order[np.argsort(split.train_caption_image[order], kind="stable")]  # by image, shuffled within
     image = split.train_caption_image[order]
