@@ -13,14 +13,15 @@ from collections.abc import Callable
 import torch
 
 from benchmarks import common
-from benchmarks.step import random_data
+from benchmarks.step import MANY, random_data
 from helpers import memory, plus
 from helpers.config import PlusConfig
-from helpers.losses import COLUMN_MULTIPLE
 from helpers.models import fit_standardisation
+from helpers.nce_kernel import COLUMN_MULTIPLE
 from helpers.objectives import TrainingData
 from helpers.reproducibility import matmul_dtype
-from helpers.training import make_optimiser, train_step
+from helpers.steps import Steps
+from helpers.training import make_optimiser
 
 RANK_SHARE = 2 / 3
 """Of the image dimensions: directions that the networks write in, nearly as on Flickr8k. Random data need more."""
@@ -42,9 +43,11 @@ def training(data: TrainingData, settings: PlusConfig, members: int, rank: int) 
     optimiser = make_optimiser(model, settings)
     batches = itertools.cycle(torch.randperm(len(data.own)).to(data.device).split(settings.batch_size))
 
+    step = Steps(model, objective, optimiser, expected=MANY)
+
     def steps() -> None:
         for rows in itertools.islice(batches, STEPS):
-            train_step(model, objective, optimiser, rows)
+            step(rows)
 
     return steps
 
@@ -73,7 +76,7 @@ def floor(data: TrainingData, settings: PlusConfig, members: int, rank: int) -> 
             for member in out:
                 member @ bank.T, weights @ bank
 
-    return products
+    return common.replayed(products, data.device)
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ from helpers.training import fit
 class WrittenOutObjective(BigJumpObjective):
     """BigJump's terms with the NCE as it reads: vectors in the queue, one logit an entry, autograd."""
 
+    capturable = False  # as many columns as the queue has entries
+
     def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         entries = self.queue.newest(self.slice).long()  # (Q,)
         z = F.normalize(prediction.float(), dim=-1)

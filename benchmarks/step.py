@@ -16,9 +16,14 @@ from helpers import losses
 from helpers.config import BigJumpConfig
 from helpers.metrics import normalise
 from helpers.models import build_model, fit_standardisation
+from helpers.nce_kernel import COLUMN_MULTIPLE
 from helpers.objectives import BigJumpObjective, TrainingData
 from helpers.reproducibility import autocast, matmul_dtype, seed_all
-from helpers.training import make_optimiser, train_step
+from helpers.steps import Steps
+from helpers.training import make_optimiser
+
+MANY = 1000
+"""Steps, as an epoch has them: worth a graph on a GPU."""
 
 
 def random_data(size: common.Size, device: str) -> TrainingData:
@@ -72,14 +77,14 @@ def full_queue(size: common.Size, data: TrainingData) -> tuple[Setting, BigJumpO
 
 
 def ours(size: common.Size, data: TrainingData) -> tuple[Callable[[], object], int]:
-    """The step of `helpers.training` with a full queue, and how many images stand in queue or batch.
+    """The step as an epoch takes it, with a full queue, and how many images stand in queue or batch.
 
     Alone, so without the memory that an epoch keeps from step to step (`helpers.memory`).
     """
     setting, objective = full_queue(size, data)
     present = int((objective.queue.counts(size.queue) > 0).sum())
-    step = lambda: train_step(setting.model, objective, setting.optimiser, setting.batch())  # noqa: E731
-    return step, max(present, size.batch)
+    step = Steps(setting.model, objective, setting.optimiser, expected=MANY)
+    return lambda: step(setting.batch()), max(present, size.batch)
 
 
 def written_out(size: common.Size, data: TrainingData, mixed_precision: bool) -> Callable[[], object]:
@@ -129,7 +134,8 @@ def floor(size: common.Size, data: TrainingData, columns: int) -> Callable[[], o
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, device=data.device).to(dtype)
 
-    b, m, dx, dy, hidden = size.batch, columns, size.text_dim, size.image_dim, settings_of(size).hidden
+    m = -(-columns // COLUMN_MULTIPLE) * COLUMN_MULTIPLE  # other widths would make the floor too high
+    b, dx, dy, hidden = size.batch, size.text_dim, size.image_dim, settings_of(size).hidden
     bank, z, weights = random(m, dy), random(b, dy), random(b, m)
     x, h, w1, w2, a = random(b, dx), random(b, hidden), random(hidden, dx), random(dy, hidden), random(dy, dx)
 
@@ -138,7 +144,7 @@ def floor(size: common.Size, data: TrainingData, columns: int) -> Callable[[], o
         x @ w1.T, h @ w2.T, x @ a.T
         z.T @ h, z @ w2, h.T @ x, z.T @ x
 
-    return products
+    return common.replayed(products, data.device)
 
 
 def crossbatch_memory(size: common.Size, data: TrainingData) -> Callable[[], object]:

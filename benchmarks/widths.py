@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import common
-from helpers import losses, metrics
+from helpers import losses, metrics, nce_kernel
 from helpers.reproducibility import matmul_dtype, seed_all
 
 
@@ -23,7 +23,7 @@ def with_multiple(multiple: int, call: Callable[[], object]) -> Callable[[], Non
 
     def run() -> None:
         with (
-            mock.patch.object(losses, "COLUMN_MULTIPLE", multiple),
+            mock.patch.object(nce_kernel, "COLUMN_MULTIPLE", multiple),
             mock.patch.object(metrics, "COLUMN_MULTIPLE", multiple),
         ):
             call()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
-COLUMN_BLOCK = 4096
-"""Images scored at a time on the CPU: a (512, 4096) float32 block is 8 MB."""
-COLUMN_MULTIPLE = 8
-"""A wide float32 product takes up to half as long again on a CPU where its width is no multiple of this
-(benchmarks/widths.py)."""
+from helpers.nce_kernel import COLUMN_MULTIPLE, BankNCE
+from helpers.reproducibility import any_order
 
 
 def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -59,70 +55,13 @@ def agreement_loss(prediction: torch.Tensor, images: torch.Tensor) -> torch.Tens
     image, order = images.sort()
     group = torch.cat([image.new_zeros(1), (image[1:] != image[:-1]).cumsum(0)])  # (B,), of the sorted rows
     z = z[order]
-    size = torch.zeros(len(z), device=z.device).index_add_(0, group, torch.ones(len(z), device=z.device))
+    with any_order():
+        size = torch.zeros(len(z), device=z.device).index_add_(0, group, torch.ones(len(z), device=z.device))
     mean = torch.zeros_like(z).index_add(0, group, z) / size.clamp(min=1)[:, None]
     spread = (z - mean[group]).square().mean(-1)  # (B,)
     # Each row weighs 1 / size, so that an image counts once however many captions it has.
     several = (size[group] > 1).float() / size[group]
     return (spread * several).sum() / several.sum().clamp(min=1)
-
-
-class _BankNCE(torch.autograd.Function):
-    """Loss and gradient of the multi-positive NCE in one pass over blocks of the bank.
-
-    With p_iu the softmax over candidates, the gradient of row i with respect to its normalised prediction is
-    (sum_u p_iu y_u - y_own) / temperature: attention whose values are its keys. Running maxima and sums, as in
-    Milakov and Gimelshein (2018), give it while the scores are still at hand, so no logits matrix is kept.
-    """
-
-    @staticmethod
-    def forward(ctx, z, bank, own, log_weight, log_positives, temperature, matmul_dtype):
-        own_rows = bank.index_select(0, own).to(z.dtype)  # (B, d)
-        zq, scale = z.to(matmul_dtype), 1 / temperature
-        # The positives come from the float32 prediction and stand apart from the negatives.
-        own_logit = (z * own_rows).sum(-1) * scale + log_positives  # (B,)
-        top, total = own_logit.clone(), torch.ones_like(own_logit)
-        pulled = own_rows.clone()  # running sum of weights times vectors, (B, d)
-        for lo, hi in _column_blocks(len(bank)) if z.device.type == "cpu" else [(0, len(bank))]:
-            part = bank[lo:hi]  # (C, d)
-            logits = (zq @ part.T).to(z.dtype).mul_(scale).add_(log_weight[lo:hi])  # (B, C)
-            _forbid_own(logits, own, lo)
-            new_top = torch.maximum(top, logits.amax(1))
-            shrink = torch.exp(top - new_top)
-            weights = logits.sub_(new_top[:, None]).exp_()
-            total = total * shrink + weights.sum(1)
-            pulled = pulled * shrink[:, None] + (weights.to(matmul_dtype) @ part).to(z.dtype)
-            top = new_top
-        ctx.save_for_backward((pulled / total[:, None] - own_rows) * (scale / len(z)))
-        return (top + total.log() - own_logit).mean()
-
-    @staticmethod
-    def backward(ctx, upstream):
-        (gradient,) = ctx.saved_tensors
-        return upstream * gradient, None, None, None, None, None, None
-
-
-def _column_blocks(n: int) -> Iterator[tuple[int, int]]:
-    """Ends of blocks of n columns; the few that spoil the width of the last one are a block of their own.
-
-    Not where it is narrow: there a block more costs as much as the width does.
-    """
-    for lo in range(0, n, COLUMN_BLOCK):
-        hi = min(lo + COLUMN_BLOCK, n)
-        wide = hi - lo >= max(COLUMN_BLOCK // 4, COLUMN_MULTIPLE)
-        spoils = (hi - lo) % COLUMN_MULTIPLE if wide else 0
-        yield lo, hi - spoils
-        if spoils:
-            yield hi - spoils, hi
-
-
-def _forbid_own(logits: torch.Tensor, own: torch.Tensor, lo: int) -> None:
-    """Set each row's own image to -inf where it lies in the block that begins at `lo`, in place."""
-    if logits.device.type == "cpu":
-        rows = ((own >= lo) & (own < lo + logits.shape[1])).nonzero().squeeze(1)
-        logits[rows, own[rows] - lo] = -torch.inf
-    else:  # one block holds all columns; boolean selection would make the host wait
-        logits.scatter_(1, own[:, None], -torch.inf)
 
 
 def _gathered(
@@ -176,14 +115,14 @@ def multi_positive_nce(
         temperature: positive.
         matmul_dtype: of the two large products; sums are float32.
     """
-    counts = queue_counts.index_add(0, own, torch.ones_like(own, dtype=queue_counts.dtype))
-    batch_counts = torch.zeros_like(queue_counts).index_add_(0, own, torch.ones_like(own, dtype=counts.dtype))
+    with any_order():
+        batch_counts = torch.zeros_like(queue_counts).index_add_(0, own, torch.ones_like(own, dtype=queue_counts.dtype))
     log_positives = batch_counts[own].log()
     # -inf for images that are neither in the batch nor in the queue
-    bank, own, log_weight = _gathered(bank, own, counts.log())
+    bank, own, log_weight = _gathered(bank, own, (queue_counts + batch_counts).log())
     exact = torch.promote_types(prediction.dtype, torch.float32)  # sums in float32, or float64 if given so
     z = F.normalize(prediction.to(exact), dim=-1)
-    return _BankNCE.apply(z, bank, own, log_weight, log_positives, temperature, matmul_dtype)
+    return BankNCE.apply(z, bank, own, log_weight, log_positives, temperature, matmul_dtype)
 
 
 def bank_nce(
@@ -214,7 +153,7 @@ def bank_nce(
     if log_weight is None:
         log_weight = torch.zeros(len(bank), dtype=exact, device=bank.device)
     bank, own, log_weight = _gathered(bank, own, log_weight, at_most)
-    return _BankNCE.apply(z, bank, own, log_weight, torch.zeros_like(z[:, 0]), temperature, matmul_dtype)
+    return BankNCE.apply(z, bank, own, log_weight, torch.zeros_like(z[:, 0]), temperature, matmul_dtype)
 
 
 def sampled_weights(n_images: int, own: torch.Tensor, share: float) -> torch.Tensor:

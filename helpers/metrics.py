@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 
-from helpers.losses import COLUMN_MULTIPLE
+from helpers.nce_kernel import COLUMN_MULTIPLE
 from helpers.reproducibility import one_blas_thread
 
 QUERY_BLOCK, GALLERY_BLOCK = 2048, 8192
@@ -82,13 +83,32 @@ def groups_of_copies(gallery: torch.Tensor | np.ndarray) -> np.ndarray:
     return np.unique(digests, return_inverse=True)[1].ravel()
 
 
-def _copies_of_targets(gallery: torch.Tensor | np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
+@dataclass(frozen=True)
+class GalleryFacts:
+    """What `ranks` wants to know of a gallery whatever the queries: worth keeping where it is ranked again and again.
+
+    Attributes:
+        group: (M,) see `groups_of_copies`.
+        common: (d,) float64, the mean of the unit vectors where they hardly differ, else None; see `COMMON`.
+    """
+
+    group: np.ndarray
+    common: torch.Tensor | None
+
+    @classmethod
+    def of(cls, gallery: torch.Tensor | np.ndarray) -> GalleryFacts:
+        return cls(groups_of_copies(gallery), _common_direction(gallery))
+
+
+def _copies_of_targets(group: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
     """Every (query, gallery row) pair in which the row is the query's own item or a copy of it, sorted by row.
+
+    Args:
+        group: (M,) of each gallery row. targets: (N,).
 
     Returns:
         Queries and rows of the P pairs, (P,) each, and the number of copies of each query's item, (N,).
     """
-    group = groups_of_copies(gallery)
     members = np.argsort(group, kind="stable")  # gallery rows, group by group
     sizes = np.bincount(group)
     first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -128,6 +148,7 @@ def ranks(
     *,
     cosine: bool = True,
     offsets: torch.Tensor | None = None,
+    facts: GalleryFacts | None = None,
 ) -> np.ndarray:
     """Rank of each prediction's own gallery item: 1 + number scoring higher + half of the others scoring equal.
 
@@ -142,6 +163,7 @@ def ranks(
         targets: (N,) gallery row of each prediction.
         cosine: normalise both sides; otherwise the plain dot product.
         offsets: (M,) subtracted from every score of a gallery item, such as `hubness.popularity`.
+        facts: of the gallery, where they are known.
 
     Returns:
         (N,) float64, from 1 to M; halves stand for ties.
@@ -151,10 +173,11 @@ def ranks(
     """
     device = predictions.device
     on_host = np.asarray(torch.as_tensor(targets).cpu(), dtype=np.int64)
+    facts = GalleryFacts.of(gallery) if facts is None else facts
     prepare, vectors = torch.Tensor.float, partial(rows, gallery)
     if cosine:
-        prepare, vectors = normalise, partial(unit_rows, gallery, less=_common_direction(gallery))
-    pair_query, pair_row, copies = _copies_of_targets(gallery, on_host)
+        prepare, vectors = normalise, partial(unit_rows, gallery, less=facts.common)
+    pair_query, pair_row, copies = _copies_of_targets(facts.group, on_host)
     own_score = _own_scores(predictions, on_host, prepare, vectors)
     if offsets is not None:
         own_score -= offsets.to(device)[torch.from_numpy(on_host).to(device)]

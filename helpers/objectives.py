@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from helpers import losses, metrics
 from helpers.config import BigJumpConfig, OptimiserConfig
 from helpers.models import GeomWithAdapter
+from helpers.nce_kernel import bank_of
 from helpers.queue import ImageQueue
 from helpers.reproducibility import matmul_dtype
 
@@ -39,6 +41,11 @@ class TrainingData:
     def device(self) -> torch.device:
         return self.text.device
 
+    @cached_property
+    def gallery_facts(self) -> metrics.GalleryFacts:
+        """Of `val_images`, which every epoch ranks."""
+        return metrics.GalleryFacts.of(self.val_images)
+
     @property
     def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Training captions, training images and `own` on the host, as `geometry.pair_statistics` takes them."""
@@ -52,9 +59,12 @@ class Objective:
         settings, data: as given.
         dtype: of the matrix products.
         keeps_last: the last epoch's model is the result, not the best by validation MRR.
+        capturable: a step can be recorded as a CUDA graph: what changes from step to step is changed in place, in
+            tensors on the device, and the host is asked nothing on the way.
     """
 
     keeps_last = False
+    capturable = False
 
     def __init__(self, settings: OptimiserConfig, data: TrainingData) -> None:
         self.settings, self.data = settings, data
@@ -98,6 +108,8 @@ class Objective:
 class CombinedObjective(Objective):
     """The baselines' loss: alpha (1 - cos) + beta MSE + lambda moment + gamma InfoNCE."""
 
+    capturable = True
+
     def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
         """Weighted terms whose sum is the loss; a term of weight 0 is not computed."""
         s, target = self.settings, self.data.images[own]
@@ -114,10 +126,12 @@ class CombinedObjective(Objective):
 class BigJumpObjective(Objective):
     """BigJump's loss with its queue and temperature curriculum."""
 
+    capturable = True
+
     def __init__(self, settings: BigJumpConfig, data: TrainingData) -> None:
         super().__init__(settings, data)
-        self.bank = metrics.normalise(data.images).to(self.dtype)  # (M, dy)
-        self.queue = ImageQueue(settings.queue_size, len(data.images), data.device)
+        self.bank = bank_of(metrics.normalise(data.images), self.dtype)  # (M, dy), or with rows of zeros behind
+        self.queue = ImageQueue(settings.queue_size, len(self.bank), data.device)
         self.temperature, self.slice = settings.temperature_start, 0
         self.geometry: torch.Tensor | None = None  # (N, dy) A x + b of every caption, while A is frozen
 

@@ -18,6 +18,7 @@ import torch
 from helpers import cca, geometry, losses, metrics
 from helpers.config import PlusConfig
 from helpers.models import EnsembleMLP
+from helpers.nce_kernel import COLUMN_MULTIPLE
 from helpers.objectives import Objective, TrainingData
 from helpers.progress import Progress
 from helpers.reproducibility import seed_all
@@ -40,6 +41,8 @@ class PlusObjective(Objective):
     so far, whatever the number of steps (Karras et al., 2024). The average is what validation sees.
     """
 
+    capturable = True
+
     def __init__(
         self, settings: PlusConfig, data: TrainingData, model: EnsembleMLP, temperature: float, searching: bool
     ) -> None:
@@ -48,7 +51,10 @@ class PlusObjective(Objective):
         self.bank = (images @ model.basis).to(self.dtype)  # (M, r)
         self.temperature = temperature * float(images.square().sum(1).mean().sqrt())
         self.keeps_last, self.searching = not searching, searching
-        self.model, self.average, self.updates = model, copy.deepcopy(model), 0
+        self.model, self.average = model, copy.deepcopy(model)
+        # On a GPU, where a replayed step cannot ask the host; MPS has no float64, which the share below wants.
+        counter = data.device if data.device.type == "cuda" else "cpu"
+        self.updates = torch.zeros((), dtype=torch.long, device=counter)
 
     def predict(self, model: EnsembleMLP, rows: torch.Tensor) -> torch.Tensor:
         """(K, B, r): every member's own translation, in the basis."""
@@ -59,14 +65,22 @@ class PlusObjective(Objective):
         n_images, share = len(self.bank), self.settings.bank_share
         weights = losses.sampled_weights(n_images, own, share)
         drawn = (self.dtype, weights, losses.most_drawn(n_images, len(own), share))
-        each = [losses.bank_nce(member, self.bank, own, self.temperature, *drawn) for member in prediction]
-        return {"nce": torch.stack(each).mean()}
+        if own.device.type == "cpu":  # a member's block of scores fits the caches
+            each = [losses.bank_nce(member, self.bank, own, self.temperature, *drawn) for member in prediction]
+            return {"nce": torch.stack(each).mean()}
+        together, owns = prediction.flatten(0, 1), own.repeat(len(prediction))  # (K B, r), (K B,)
+        return {"nce": losses.bank_nce(together, self.bank, owns, self.temperature, *drawn)}
 
     @torch.no_grad()
     def end_step(self, own: torch.Tensor) -> None:
         self.updates += 1
-        share = 1 - (1 - 1 / self.updates) ** (self.settings.average_power + 1)
-        torch._foreach_lerp_(list(self.average.parameters()), [p.detach() for p in self.model.parameters()], share)
+        averages, weights = list(self.average.parameters()), [p.detach() for p in self.model.parameters()]
+        power = self.settings.average_power + 1
+        if self.updates.is_cuda:
+            share = (1 - (1 - 1 / self.updates.double()) ** power).float()
+            torch._foreach_lerp_(averages, weights, [share] * len(weights))
+        else:
+            torch._foreach_lerp_(averages, weights, 1 - (1 - 1 / int(self.updates)) ** power)
 
     def judged(self, model: EnsembleMLP) -> EnsembleMLP:
         self.average.standardise.load_state_dict(model.standardise.state_dict())
@@ -84,10 +98,10 @@ class PlusObjective(Objective):
         return self.searching and len(history) - at >= max(self.settings.patience, len(history) // 4)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
-        return {"updates": torch.tensor(self.updates), **self.average.state_dict()}
+        return {"updates": self.updates, **self.average.state_dict()}
 
     def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.updates = int(tensors["updates"])
+        self.updates.copy_(tensors["updates"])
         self.average.load_state_dict({name: tensor for name, tensor in tensors.items() if name != "updates"})
 
 
@@ -176,7 +190,7 @@ def basis_for(data: TrainingData, settings: PlusConfig) -> np.ndarray:
     """
     centred_images(data)  # rounding alone would make a basis of equal vectors
     images = metrics.normalise(data.images).cpu().numpy()
-    return geometry.principal_basis(images, settings.basis_share, losses.COLUMN_MULTIPLE)
+    return geometry.principal_basis(images, settings.basis_share, COLUMN_MULTIPLE)
 
 
 def build_ensemble(

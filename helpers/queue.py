@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from helpers.reproducibility import any_order
+
 
 class ImageQueue:
     """Ring buffer of image indices.
@@ -22,41 +24,44 @@ class ImageQueue:
         self.capacity = capacity
         self.n_images = n_images
         self._ring = torch.zeros(capacity, dtype=torch.int32, device=device)
-        self._written = 0  # since the start; the next entry goes to `_written % capacity`
+        # Entries since the start; the next goes to `_written % capacity`. On the device, since a step that is replayed
+        # as a graph cannot ask the host.
+        self._written = torch.zeros((), dtype=torch.long, device=device)
 
     def __len__(self) -> int:
-        return min(self._written, self.capacity)
+        return min(int(self._written), self.capacity)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Everything that the queue holds."""
-        return {"ring": self._ring, "written": torch.tensor(self._written)}
+        return {"ring": self._ring, "written": self._written}
 
     def load_state_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take over what `state_tensors` of a queue of the same capacity gave."""
         self._ring.copy_(tensors["ring"])
-        self._written = int(tensors["written"])
+        self._written.copy_(tensors["written"])
 
     def push(self, images: torch.Tensor) -> None:
         """Append indices (B,), oldest first; of more than `capacity` only the newest stay."""
-        self._written += max(0, len(images) - self.capacity)
-        images = images[-self.capacity :].to(self._ring.dtype)
-        start = self._written % self.capacity
-        head = min(len(images), self.capacity - start)
-        self._ring[start : start + head] = images[:head]
-        self._ring[: len(images) - head] = images[head:]
+        first = max(0, len(images) - self.capacity)
+        place = self._written + torch.arange(first, len(images), device=self._ring.device)
+        with any_order():
+            self._ring.index_copy_(0, place % self.capacity, images[first:].to(self._ring.dtype))
         self._written += len(images)
+
+    def _newest(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The min(size, capacity) newest places, newest first: their entries (int32), and whether there is one."""
+        age = torch.arange(min(size, self.capacity), device=self._ring.device)
+        return self._ring[(self._written - 1 - age) % self.capacity], age < self._written
 
     def newest(self, size: int) -> torch.Tensor:
         """The newest min(size, len) entries (int32), in no particular order."""
-        size = min(size, len(self))
-        end = self._written % self.capacity
-        if size <= end:
-            return self._ring[end - size : end]
-        return torch.cat([self._ring[:end], self._ring[self.capacity - (size - end) :]])
+        entries, there = self._newest(size)
+        return entries[there]
 
     def counts(self, size: int) -> torch.Tensor:
         """(n_images,) float32: how often each image stands among the newest `size` entries."""
-        entries = self.newest(size).long()
+        entries, there = self._newest(size)
         counts = torch.zeros(self.n_images, device=entries.device)
         # Not bincount: it waits for the device to learn the largest index.
-        return counts.index_add_(0, entries, torch.ones_like(entries, dtype=counts.dtype))
+        with any_order():
+            return counts.index_add_(0, entries, there.to(counts.dtype))

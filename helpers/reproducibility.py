@@ -40,6 +40,20 @@ def prefer_exact() -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of bfloat16 products in float32
 
 
+@contextlib.contextmanager
+def any_order() -> Iterator[None]:
+    """Within it a GPU's kernels may write and add up in any order, which is faster.
+
+    For what comes out alike in every order: writes to different places, and sums of whole numbers below 2^24.
+    """
+    wanted, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(wanted, warn_only=warns)
+
+
 @functools.cache
 def _loaded_blas() -> ThreadpoolController:
     """Found once: looking takes milliseconds, longer than the small products of a search, of which there are many."""

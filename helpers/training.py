@@ -16,8 +16,9 @@ from helpers.config import BaselineConfig, BigJumpConfig, OptimiserConfig
 from helpers.models import GeomWithAdapter, fit_standardisation
 from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
 from helpers.progress import Progress, TrainingState
-from helpers.reproducibility import autocast, choose_device
+from helpers.reproducibility import choose_device
 from helpers.split import Split
+from helpers.steps import Steps
 
 BAR = "{l_bar}{bar:16}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]"
 """Narrow enough for epoch, loss and MRR to stand in one line of a terminal."""
@@ -130,36 +131,19 @@ def validation_mrr(model: nn.Module, data: TrainingData) -> float:
     model.train()
     if not prediction.square().sum().isfinite():
         return math.nan
-    return float(np.mean(1 / metrics.ranks(prediction, data.val_images, data.val_own)))
-
-
-def train_step(model: nn.Module, objective, optimiser: torch.optim.Optimizer, rows: torch.Tensor) -> dict:
-    """One update on the captions `rows` (B,); returns the loss and its weighted terms, detached, on the device."""
-    data = objective.data
-    own = data.own[rows]  # (B,)
-    with autocast(data.device, objective.dtype):
-        prediction = objective.predict(model, rows)
-    terms = objective.terms(prediction, own)
-    loss = sum(terms.values())
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), objective.settings.clip_norm)
-    optimiser.step()
-    objective.end_step(own)
-    return {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
+    return float(np.mean(1 / metrics.ranks(prediction, data.val_images, data.val_own, facts=data.gallery_facts)))
 
 
 def run_epoch(model: nn.Module, objective, optimiser, schedule, order: torch.Tensor, bar: tqdm) -> dict[str, float]:
     """One pass over the captions in `order` (N,); returns the loss and its terms, averaged over captions."""
-    totals: dict[str, torch.Tensor] = {}
+    batches = order.split(objective.settings.batch_size)
+    step = Steps(model, objective, optimiser, len(batches))
     with memory.reused():
-        for rows in order.split(objective.settings.batch_size):
-            for name, value in train_step(model, objective, optimiser, rows).items():
-                totals[name] = totals.get(name, 0) + value * len(rows)
+        for rows in batches:
+            step(rows)
             schedule.step()
             bar.update()
-    # The only place of an epoch where the host waits for the device.
-    return {name: float(value) / len(order) for name, value in totals.items()}
+    return step.means()
 
 
 def fit(model: nn.Module, objective, label: str, progress: Progress | None = None) -> list[dict]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import hubness, losses, metrics, plus, progress, reproducibility, training
+from helpers import hubness, losses, metrics, plus, progress, reproducibility, steps, training
 from helpers.checks import ConfigError
 from helpers.config import BaselineConfig, BigJumpConfig, PlusConfig
 from helpers.models import build_model
-from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
+from helpers.objectives import BigJumpObjective, CombinedObjective, Objective, TrainingData
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -102,23 +102,68 @@ def test_losses_and_ranks_are_those_of_the_cpu():
     torch.testing.assert_close(*popularity, rtol=1e-3, atol=1e-5)
 
 
-@needs_cuda
-@pytest.mark.parametrize("name", ["mlp1", "bigjump", "bigjump_plus"])
-def test_a_training_on_a_gpu_learns_what_one_on_the_cpu_does_and_repeats_itself(name):
-    def mrr(device: torch.device) -> list[float]:
-        data = data_on(device)
-        reproducibility.seed_all(0)
-        if name == "bigjump_plus":
-            settings = plus.derived(PlusConfig(epochs=6, hidden=64, members=3), data)
-            model = plus.build_ensemble(data, settings)
-            objective = plus.PlusObjective(settings, data, model, 0.1, searching=False)
-        else:
-            config = BigJumpConfig if name == "bigjump" else BaselineConfig
-            settings = replace(config(epochs=6, batch_size=64, hidden=64), learning_rate=3e-3)
-            model = build_model(name, 17, 24, hidden=64).to(device)
-            objective = (BigJumpObjective if name == "bigjump" else CombinedObjective)(settings, data)
-        return [entry["mrr"] for entry in training.fit(model, objective, name)]
+def training_on(device: torch.device, name: str) -> tuple[torch.nn.Module, Objective]:
+    """A model and its objective, from the same seed on every device."""
+    data = data_on(device)
+    reproducibility.seed_all(0)
+    if name == "bigjump_plus":
+        settings = plus.derived(PlusConfig(epochs=6, hidden=64, members=3), data)
+        model = plus.build_ensemble(data, settings)
+        return model, plus.PlusObjective(settings, data, model, 0.1, searching=False)
+    config = BigJumpConfig(queue_size=150, queue_slices=(0, 40, 150)) if name == "bigjump" else BaselineConfig()
+    settings = replace(config, epochs=6, batch_size=64, hidden=64, learning_rate=3e-3)
+    model = build_model(name, 17, 24, hidden=64).to(device)
+    return model, (BigJumpObjective if name == "bigjump" else CombinedObjective)(settings, data)
 
-    first, again, on_cpu = mrr(CUDA), mrr(CUDA), mrr(CPU)
+
+every_training = pytest.mark.parametrize("name", ["mlp1", "bigjump", "bigjump_plus"])
+
+
+@needs_cuda
+@every_training
+def test_a_training_on_a_gpu_learns_what_one_on_the_cpu_does_and_repeats_itself(name):
+    first, again, on_cpu = (
+        [entry["mrr"] for entry in training.fit(*training_on(device, name), name)] for device in (CUDA, CUDA, CPU)
+    )
     assert first == again
     assert max(first) == pytest.approx(max(on_cpu), abs=0.1)
+
+
+@needs_cuda
+@every_training
+def test_replayed_steps_train_as_steps_one_by_one_do(name, monkeypatch):
+    """Bit for bit but for the learning rate, which a graph reads in float32: dropout, draws and queue included."""
+    replays = []
+    replay = steps._Graph.replay
+    monkeypatch.setattr(steps._Graph, "replay", lambda *given: (replays.append(1), replay(*given)))
+    monkeypatch.setattr(steps, "LEAST_REPLAYS", 1)
+    histories, weights = [], []
+    for capturable in (True, False):
+        model, objective = training_on(CUDA, name)
+        objective.capturable = capturable
+        histories.append(training.fit(model, objective, name))
+        weights.append([parameter.detach() for parameter in model.parameters()])
+        assert bool(replays) == capturable
+        replays.clear()
+    for replayed, alone in zip(*histories, strict=True):
+        assert replayed["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        assert replayed["mrr"] == pytest.approx(alone["mrr"], abs=0.02)
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
+
+
+@needs_cuda
+@every_training
+def test_a_gpu_never_waits_for_the_host_within_an_epoch(name):
+    model, objective = training_on(CUDA, name)
+    optimiser, rows = training.make_optimiser(model, objective.settings), torch.arange(64, device=CUDA)
+    objective.start_epoch(3)
+    for expected in (1, 100):
+        step = steps.Steps(model, objective, optimiser, expected)
+        step(rows)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                step(rows)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert np.isfinite(step.means()["loss"])

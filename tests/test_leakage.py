@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import checkpoints, evaluation, geometry, pipeline, training
+from helpers import checkpoints, evaluation, geometry, pipeline, steps, training
 from helpers.config import BaselineConfig, BigJumpConfig, EvaluationConfig, GeometryConfig, PlusConfig, RunConfig
 from helpers.data import PairedEmbeddings
 from helpers.manifest import TIMINGS, artefact_digests
@@ -117,7 +117,7 @@ def test_the_queue_holds_training_images_only(run):
     model = build_model("bigjump", DX, DY, hidden=SMALL["hidden"])
     optimiser = training.make_optimiser(model, settings)
     for rows in torch.arange(len(data.own)).split(settings.batch_size):
-        training.train_step(model, objective, optimiser, rows)
+        steps.train_step(model, objective, optimiser, rows)
     queued = run.split.train_images[objective.queue.newest(500).numpy()]
     expected = np.bincount(run.data.targets[run.split.train_captions], minlength=N_IMAGES)
     np.testing.assert_array_equal(np.bincount(queued, minlength=N_IMAGES), expected)

@@ -1,6 +1,7 @@
 """Losses against written-out versions in float64."""
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import losses
+from helpers import losses, nce_kernel
 from helpers.queue import ImageQueue
 
 
@@ -35,7 +36,7 @@ def written_out_nce(prediction, vectors, batch, queue, temperature):
     pushes=st.lists(st.integers(1, 9), max_size=5),
     slice_size=st.integers(0, 20),
     temperature=st.sampled_from([0.05, 0.1, 1.0]),
-    block=st.sampled_from([2, 5, 4096]),
+    block=st.sampled_from([2, 5, 4096, None]),
 )
 def test_nce_loss_and_gradient_equal_the_written_out_version(
     seed, n_images, batch_size, pushes, slice_size, temperature, block
@@ -53,13 +54,11 @@ def test_nce_loss_and_gradient_equal_the_written_out_version(
     expected = written_out_nce(prediction, vectors, batch.tolist(), newest, temperature)
     (expected_gradient,) = torch.autograd.grad(expected, prediction)
 
-    old, losses.COLUMN_BLOCK = losses.COLUMN_BLOCK, block
-    try:
-        got = losses.multi_positive_nce(
-            prediction, vectors, batch, queue.counts(slice_size).double(), temperature, torch.float64
-        )
-    finally:
-        losses.COLUMN_BLOCK = old
+    counts = queue.counts(slice_size).double()
+    # None: as a GPU has it, all columns at once
+    change = {"in_blocks": nce_kernel.at_once} if block is None else {"COLUMN_BLOCK": block}
+    with mock.patch.multiple(nce_kernel, **change):
+        got = losses.multi_positive_nce(prediction, vectors, batch, counts, temperature, torch.float64)
     (gradient,) = torch.autograd.grad(got, prediction)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-11)
@@ -144,13 +143,13 @@ def test_queue_is_a_fifo(capacity, pushes, size):
     ],
 )
 def test_blocks_of_columns_keep_to_widths_that_products_like(monkeypatch, n, expected):
-    monkeypatch.setattr(losses, "COLUMN_BLOCK", 32)
-    assert list(losses._column_blocks(n)) == expected
+    monkeypatch.setattr(nce_kernel, "COLUMN_BLOCK", 32)
+    assert list(nce_kernel._column_blocks(n)) == expected
 
 
 @pytest.mark.parametrize("n", [40, 41, 47, 90])
 def test_widths_that_are_no_multiple_change_no_loss(monkeypatch, n):
-    monkeypatch.setattr(losses, "COLUMN_BLOCK", 32)
+    monkeypatch.setattr(nce_kernel, "COLUMN_BLOCK", 32)
     generator = torch.Generator().manual_seed(n)
     prediction = torch.randn(6, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     bank, own = torch.randn(n, 5, generator=generator, dtype=torch.float64), torch.tensor([n - 1, 0, 3, 31, 32, n - 1])

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, normalize
 
-from helpers import cca, inner_splits, losses, pipeline, plus, plus_search
+from helpers import cca, inner_splits, losses, nce_kernel, pipeline, plus, plus_search
 from helpers.checkpoints import CheckpointError
 from helpers.checks import ConfigError
 from helpers.config import PlusConfig, plus_config
@@ -20,7 +20,8 @@ from helpers.models import ByteDropout, EnsembleMLP, build_model, fit_standardis
 from helpers.objectives import TrainingData
 from helpers.progress import Progress
 from helpers.split import SplitError
-from helpers.training import make_optimiser, train_step
+from helpers.steps import train_step
+from helpers.training import make_optimiser
 
 SMALL = PlusConfig(epochs=4, hidden=24, members=3, mixed_precision=False, learning_rate=3e-3, batch_size=64, seed=5)
 DX, DY = 10, 14
@@ -49,7 +50,7 @@ def data():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
 def test_bank_nce_is_cross_entropy_over_all_images(monkeypatch, temperature):
-    monkeypatch.setattr(losses, "COLUMN_BLOCK", 5)
+    monkeypatch.setattr(nce_kernel, "COLUMN_BLOCK", 5)
     generator = torch.Generator().manual_seed(0)
     prediction = torch.randn(9, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     bank = torch.randn(13, 6, generator=generator, dtype=torch.float64)
@@ -64,8 +65,8 @@ def test_bank_nce_is_cross_entropy_over_all_images(monkeypatch, temperature):
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 31, 32, 33, 39, 40, 64, 71])
 def test_blocks_of_columns_cover_all_in_widths_that_products_like(monkeypatch, n):
-    monkeypatch.setattr(losses, "COLUMN_BLOCK", 32)
-    blocks = list(losses._column_blocks(n))
+    monkeypatch.setattr(nce_kernel, "COLUMN_BLOCK", 32)
+    blocks = list(nce_kernel._column_blocks(n))
     assert [column for lo, hi in blocks for column in range(lo, hi)] == list(range(n))
     assert all(hi - lo == 32 for lo, hi in blocks[: n // 32])
     assert sum((hi - lo) % 8 > 0 for lo, hi in blocks) == (n % 8 > 0)

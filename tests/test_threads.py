@@ -13,7 +13,8 @@ from helpers.models import build_model, fit_standardisation
 from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
 from helpers.plus import PlusObjective
 from helpers.reproducibility import matmul_dtype, one_blas_thread, seed_all
-from helpers.training import epoch_order, make_optimiser, train_step, validation_mrr
+from helpers.steps import train_step
+from helpers.training import epoch_order, make_optimiser, validation_mrr
 
 # Kernels run on one thread below some 32768 elements, so smaller data would pass whatever the code did.
 DX, DY, HIDDEN, BATCH, STEPS = 192, 320, 256, 256, 4

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import training
+from helpers import steps, training
 from helpers.config import BaselineConfig, BigJumpConfig, OptimiserConfig
 from helpers.geometry import fit_cross_space, pair_statistics
 from helpers.models import Standardise, build_model, predict
@@ -247,13 +247,13 @@ def test_epochs_differ_and_so_do_the_images_that_meet():
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(64, [64, 64, 64, 33]), (225, [225]), (1000, [225])])
 def test_an_epoch_trains_on_every_caption_once(monkeypatch, bigjump, data, batch_size, sizes):
-    seen, step = [], training.train_step
+    seen, step = [], steps.train_step
 
     def watched(model, objective, optimiser, rows):
         seen.append(rows.tolist())
         return step(model, objective, optimiser, rows)
 
-    monkeypatch.setattr(training, "train_step", watched)
+    monkeypatch.setattr(steps, "train_step", watched)
     train(bigjump, data, epochs=2, batch_size=batch_size, captions_per_image=5)
     assert [len(rows) for rows in seen] == sizes * 2
     epochs = [sum(seen[: len(sizes)], []), sum(seen[len(sizes) :], [])]
@@ -267,7 +267,7 @@ def test_an_epoch_trains_on_every_caption_once(monkeypatch, bigjump, data, batch
 def test_the_whole_gradient_is_clipped_before_the_step(data, bigjump, clip_norm):
     objective = training.BigJumpObjective(replace(BIGJUMP, clip_norm=clip_norm, nce_weight=100.0), data)
     bigjump.geometry.matrix.requires_grad_(True)
-    training.train_step(bigjump, objective, torch.optim.SGD(bigjump.parameters(), lr=0.0), torch.arange(50))
+    steps.train_step(bigjump, objective, torch.optim.SGD(bigjump.parameters(), lr=0.0), torch.arange(50))
     gradients = [p.grad for p in bigjump.parameters() if p.grad is not None]
     assert any(gradient is bigjump.geometry.matrix.grad for gradient in gradients)
     assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(clip_norm, rel=1e-3)

@@ -34,7 +34,8 @@ class EveryImage(LastEpoch):
     """Every training image once in place of the queue, from the epoch on in which the queue would be used."""
 
     def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        counts = torch.full((len(self.bank),), float(self.slice > 0), device=self.bank.device)
+        counts = torch.zeros(len(self.bank), device=self.bank.device)
+        counts[: len(self.data.images)] = float(self.slice > 0)
         return losses.multi_positive_nce(prediction, self.bank, own, counts, self.temperature, self.dtype)
 
 

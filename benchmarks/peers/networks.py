@@ -72,6 +72,8 @@ class PeerObjective(Objective):
 class TripletObjective(PeerObjective):
     """Hardest negatives of the batch, in both directions."""
 
+    capturable = True
+
     def loss(self, z: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         return losses.hardest_negative_triplet(z, self.bank[own], own, self.settings.margin)
 
