@@ -132,9 +132,11 @@ def main() -> None:
     ]
     for row in rows:
         print(f"{row['candidate']:14s} {row['median_seconds']:9.3f} s   {row['over_ours']:7.2f} x ours")
-    big = large(options.size)
-    print(f"memory-mapped gallery of {big['gallery']:,}: {big['seconds']:.1f} s, peak {big['peak_mb']:.0f} MB")
-    common.save("ranking", options.size, options.device, {"mrr": ours, "rows": rows, "large": big})
+    content = {"mrr": ours, "rows": rows}
+    if options.device == "cpu":
+        big = content["large"] = large(options.size)
+        print(f"memory-mapped gallery of {big['gallery']:,}: {big['seconds']:.1f} s, peak {big['peak_mb']:.0f} MB")
+    common.save("ranking", options.size, options.device, content)
 
 
 if __name__ == "__main__":

@@ -64,19 +64,24 @@ def _added_memory_mb(step: Callable[[], object], device: str) -> float:
     return max(0.0, peak.mb - before)
 
 
+def measured(size: common.Size, device: str) -> dict:
+    """See `measure`; on the CPU in a process of its own: memory that one point gave back would hide the next's."""
+    if device == "cuda":
+        return measure(size, device)
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        return process.apply(measure, (size, device))
+
+
 def main() -> None:
     options = common.arguments(__doc__)
     base = common.SIZES[options.size]
     rows = []
-    fresh = multiprocessing.get_context("spawn")
     for axis, values in AXES[options.size].items():
         for value in values:
             size = replace(base, **{axis: value})
             if axis == "images":
                 size = replace(size, captions=max(value, 2 * base.batch), **NARROW)
-            # A process a point: memory that one point gave back would hide what the next one takes.
-            with fresh.Pool(1) as process:
-                rows.append({"axis": axis, "value": value, **process.apply(measure, (size, options.device))})
+            rows.append({"axis": axis, "value": value, **measured(size, options.device)})
             row = rows[-1]
             print(
                 f"{axis:10s} {value:9,d}   {1e3 * row['seconds']:8.1f} ms   {row['over_floor']:5.2f} x floor   "

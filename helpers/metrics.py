@@ -45,9 +45,13 @@ def rows(gallery: torch.Tensor | np.ndarray, which: slice | np.ndarray, device: 
 
 def _common_direction(gallery: torch.Tensor | np.ndarray) -> torch.Tensor | None:
     """(d,) float64 mean of the unit gallery vectors (of the first block) where they hardly differ, else None."""
-    first = rows(gallery, slice(0, GALLERY_BLOCK), torch.device("cpu"))
+    first = rows(gallery, slice(0, GALLERY_BLOCK), _home(gallery))
     mean = normalise(first).mean(0)
-    return _unit(first).mean(0) if float(mean.square().sum()) > COMMON else None
+    return _unit(first.cpu()).mean(0) if float(mean.square().sum()) > COMMON else None
+
+
+def _home(gallery: torch.Tensor | np.ndarray) -> torch.device:
+    return gallery.device if isinstance(gallery, torch.Tensor) else torch.device("cpu")
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
@@ -77,10 +81,28 @@ def groups_of_copies(gallery: torch.Tensor | np.ndarray) -> np.ndarray:
     digests = np.empty(len(gallery), dtype=np.uint64)
     for lo in range(0, len(gallery), GALLERY_BLOCK):
         # + 0 turns -0 into 0, which is equal to it and has other bytes.
-        block = rows(gallery, slice(lo, lo + GALLERY_BLOCK), torch.device("cpu")).numpy() + 0
-        for row, values in enumerate(block, start=lo):
-            digests[row] = int.from_bytes(hashlib.blake2b(values.tobytes(), digest_size=8).digest(), "little")
+        block = rows(gallery, slice(lo, lo + GALLERY_BLOCK), _home(gallery)) + 0
+        digests[lo : lo + len(block)] = _digests_on_gpu(block) if block.is_cuda else _digests(block.numpy())
     return np.unique(digests, return_inverse=True)[1].ravel()
+
+
+def _digests(block: np.ndarray) -> np.ndarray:
+    """(C,) 64 bits of each row (C, d)."""
+    found = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in block)
+    return np.fromiter((int.from_bytes(digest, "little") for digest in found), dtype=np.uint64, count=len(block))
+
+
+def _digests_on_gpu(block: torch.Tensor) -> np.ndarray:
+    """As `_digests`, by arithmetic modulo 2^64: of each value a mixture of its bits and its place, summed over the row.
+
+    The sum is the same in any order, so that equal rows have equal digests; different ones with a probability of about
+    2^-64, unless someone looks for them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    added, factor = torch.randint(-(2**63), 2**63 - 1, (2, block.shape[1]), generator=generator).to(block.device)
+    mixed = (block.view(torch.int32).long() + added) * (factor | 1)  # odd: no bit gets lost
+    mixed = (mixed ^ (mixed >> 32)) * 0x1E3779B97F4A7C15
+    return (mixed ^ (mixed >> 29)).sum(1).cpu().numpy().view(np.uint64)
 
 
 @dataclass(frozen=True)

@@ -226,6 +226,28 @@ def test_interval_over_independent_rows_is_that_of_the_normal_law():
     assert width(found) == pytest.approx(2 * 1.96 * VALUES.std() / np.sqrt(200), rel=0.1)
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    values=st.lists(st.sampled_from([0.0, 1.0, -1.0, 2.0, 0.5, 1e-30, 3e38, 1.0000001]), min_size=1, max_size=3),
+    width=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_a_gpu_tells_copies_by_their_values_too(values, width, seed):
+    block = torch.tensor(values)[torch.randint(len(values), (60, width), generator=torch.Generator().manual_seed(seed))]
+    equal = (block[:, None] == block[None, :]).all(2).numpy()
+    for digests in (metrics._digests(block.numpy()), metrics._digests_on_gpu(block)):
+        np.testing.assert_array_equal(digests[:, None] == digests[None, :], equal)
+
+
+def test_facts_of_the_gallery_change_no_rank():
+    rng = np.random.default_rng(0)
+    gallery = np.repeat(rng.normal(size=(20, 6)) + 50, 2, axis=0)  # copies, and nearly one direction
+    case = tensors(rng.normal(size=(30, 6)), gallery, rng.integers(0, 40, 30))
+    known = metrics.GalleryFacts.of(case[1])
+    assert known.common is not None and len(np.unique(known.group)) == 20
+    np.testing.assert_array_equal(metrics.ranks(*case, facts=known), metrics.ranks(*case))
+
+
 def test_copies_inside_a_group_are_no_evidence():
     copies, groups = np.repeat(VALUES, 5), np.repeat(np.arange(200), 5)
     grouped = metrics.bootstrap_interval(copies, groups)
