@@ -64,6 +64,10 @@ def agreement_loss(prediction: torch.Tensor, images: torch.Tensor) -> torch.Tens
     return (spread * several).sum() / several.sum().clamp(min=1)
 
 
+GATHERING = {"cpu": 40, "cuda": 200}
+"""Captions for which scoring an image costs what gathering its vector does: two cores, an H200 in bfloat16."""
+
+
 def _gathered(
     bank: torch.Tensor, own: torch.Tensor, log_weight: torch.Tensor, at_most: int | None = None
 ) -> tuple[torch.Tensor, ...]:
@@ -71,14 +75,17 @@ def _gathered(
 
     Their number decides the shapes, and a GPU's host would wait for it: there `at_most` rows are kept, where given.
     """
+
+    def pays(kept: int) -> bool:
+        return (len(bank) - kept) * len(own) > GATHERING.get(bank.device.type, GATHERING["cuda"]) * kept
+
     if bank.device.type == "cpu":
         present = log_weight.isneginf().logical_not_().nonzero().squeeze(1)
-        # Gathering a row costs about what scoring it costs for 40 captions, on two cores.
-        if (len(bank) - len(present)) * len(own) > 40 * len(present):
+        if pays(len(present)):
             position = torch.empty(len(bank), dtype=torch.long)
             position[present] = torch.arange(len(present))
             return bank[present], position[own], log_weight[present]
-    elif at_most is not None and at_most < len(bank):
+    elif at_most is not None and pays(at_most):
         return _heaviest(bank, own, log_weight, at_most)
     return bank, own, log_weight
 
@@ -97,6 +104,7 @@ def multi_positive_nce(
     queue_counts: torch.Tensor,
     temperature: float,
     matmul_dtype: torch.dtype = torch.float32,
+    at_most: int | None = None,
 ) -> torch.Tensor:
     """Multi-positive NCE of captions against the images of the batch and of the queue.
 
@@ -114,12 +122,13 @@ def multi_positive_nce(
         queue_counts: (M,) float32, how often each image stands in the queue's slice.
         temperature: positive.
         matmul_dtype: of the two large products; sums are float32.
+        at_most: images that stand in batch or queue; with it a GPU leaves out most of the others.
     """
     with any_order():
         batch_counts = torch.zeros_like(queue_counts).index_add_(0, own, torch.ones_like(own, dtype=queue_counts.dtype))
     log_positives = batch_counts[own].log()
     # -inf for images that are neither in the batch nor in the queue
-    bank, own, log_weight = _gathered(bank, own, (queue_counts + batch_counts).log())
+    bank, own, log_weight = _gathered(bank, own, (queue_counts + batch_counts).log(), at_most)
     exact = torch.promote_types(prediction.dtype, torch.float32)  # sums in float32, or float64 if given so
     z = F.normalize(prediction.to(exact), dim=-1)
     return BankNCE.apply(z, bank, own, log_weight, log_positives, temperature, matmul_dtype)
@@ -174,4 +183,9 @@ def sampled_weights(n_images: int, own: torch.Tensor, share: float) -> torch.Ten
 def most_drawn(n_images: int, batch: int, share: float) -> int:
     """Images that count under `sampled_weights` with a batch of so many captions, but for one draw in 10^9."""
     most = share * n_images + 6 * math.sqrt(share * (1 - share) * n_images) + batch  # six standard deviations
-    return min(n_images, math.ceil(most / COLUMN_MULTIPLE) * COLUMN_MULTIPLE)
+    return min(n_images, whole_columns(most))
+
+
+def whole_columns(n: float) -> int:
+    """The next multiple of `COLUMN_MULTIPLE`."""
+    return math.ceil(n / COLUMN_MULTIPLE) * COLUMN_MULTIPLE
