@@ -79,9 +79,11 @@ class _Graph:
         self.rows, self._optimiser = rows.clone(), optimiser
         self._rates = torch.empty(len(optimiser.param_groups), device=rows.device).unbind()
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads, such as a notebook's, may go on using the device meanwhile.
-        recording = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
-        with recording, _with_rates(optimiser, self._rates):
+        # On the stream of the very device, which need not be the first; and other threads, such as a notebook's, may go
+        # on using it meanwhile.
+        stream = torch.cuda.Stream(rows.device)
+        recording = torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local")
+        with torch.cuda.device(rows.device), recording, _with_rates(optimiser, self._rates):
             for name, value in train_step(model, objective, optimiser, self.rows).items():
                 sums[name].add_(value, alpha=len(rows))
 

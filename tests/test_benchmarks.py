@@ -43,11 +43,11 @@ def test_the_written_out_objective_is_the_same_loss(queue):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("benchmark", [step, plus_step, widths])
-def test_every_candidate_runs_and_the_result_says_on_what(benchmark, monkeypatch, tmp_path, capsys):
-    name = benchmark.__name__.rpartition(".")[2]
+@pytest.mark.parametrize("measured", [step, plus_step, widths])
+def test_every_candidate_runs_and_the_result_says_on_what(measured, monkeypatch, tmp_path, capsys):
+    name = measured.__name__.rpartition(".")[2]
     monkeypatch.setattr(sys, "argv", [name])
-    benchmark.main()
+    measured.main()
     result = json.loads((tmp_path / f"{name}_small.json").read_text())
     assert result["command"] == f"python -m benchmarks.{name} --size small"
     assert result["machine"]["products"] in ("torch.float32", "torch.bfloat16")
