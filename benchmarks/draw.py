@@ -43,19 +43,20 @@ METHOD_LABELS = plots.MODEL_LABELS | {
 
 
 def step_bars(ax: Axes, rows: list[dict]) -> Axes:
-    """Seconds of one step, a bar a candidate, with its ratio to ours."""
+    """Time of one step, a bar a candidate, with its ratio to ours."""
     rows = sorted(rows, key=lambda row: row["median_seconds"])
+    unit, scale = ("s", 1) if rows[-1]["median_seconds"] > 0.1 else ("ms", 1000)
     colours = {"floor": plots.MODEL_COLOURS["chance"], "ours": plots.MODEL_COLOURS["bigjump"]}
     for place, row in enumerate(rows):
-        seconds, name = row["median_seconds"], row["candidate"]
-        ax.barh(place, seconds, color=colours.get(name, plots.BLUE), height=0.7)
-        note = f"{seconds:.2f} s" + ("" if name == "ours" else f"  ({row['over_ours']:.1f} x ours)")
-        ax.annotate(note, (seconds, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+        time, name = scale * row["median_seconds"], row["candidate"]
+        ax.barh(place, time, color=colours.get(name, plots.BLUE), height=0.7)
+        note = f"{time:.2f} {unit}" + ("" if name == "ours" else f"  ({row['over_ours']:.1f} x ours)")
+        ax.annotate(note, (time, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
     ax.set_yticks(range(len(rows)), [STEP_LABELS[row["candidate"]] for row in rows])
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
-    ax.set_xlim(0, 1.3 * rows[-1]["median_seconds"])
-    ax.set(xlabel="time (s per training step)", ylabel="")
+    ax.set_xlim(0, 1.3 * scale * rows[-1]["median_seconds"])
+    ax.set(xlabel=f"time ({unit} per training step)", ylabel="")
     return ax
 
 
@@ -143,7 +144,8 @@ def main() -> None:
     by_size = defaultdict(list)
     for path in sorted(p for p in common.RESULTS_DIR.glob("accuracy*.json") if p.stem != "accuracy_search"):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if "--project" not in result["command"] and "--train-captions" not in result["command"]:
+        others = any(option in result["command"] for option in ("--project", "--train-captions"))
+        if not others and not path.stem.endswith("_cuda"):  # sizes are compared on one device
             by_size[result["data"]["name"], tuple(result["splits"])].append(result)
         if "--train-" not in result["command"]:
             fig, ax = plt.subplots(figsize=(8.4, 1.4 + 0.36 * len(result["rows"])))

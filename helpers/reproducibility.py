@@ -66,7 +66,7 @@ def one_blas_thread() -> Iterator[None]:
 
     They order their sums by the number of threads, so a closed form would differ in its last bits between machines
     with other core counts, and a training that starts from it in its digits. Torch's products are not concerned:
-    theirs come out alike on any number of threads, which the tests hold.
+    in float32 theirs come out alike on any number of threads, which the tests hold.
     """
     with _loaded_blas().limit(limits=1):
         yield

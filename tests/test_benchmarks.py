@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import common, plus_step, scaling, step, widths
+from benchmarks import common, epochs, plus_step, scaling, step, widths
 from benchmarks.same_accuracy import WrittenOutObjective
 from helpers.objectives import BigJumpObjective
 
@@ -43,7 +43,7 @@ def test_the_written_out_objective_is_the_same_loss(queue):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("measured", [step, plus_step, widths])
+@pytest.mark.parametrize("measured", [step, epochs, plus_step, widths])
 def test_every_candidate_runs_and_the_result_says_on_what(measured, monkeypatch, tmp_path, capsys):
     name = measured.__name__.rpartition(".")[2]
     monkeypatch.setattr(sys, "argv", [name])

@@ -75,10 +75,15 @@ def kill_and_resume(folder):
     whole = time.perf_counter() - started
     rng, left = np.random.default_rng(0), []
     while len(left) < KILLS:
+        ready, tell = os.pipe()
         child = os.fork()
         if child == 0:
+            train(None, replace(SETTINGS, epochs=1))  # what a new process does once can take longer than the training
+            os.write(tell, b".")
             train_to(folder / "killed")
             os._exit(0)
+        os.read(ready, 1)
+        os.close(ready), os.close(tell)
         time.sleep(rng.uniform(0, whole / 8))
         os.kill(child, signal.SIGKILL)
         if os.WIFSIGNALED(os.waitpid(child, 0)[1]):  # otherwise it was done, and the next one starts anew

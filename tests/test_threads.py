@@ -1,4 +1,7 @@
-"""The number of threads changes nothing: closed forms, trained weights and scores come out bit for bit alike."""
+"""The number of threads changes nothing: closed forms, trained weights and scores come out bit for bit alike.
+
+In float32: in bfloat16 an Intel processor (with AMX) was seen to order its sums by the number of threads.
+"""
 
 import dataclasses
 
@@ -12,13 +15,13 @@ from helpers.config import BaselineConfig, BigJumpConfig, PlusConfig
 from helpers.models import build_model, fit_standardisation
 from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
 from helpers.plus import PlusObjective
-from helpers.reproducibility import matmul_dtype, one_blas_thread, seed_all
+from helpers.reproducibility import one_blas_thread, seed_all
 from helpers.steps import train_step
 from helpers.training import epoch_order, make_optimiser, validation_mrr
 
 # Kernels run on one thread below some 32768 elements, so smaller data would pass whatever the code did.
 DX, DY, HIDDEN, BATCH, STEPS = 192, 320, 256, 256, 4
-COMMON = {"batch_size": BATCH, "hidden": HIDDEN, "learning_rate": 1e-3}
+COMMON = {"batch_size": BATCH, "hidden": HIDDEN, "learning_rate": 1e-3, "mixed_precision": False}
 THREADS = (1, 2, 3)
 
 
@@ -37,23 +40,22 @@ def pairs(n_images=600, per_image=3, dx=DX, dy=DY):
     return text.astype(np.float32), images, targets
 
 
-def trained(name, mixed_precision, threads):
+def trained(name, threads):
     """Every loss, gradient and weight of a few steps, and the validation MRR after them."""
     torch.set_num_threads(threads)
     text, images, own = (torch.from_numpy(array) for array in pairs())
     data = TrainingData(text, own, images, text[:300], images, own[:300])
     seed_all(0)
     model = build_model(name, DX, DY, hidden=HIDDEN, members=2)
-    common = COMMON | {"mixed_precision": mixed_precision}
     if name == "bigjump":
-        objective = BigJumpObjective(BigJumpConfig(**common, queue_slices=(400,)), data)
+        objective = BigJumpObjective(BigJumpConfig(**COMMON, queue_slices=(400,)), data)
         model.geometry.set_affine(np.random.default_rng(1).normal(size=(DY, DX)), np.zeros(DY))
         model.geometry.matrix.requires_grad_(True)
     elif name == "bigjump_plus":
-        settings = PlusConfig(**common)
+        settings = PlusConfig(**COMMON)
         objective = PlusObjective(settings, data, model, 0.05, searching=False)
     else:
-        objective = CombinedObjective(BaselineConfig(**common, nce_weight=0.1), data)
+        objective = CombinedObjective(BaselineConfig(**COMMON, nce_weight=0.1), data)
     fit_standardisation(model, text)
     optimiser = make_optimiser(model, objective.settings)
     objective.start_epoch(1)
@@ -67,12 +69,9 @@ def trained(name, mixed_precision, threads):
     return found | {"mrr": torch.tensor(validation_mrr(objective.judged(model), data))}
 
 
-@pytest.mark.parametrize("mixed_precision", [True, False], ids=["bfloat16", "float32"])
 @pytest.mark.parametrize("name", ["linear", "mlp1", "mlp2", "bigjump", "bigjump_plus"])
-def test_training(name, mixed_precision):
-    if mixed_precision and matmul_dtype(torch.device("cpu"), True) == torch.float32:
-        pytest.skip("this processor has no bfloat16 products")
-    one, *others = (trained(name, mixed_precision, threads) for threads in THREADS)
+def test_training(name):
+    one, *others = (trained(name, threads) for threads in THREADS)
     for other in others:
         assert [key for key in one if not torch.equal(one[key], other[key])] == []
 
