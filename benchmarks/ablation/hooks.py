@@ -25,6 +25,8 @@ class LastEpochCombined(CombinedObjective):
 class OwnImageCounted(LastEpoch):
     """A caption's own image, where it stands in the queue, counts among the negatives, as first published."""
 
+    capturable = False  # its logits are written out, which no GPU has been asked to record
+
     def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         counts = self.queue.counts(self.slice)
         return nce_with_own_counted(prediction, self.bank, own, counts, self.temperature, self.dtype)
