@@ -29,7 +29,7 @@ from helpers.split import SplitError
 from helpers.synthetic import write_demo
 
 SPLITS, SEEDS = [0, 1], 3
-"""Of the table of all methods; `--only` with more of both makes a table of the best."""
+"""Where the command names none; the README's table has three splits and five seeds."""
 SMOKE = {"n_images": 60, "text_dim": 12, "image_dim": 16}
 
 

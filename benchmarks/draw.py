@@ -18,6 +18,7 @@ from helpers import ablations, plots
 STEP_LABELS = {
     "floor": "bare matrix products (floor)",
     "ours": "ours: unique images, counts",
+    "ours_one_by_one": "ours, kernel by kernel",
     "written_out_bfloat16": "written out, bfloat16",
     "written_out_float32": "written out, float32",
     "pytorch_metric_learning": "pytorch-metric-learning,\nCrossBatchMemory",

@@ -48,7 +48,7 @@ def trained(size: common.Size, data: TrainingData, settings: BigJumpConfig) -> l
 
 
 def product_seconds(size: common.Size, data: TrainingData) -> float:
-    """Of the bare products of one step, all images scored, launched one after the other."""
+    """Of the bare products of one step against all images, which the first epochs need not score."""
     products = floor(size, data, size.images)
 
     def several() -> None:

@@ -24,7 +24,7 @@ from helpers.training import fit
 class WrittenOutObjective(BigJumpObjective):
     """BigJump's terms with the NCE as it reads: vectors in the queue, one logit an entry, autograd."""
 
-    capturable = False  # as many columns as the queue has entries
+    capturable = False  # `newest` asks the device how many entries there are
 
     def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         entries = self.queue.newest(self.slice).long()  # (Q,)

@@ -76,14 +76,17 @@ def full_queue(size: common.Size, data: TrainingData) -> tuple[Setting, BigJumpO
     return setting, objective
 
 
-def ours(size: common.Size, data: TrainingData) -> tuple[Callable[[], object], int]:
+def ours(size: common.Size, data: TrainingData, updates: int = MANY) -> tuple[Callable[[], object], int]:
     """The step as an epoch takes it, with a full queue, and how many images stand in queue or batch.
 
     Alone, so without the memory that an epoch keeps from step to step (`helpers.memory`).
+
+    Args:
+        updates: that the epoch would have; with one alone a GPU records no graph.
     """
     setting, objective = full_queue(size, data)
     present = int((objective.queue.counts(size.queue) > 0).sum())
-    step = Steps(setting.model, objective, setting.optimiser, expected=MANY)
+    step = Steps(setting.model, objective, setting.optimiser, expected=updates)
     return lambda: step(setting.batch()), max(present, size.batch)
 
 
@@ -198,6 +201,8 @@ def main() -> None:
         "written_out_bfloat16": written_out(size, data, mixed_precision=True),
         "written_out_float32": written_out(size, data, mixed_precision=False),
     }
+    if options.device == "cuda":  # as all but ours and the floor are launched
+        candidates["ours_one_by_one"], _ = ours(size, data, updates=1)
     unavailable = {}
     for name, make in (("pytorch_metric_learning", crossbatch_memory), ("lightly", memory_bank)):
         try:  # RuntimeError: no memory, or a torchvision that does not fit torch

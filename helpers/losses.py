@@ -122,7 +122,7 @@ def multi_positive_nce(
         queue_counts: (M,) float32, how often each image stands in the queue's slice.
         temperature: positive.
         matmul_dtype: of the two large products; sums are float32.
-        at_most: images that stand in batch or queue; with it a GPU leaves out most of the others.
+        at_most: no fewer images than stand in batch or queue; with it a GPU leaves out most of the others.
     """
     with any_order():
         batch_counts = torch.zeros_like(queue_counts).index_add_(0, own, torch.ones_like(own, dtype=queue_counts.dtype))

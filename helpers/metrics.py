@@ -82,7 +82,7 @@ def groups_of_copies(gallery: torch.Tensor | np.ndarray) -> np.ndarray:
     for lo in range(0, len(gallery), GALLERY_BLOCK):
         # + 0 turns -0 into 0, which is equal to it and has other bytes.
         block = rows(gallery, slice(lo, lo + GALLERY_BLOCK), _home(gallery)) + 0
-        digests[lo : lo + len(block)] = _digests_on_gpu(block) if block.is_cuda else _digests(block.numpy())
+        digests[lo : lo + len(block)] = _digests_on_gpu(block) if block.is_cuda else _digests(block.cpu().numpy())
     return np.unique(digests, return_inverse=True)[1].ravel()
 
 
@@ -101,8 +101,9 @@ def _digests_on_gpu(block: torch.Tensor) -> np.ndarray:
     generator = torch.Generator().manual_seed(0)
     added, factor = torch.randint(-(2**63), 2**63 - 1, (2, block.shape[1]), generator=generator).to(block.device)
     mixed = (block.view(torch.int32).long() + added) * (factor | 1)  # odd: no bit gets lost
-    mixed = (mixed ^ (mixed >> 32)) * 0x1E3779B97F4A7C15
-    return (mixed ^ (mixed >> 29)).sum(1).cpu().numpy().view(np.uint64)
+    for bits in (32, 29):  # the mask, since the sign is shifted in
+        mixed = (mixed ^ ((mixed >> bits) & (2 ** (64 - bits) - 1))) * 0x1E3779B97F4A7C15
+    return mixed.sum(1).cpu().numpy().view(np.uint64)
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,8 @@ class BigJumpObjective(Objective):
     def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """Multi-positive NCE against the batch's images and the queue's slice."""
         counts = self.queue.counts(self.slice)
-        present = losses.whole_columns(min(self.slice, self.queue.capacity) + len(own))
-        return losses.multi_positive_nce(prediction, self.bank, own, counts, self.temperature, self.dtype, present)
+        at_most = losses.whole_columns(min(self.slice, self.queue.capacity) + len(own))
+        return losses.multi_positive_nce(prediction, self.bank, own, counts, self.temperature, self.dtype, at_most)
 
     def predict(self, model: GeomWithAdapter, rows: torch.Tensor) -> torch.Tensor:
         """(B, dy) predictions; what a frozen A contributes is computed once, not once an epoch."""

@@ -7,6 +7,7 @@ compute them, so that the GPU would wait most of the time; a graph launches them
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -14,8 +15,8 @@ from torch import nn
 
 from helpers.reproducibility import autocast
 
-LEAST_REPLAYS = 3
-"""Steps that a graph must serve to be recorded; recording takes the host about as long as a step without it."""
+LEAST_UPDATES = 4
+"""Of an epoch for which a graph is recorded; recording takes the host about as long as an update without it."""
 
 
 def train_step(model: nn.Module, objective, optimiser: torch.optim.Optimizer, rows: torch.Tensor) -> dict:
@@ -48,7 +49,7 @@ class Steps:
 
     def __init__(self, model: nn.Module, objective, optimiser: torch.optim.Optimizer, expected: int) -> None:
         self._parts = (model, objective, optimiser)
-        self._worth = objective.data.device.type == "cuda" and objective.capturable and expected > LEAST_REPLAYS
+        self._worth = objective.data.device.type == "cuda" and objective.capturable and expected >= LEAST_UPDATES
         self._graph: _Graph | None = None
         self._sums: dict[str, torch.Tensor] = {}
         self._captions = 0
@@ -65,7 +66,7 @@ class Steps:
             self._graph = _Graph(*self._parts, rows, self._sums)
 
     def means(self) -> dict[str, float]:
-        """What the steps reported, averaged over captions; the only place of an epoch where the host waits."""
+        """What the steps reported, averaged over captions; between recording and this the host waits for nothing."""
         return {name: float(value) / self._captions for name, value in self._sums.items()}
 
 
@@ -79,9 +80,8 @@ class _Graph:
         self.rows, self._optimiser = rows.clone(), optimiser
         self._rates = torch.empty(len(optimiser.param_groups), device=rows.device).unbind()
         self._graph = torch.cuda.CUDAGraph()
-        # On the stream of the very device, which need not be the first; and other threads, such as a notebook's, may go
-        # on using it meanwhile.
-        stream = torch.cuda.Stream(rows.device)
+        # Other threads, such as a notebook's, may go on using the device meanwhile.
+        stream = _recording_stream(rows.device)
         recording = torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local")
         with torch.cuda.device(rows.device), recording, _with_rates(optimiser, self._rates):
             for name, value in train_step(model, objective, optimiser, self.rows).items():
@@ -92,6 +92,12 @@ class _Graph:
         for rate, group in zip(self._rates, self._optimiser.param_groups, strict=True):
             rate.fill_(group["lr"])
         self._graph.replay()
+
+
+@functools.cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """A stream of that very device, which need not be the first; one for all, since cuBLAS keeps memory for each."""
+    return torch.cuda.Stream(device)
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ def test_replayed_steps_train_as_steps_one_by_one_do(name, monkeypatch):
     replays = []
     replay = steps._Graph.replay
     monkeypatch.setattr(steps._Graph, "replay", lambda *given: (replays.append(1), replay(*given)))
-    monkeypatch.setattr(steps, "LEAST_REPLAYS", 1)
+    monkeypatch.setattr(steps, "LEAST_UPDATES", 2)
     histories, weights = [], []
     for capturable in (True, False):
         model, objective = training_on(CUDA, name)

@@ -115,6 +115,21 @@ def test_the_series_on_flickr8k():
         assert f"| {' | '.join(cells)} |" in README
 
 
+def test_the_series_on_a_gpu():
+    found = result("series_flickr8k_cuda")
+    test, validation = ({row["model"]: row for row in found[name]} for name in ("test_as_printed", "rows"))
+    plus, others = test["bigjump_plus"], ("bigjump", "cca")
+    shown = [
+        with_interval(plus["mrr"], plus["mrr_low"], plus["mrr_high"]),
+        *(f"{test[name]['mrr']:.3f}" for name in others),
+    ]
+    assert "`plus` has {}, BigJump {}, weighted CCA {}".format(*shown) in README
+    of_validation = (validation[name]["mrr"] for name in ("bigjump_plus", *others))
+    assert "on the validation side {:.3f}, {:.3f} and {:.3f}".format(*of_validation) in README
+    minutes, seconds = divmod(found["seconds"], 60)
+    assert f"the five notebooks took {minutes} minutes {seconds} seconds" in README
+
+
 @pytest.mark.parametrize("data", ["flickr8k_8_epochs", "demo_384_512"])
 def test_parts_of_bigjump_are_worth_what_was_measured(data):
     """A difference below 0.01 with four digits; in bold where its interval leaves out 0."""

@@ -25,7 +25,7 @@ class LastEpochCombined(CombinedObjective):
 class OwnImageCounted(LastEpoch):
     """A caption's own image, where it stands in the queue, counts among the negatives, as first published."""
 
-    capturable = False  # its logits are written out, which no GPU has been asked to record
+    capturable = False  # plain and slow is enough here, and its gradient was never recorded
 
     def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         counts = self.queue.counts(self.slice)
