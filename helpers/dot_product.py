@@ -15,6 +15,7 @@ import torch
 
 from helpers import hubness, metrics
 from helpers.checkpoints import open_judged, write_judged
+from helpers.galleries import unit_rows
 from helpers.reproducibility import one_blas_thread
 
 IMAGE_SAMPLE = 8_192
@@ -49,7 +50,7 @@ def competing_score(queries: torch.Tensor, images: np.ndarray) -> float:
         images: (M, dy) training images; of many, a sample of `hubness.IMAGE_SAMPLE` is taken.
     """
     chosen = hubness.sample(np.arange(len(images)), hubness.IMAGE_SAMPLE)
-    vectors = metrics.normalise(metrics.rows(images, chosen, queries.device))
+    vectors = unit_rows(images, chosen, queries.device)
     scores = queries[: hubness.IMAGE_SAMPLE] @ vectors.T
     return float(scores.topk(math.ceil(COMPETITORS * len(chosen)), dim=1).values.mean())
 

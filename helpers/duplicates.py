@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from helpers import metrics
+from helpers.galleries import groups_of_copies, normalise
 
 THRESHOLD = 0.9
 """Of the cosine after subtraction of the mean, which unrelated images share."""
@@ -25,7 +25,7 @@ def _mean(images: np.ndarray) -> np.ndarray:
 
 def _directions(images: np.ndarray, rows: np.ndarray | slice, mean: np.ndarray) -> torch.Tensor:
     """(n, d) unit vectors from the mean to some images, float32; an image at the mean itself gives zeros."""
-    return metrics.normalise(torch.from_numpy((images[rows] - mean).astype(np.float32)))
+    return normalise(torch.from_numpy((images[rows] - mean).astype(np.float32)))
 
 
 def duplicate_groups(images: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
@@ -41,7 +41,7 @@ def duplicate_groups(images: np.ndarray, threshold: float = THRESHOLD) -> np.nda
     Returns:
         (M,) int64, numbered in the order in which the images first show them.
     """
-    group, mean = metrics.groups_of_copies(images), _mean(images)
+    group, mean = groups_of_copies(images), _mean(images)
     for lo in range(0, len(images), BLOCK):
         rows = _directions(images, slice(lo, lo + BLOCK), mean)
         for left in range(lo, len(images), BLOCK):

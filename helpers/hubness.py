@@ -15,7 +15,8 @@ import torch
 
 from helpers import metrics
 from helpers.checkpoints import open_judged, write_judged
-from helpers.metrics import GALLERY_BLOCK, QUERY_BLOCK
+from helpers.galleries import GALLERY_BLOCK, groups_of_copies, unit_rows
+from helpers.metrics import QUERY_BLOCK
 
 BANK_SIZE = 12_000
 """Training captions in the bank; where there are more, a seeded sample."""
@@ -59,7 +60,7 @@ def popularity(
     """
     if not len(bank) or not len(gallery):
         raise ValueError(f"{len(bank)} bank captions, {len(gallery)} gallery images: both need one or more.")
-    group = metrics.groups_of_copies(gallery)
+    group = groups_of_copies(gallery)
     copies = torch.from_numpy(np.bincount(group)[group]).to(bank.device).float()  # (M,)
     equal_share = math.log(len(bank) / (int(group.max()) + 1))
     bank = metrics.normalise(bank)
@@ -81,7 +82,7 @@ def popularity(
 def _blocks(bank: torch.Tensor, gallery: torch.Tensor | np.ndarray, beta: float):
     """First gallery row, slice of bank rows, and beta cos of the two (q, C), block by block."""
     for left in range(0, len(gallery), GALLERY_BLOCK):
-        block = metrics.normalise(metrics.rows(gallery, slice(left, left + GALLERY_BLOCK), bank.device)).T
+        block = unit_rows(gallery, slice(left, left + GALLERY_BLOCK), bank.device).T
         for lo in range(0, len(bank), QUERY_BLOCK):
             rows = slice(lo, lo + QUERY_BLOCK)
             yield left, rows, (bank[rows] @ block).mul_(beta)
@@ -103,7 +104,7 @@ def inverse_temperature(bank: torch.Tensor, images: np.ndarray) -> float:
         images: (M, d) training images; of many, a sample of `IMAGE_SAMPLE` is taken.
     """
     chosen = sample(np.arange(len(images)), IMAGE_SAMPLE)
-    vectors = metrics.normalise(metrics.rows(images, chosen, bank.device))
+    vectors = unit_rows(images, chosen, bank.device)
     spread = (metrics.normalise(bank[:IMAGE_SAMPLE]) @ vectors.T).std(1, correction=0).mean()
     # One image alone, or a model that gives one vector for all: nothing to correct, and any finite beta says so.
     return SHARPNESS / max(float(spread), LEAST_SPREAD)

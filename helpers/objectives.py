@@ -12,6 +12,7 @@ from torch import nn
 
 from helpers import losses, metrics
 from helpers.config import BigJumpConfig, OptimiserConfig
+from helpers.galleries import GalleryFacts
 from helpers.models import GeomWithAdapter
 from helpers.nce_kernel import bank_of
 from helpers.queue import ImageQueue
@@ -42,9 +43,9 @@ class TrainingData:
         return self.text.device
 
     @cached_property
-    def gallery_facts(self) -> metrics.GalleryFacts:
+    def gallery_facts(self) -> GalleryFacts:
         """Of `val_images`, which every epoch ranks."""
-        return metrics.GalleryFacts.of(self.val_images)
+        return GalleryFacts.of(self.val_images)
 
     @property
     def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

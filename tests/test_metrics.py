@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.retrieval import RetrievalMRR
 
-from helpers import metrics
+from helpers import galleries, metrics
 
 
 def sorted_ranks(scores, targets):
@@ -235,7 +235,7 @@ def test_interval_over_independent_rows_is_that_of_the_normal_law():
 def test_a_gpu_tells_copies_by_their_values_too(values, width, seed):
     block = torch.tensor(values)[torch.randint(len(values), (60, width), generator=torch.Generator().manual_seed(seed))]
     equal = (block[:, None] == block[None, :]).all(2).numpy()
-    for digests in (metrics._digests(block.numpy()), metrics._digests_on_gpu(block)):
+    for digests in (galleries._digests(block.numpy()), galleries._digests_on_gpu(block)):
         np.testing.assert_array_equal(digests[:, None] == digests[None, :], equal)
 
 
@@ -243,7 +243,7 @@ def test_facts_of_the_gallery_change_no_rank():
     rng = np.random.default_rng(0)
     gallery = np.repeat(rng.normal(size=(20, 6)) + 50, 2, axis=0)  # copies, and nearly one direction
     case = tensors(rng.normal(size=(30, 6)), gallery, rng.integers(0, 40, 30))
-    known = metrics.GalleryFacts.of(case[1])
+    known = galleries.GalleryFacts.of(case[1])
     assert known.common is not None and len(np.unique(known.group)) == 20
     np.testing.assert_array_equal(metrics.ranks(*case, facts=known), metrics.ranks(*case))
 
