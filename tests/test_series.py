@@ -14,7 +14,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from helpers import paths, pipeline, series
 from helpers.checks import ConfigError
 from helpers.config import RunConfig
-from helpers.series import TrainingProgress, build_settings, check_parameters, main, notebooks, parse_value
+from helpers.parameters import build_settings, check_parameters, notebooks, parse_value
+from helpers.series import TrainingProgress, main
 from helpers.synthetic import write_demo
 
 RUN_PARAMETERS = 'profile = "demo"\nrun = None  # a comment\ndata_dir = None\n'
