@@ -194,7 +194,7 @@ def test_speed_on_a_gpu():
     same = result("same_accuracy_8_epochs_cuda")
     fast, written = (max(same["mrr_by_epoch"][name]) for name in ("fast", "written_out"))
     d = same["difference"]
-    interval = f"{d['difference']:.4f} ({d['low']:.4f} to +{d['high']:.4f})"
+    interval = f"{d['difference']:.4f} ({d['low']:.4f} to +{d['high']:.4f};"
     assert f"MRR {fast:.4f} against {written:.4f}, paired difference {interval}" in README
 
 
