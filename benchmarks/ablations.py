@@ -22,13 +22,13 @@ from benchmarks.ablation.claims import CLAIMS, Claim
 from benchmarks.ablation.table import caption_changes, order_agreement, table, variant_facts
 from benchmarks.ablation.variants import Shared, Side, Variant
 from helpers.ablations import order_statement
-from helpers.checkpoints import write_json
-from helpers.config import BigJumpConfig
-from helpers.data import PairedEmbeddings, load_paired
-from helpers.evaluation import format_table
-from helpers.reproducibility import choose_device, matmul_dtype
-from helpers.split import make_split
-from helpers.synthetic import write_demo
+from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.split import make_split
+from helpers.data.synthetic import write_demo
+from helpers.evaluation.leaderboard import format_table
+from helpers.system.devices import choose_device, matmul_dtype
+from helpers.system.files import write_json
+from helpers.training.settings import BigJumpConfig
 
 Found = Mapping[str, accuracy_table.Finished]
 SPLITS, SEEDS = [0], 5
@@ -57,7 +57,7 @@ def run_all(
     store: protocol.Store,
 ) -> None:
     """Compute what is not there yet: variant by variant, so that an interrupted call leaves whole comparisons."""
-    sides = [Side(problem.inner) for problem in problems]
+    sides = [Side(problem.fold_data) for problem in problems]
     for variant in variants:
         for problem, side in zip(problems, sides, strict=True):
             for seed in accuracy_table.seeds_of(variant, seeds):
@@ -98,7 +98,7 @@ def summarise(
     store: protocol.Store,
 ) -> dict:
     """Table of claims and facts of the variants, and how a shortened training orders the effects."""
-    groups = {problem.split_seed: problem.own.cpu().numpy() for problem in problems}
+    groups = {problem.split_seed: problem.positive.cpu().numpy() for problem in problems}
     claims = list(CLAIMS.values())
     found = gather(problems, options.seeds, shared, store)
     rows = table(claims, found, groups)
@@ -127,7 +127,7 @@ def measure(
     shared = dict(more_shared or {}) | ({} if options.epochs is None else {"epochs": options.epochs})
     chosen = [claim for claim in CLAIMS.values() if not options.only or claim.name in options.only]
     run_all(variants_of(chosen), problems, options.seeds, shared, store)
-    result = facts(data, name, options, problems[0]) | summarise(data, problems, options, shared, store)
+    result = metadata(data, name, options, problems[0]) | summarise(data, problems, options, shared, store)
     write_json(path, result)
     show(result)
     return result
@@ -142,7 +142,7 @@ def table_name(name: str, options: argparse.Namespace) -> str:
     return "_".join(parts)
 
 
-def facts(data: PairedEmbeddings, name: str, options: argparse.Namespace, first: protocol.Problem) -> dict:
+def metadata(data: PairedEmbeddings, name: str, options: argparse.Namespace, first: protocol.Problem) -> dict:
     """What the numbers depend on, and how to read them; `first` is the problem of the first split."""
     device = first.text.device
     sizes = {"captions": data.n_captions, "images": data.n_images}
@@ -152,8 +152,8 @@ def facts(data: PairedEmbeddings, name: str, options: argparse.Namespace, first:
         "splits": options.splits,
         "seeds": options.seeds,
         "epochs": options.epochs or BigJumpConfig().epochs,
-        "train_images": len(first.inner.images),
-        "inner_validation_images": len(first.inner.val_images),
+        "train_images": len(first.fold_data.images),
+        "inner_validation_images": len(first.fold_data.val_images),
         "gallery": len(first.gallery),
         "sign": "difference = MRR of `on`, the choice claimed, minus MRR of `variant`: positive speaks for the choice",
         "interval": "95 %, paired bootstrap over images of reciprocal ranks averaged over seeds; not corrected for the "

@@ -20,13 +20,13 @@ import torch
 from benchmarks import accuracy_table, common, protocol
 from benchmarks.peers import METHODS
 from benchmarks.peers.method import Method
-from helpers.checkpoints import write_json
-from helpers.config import RunConfig
-from helpers.data import DataError, PairedEmbeddings, load_paired
-from helpers.evaluation import format_table
-from helpers.reproducibility import choose_device
-from helpers.split import SplitError
-from helpers.synthetic import write_demo
+from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.synthetic import write_demo
+from helpers.errors import DataError, SplitError
+from helpers.evaluation.leaderboard import format_table
+from helpers.runs.settings import RunConfig
+from helpers.system.devices import choose_device
+from helpers.system.files import write_json
 
 SPLITS, SEEDS = [0, 1], 3
 """Where the command names none; the README's table has three splits and five seeds."""
@@ -60,7 +60,7 @@ def summarise(
         )
         for method in methods
     }
-    groups = {problem.split_seed: problem.own.cpu().numpy() for problem in problems}
+    groups = {problem.split_seed: problem.positive.cpu().numpy() for problem in problems}
     return accuracy_table.table({name: runs for name, runs in found.items() if runs is not None}, groups)
 
 
@@ -113,7 +113,7 @@ def compare(
     chosen = [method for method in methods if not options.only or method.name in options.only]
     run_all(chosen, problems, options.seeds, store)
     rows = summarise(methods, problems, options.seeds, store)
-    facts = {
+    metadata = {
         "command": command(options, [row["model"] for row in rows]),
         "data": {"name": name, "fingerprint": data.fingerprint, "captions": data.n_captions, "images": data.n_images},
         "splits": options.splits,
@@ -124,7 +124,7 @@ def compare(
         "interval": "95 %, bootstrap over images of reciprocal ranks averaged over seeds; ends averaged over splits",
         "versions": common.versions(),
     }
-    write_json(path, {**facts, "rows": rows})
+    write_json(path, {**metadata, "rows": rows})
     print(format_table(rows, accuracy_table.COLUMNS))
     return rows
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import protocol
 from benchmarks.peers.method import Method
-from helpers import metrics
+from helpers.evaluation import metrics
 
 Find = Callable[[protocol.Problem, int], tuple[str, dict] | None]
 """(problem, seed) to the name and the result of a run, or None where it is not there."""

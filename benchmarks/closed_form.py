@@ -20,7 +20,8 @@ FIT = """
 import json, sys, time
 import numpy as np
 from benchmarks import common
-from helpers.geometry import fit_cross_space, pair_statistics
+from helpers.data.pairs import load_paired
+from helpers.models.geometry import fit_cross_space, pair_statistics
 text, images, targets = (np.load(f"{sys.argv[1]}/{name}.npy", mmap_mode="r") for name in ("text", "images", "targets"))
 small = pair_statistics(text[:64], images, targets[:64])  # warms up the libraries
 before, started = common.anonymous_memory_mb(), time.perf_counter()
@@ -33,7 +34,7 @@ print(json.dumps({"seconds": time.perf_counter() - started, "pass_seconds": one_
 """
 LOAD = """
 import json, sys, time
-from helpers.data import load_paired
+from helpers.data.pairs import load_paired
 started = time.perf_counter()
 data = load_paired(sys.argv[1], text_dim=int(sys.argv[2]), image_dim=int(sys.argv[3]), cache_dir=sys.argv[1] + "/cache")
 print(json.dumps({"seconds": time.perf_counter() - started, "captions": data.n_captions}))
@@ -74,7 +75,7 @@ def write_inputs(folder: Path, size: common.Size, captions: int) -> None:
 def main() -> None:
     options = common.arguments(__doc__, devices=("cpu",))
     size = common.SIZES[options.size]
-    captions = size.captions * 10 // 9  # training and validation side together
+    captions = size.captions * 10 // 9  # training and validation split together
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, size, captions)

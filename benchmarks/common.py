@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from helpers.checkpoints import write_json
-from helpers.reproducibility import matmul_dtype
+from helpers.system.devices import matmul_dtype
+from helpers.system.files import write_json
 
 RESULTS_DIR = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "numpy", "scipy", "torchmetrics", "pytorch-metric-learning", "lightly", "faiss-cpu")
@@ -28,7 +28,7 @@ class Size:
     """One size of the whole set of benchmarks.
 
     Attributes:
-        captions, images: of the training side. text_dim, image_dim: widths.
+        captions, images: of the training split. text_dim, image_dim: widths.
         batch, queue: of a training step.
         queries, gallery: of the ranking comparison.
         repeats: timed repetitions of the comparisons.
@@ -192,8 +192,8 @@ def save(name: str, size: str, device: str, content: dict) -> Path:
     suffix = "" if device == "cpu" else f"_{device}"
     command = f"python -m benchmarks.{name} --size {size}" + (f" --device {device}" if suffix else "")
     path = RESULTS_DIR / f"{name}_{size}{suffix}.json"
-    facts = {"benchmark": name, "size": size, "command": command}
-    write_json(path, {**facts, "machine": machine(device), "versions": versions(), **content})
+    metadata = {"benchmark": name, "size": size, "command": command}
+    write_json(path, {**metadata, "machine": machine(device), "versions": versions(), **content})
     print(f"{path.name} written")
     return path
 

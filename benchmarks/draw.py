@@ -80,14 +80,14 @@ def scaling_curves(time: Axes, memory: Axes, rows: list[dict], axis: str) -> Non
 
 
 def accuracy_dots(ax: Axes, result: dict) -> Axes:
-    """MRR and its interval a method, best on top: filled by plain cosine, hollow with the search against hubness."""
+    """MRR and its interval a method, best on top: filled by plain cosine, hollow with the hubness reduction."""
     for place, row in enumerate(result["rows"]):
         colour = METHOD_COLOURS.get(row["model"], plots.DARK)
         look = {"color": colour, "ms": 7, "label": "" if place else "plain cosine"}
         ax.hlines(place, row["mrr_low"], row["mrr_high"], color=colour, lw=1.6)
         ax.hlines(place, row["hubness_mrr_low"], row["hubness_mrr_high"], color=colour, lw=1.6, alpha=0.4)
         ax.plot(row["mrr"], place, "o", **look)
-        look["label"] = "" if place else "search against hubness"
+        look["label"] = "" if place else "hubness reduction"
         ax.plot(row["hubness_mrr"], place, "o", **look, mfc="white", mew=1.4)
         start = min(row["hubness_mrr"], row["mrr_low"])
         note = f"{row['mrr']:.3f}"

@@ -14,9 +14,9 @@ import torch
 
 from benchmarks import common
 from benchmarks.step import Setting, floor, random_data, settings_of
-from helpers.config import BigJumpConfig
-from helpers.objectives import TrainingData
-from helpers.training import train_bigjump
+from helpers.data.training_data import TrainingData
+from helpers.training.loop import train_bigjump
+from helpers.training.settings import BigJumpConfig
 
 PRODUCTS = 50
 """Calls of the bare products that are timed in a row."""
@@ -28,7 +28,7 @@ def with_validation(data: TrainingData, size: common.Size) -> TrainingData:
     images = 0.5 + torch.randn(size.gallery, size.image_dim, generator=generator)
     text = torch.randn(size.queries, size.text_dim, generator=generator)
     parts = (text, images, torch.arange(size.queries) % size.gallery)
-    names = ("val_text", "val_images", "val_own")
+    names = ("val_text", "val_images", "val_positive")
     return replace(data, **{name: part.to(data.device) for name, part in zip(names, parts, strict=True)})
 
 
@@ -36,8 +36,8 @@ def settings_for(size: common.Size, device: str) -> BigJumpConfig:
     """The published defaults at this size; on the CPU at the challenge's, one epoch with the whole queue."""
     if device == "cpu" and size == common.SIZES["challenge"]:
         return replace(settings_of(size), epochs=1, unfreeze_epoch=1)
-    slices = tuple(min(size.queue, entries) for entries in BigJumpConfig().queue_slices)
-    return replace(settings_of(size), queue_slices=slices)
+    slices = tuple(min(size.queue, entries) for entries in BigJumpConfig().queue_schedule)
+    return replace(settings_of(size), queue_schedule=slices)
 
 
 def trained(size: common.Size, data: TrainingData, settings: BigJumpConfig) -> list[float]:
@@ -71,8 +71,8 @@ def main() -> None:
     steps = len(epochs) * -(-size.captions // size.batch)
     products = product_seconds(size, data) * steps
     print(f"{len(epochs)} epochs, {steps} steps: {seconds:.2f} s, {products / seconds:.0%} of it matrix products")
-    facts = {"epochs": len(epochs), "steps": steps, "seconds": seconds, "epoch_seconds": epochs}
-    common.save("epochs", options.size, options.device, {**facts, "product_seconds": products})
+    metadata = {"epochs": len(epochs), "steps": steps, "seconds": seconds, "epoch_seconds": epochs}
+    common.save("epochs", options.size, options.device, {**metadata, "product_seconds": products})
 
 
 if __name__ == "__main__":

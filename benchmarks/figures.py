@@ -11,12 +11,16 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from helpers import geometry, metrics, pipeline, plots
-from helpers.config import GeometryConfig, RunConfig
+from helpers import plots
+from helpers.evaluation import metrics
+from helpers.models import geometry
+from helpers.models.geometry import GeometryConfig
+from helpers.runs import pipeline
+from helpers.runs.settings import RunConfig
 
 
 def spectra_and_power(run: pipeline.Run) -> plt.Figure:
-    """Spectra of both spaces on the training side, and what Procrustes and least squares keep of the target's."""
+    """Spectra of both spaces on the training split, and what Procrustes and least squares keep of the target's."""
     fitted = pipeline.fit_geometry(run, GeometryConfig())
     stats = fitted.statistics
     maps = {name: fitted.affine(power) for name, power in pipeline.GEOMETRY_POWERS.items()}
@@ -41,8 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run")
     folder = parser.parse_args().run.resolve()
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    run = pipeline.open_run(RunConfig(**facts["config"]))
+    metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    run = pipeline.open_run(RunConfig(**metadata["config"]))
     rows = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
     trained = [row for row in rows if row["model"] != "chance"]
     ranks = {row["model"]: pipeline.stored_ranks(run, row["model"]) for row in trained}

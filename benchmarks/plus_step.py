@@ -14,14 +14,14 @@ import torch
 
 from benchmarks import common
 from benchmarks.step import MANY, random_data
-from helpers import memory, plus
-from helpers.config import PlusConfig
-from helpers.models import fit_standardisation
-from helpers.nce_kernel import COLUMN_MULTIPLE
-from helpers.objectives import TrainingData
-from helpers.reproducibility import matmul_dtype
-from helpers.steps import Steps
-from helpers.training import make_optimiser
+from helpers.data.training_data import TrainingData
+from helpers.models.networks import fit_standardisation
+from helpers.system import memory
+from helpers.system.devices import COLUMN_MULTIPLE, matmul_dtype
+from helpers.training import plus
+from helpers.training.loop import make_optimiser
+from helpers.training.settings import PlusConfig
+from helpers.training.steps import Steps
 
 RANK_SHARE = 2 / 3
 """Of the image dimensions: directions that the networks write in, nearly as on Flickr8k. Random data need more."""
@@ -41,7 +41,7 @@ def training(data: TrainingData, settings: PlusConfig, members: int, rank: int) 
     fit_standardisation(model, data.text)
     objective = plus.PlusObjective(settings, data, model, settings.temperatures[1], searching=True)
     optimiser = make_optimiser(model, settings)
-    batches = itertools.cycle(torch.randperm(len(data.own)).to(data.device).split(settings.batch_size))
+    batches = itertools.cycle(torch.randperm(len(data.positive)).to(data.device).split(settings.batch_size))
 
     step = Steps(model, objective, optimiser, expected=MANY)
 
@@ -59,7 +59,7 @@ def floor(data: TrainingData, settings: PlusConfig, members: int, rank: int) -> 
     scores against the images that are drawn on average, and their gradient.
     """
     dtype = matmul_dtype(data.device, settings.mixed_precision)
-    drawn = round(len(data.images) * settings.bank_share) + settings.batch_size
+    drawn = round(len(data.images) * settings.negative_share) + settings.batch_size
     dx, h, b = data.text.shape[1], settings.hidden, settings.batch_size
 
     def random(*shape: int) -> torch.Tensor:
@@ -92,7 +92,7 @@ def main() -> None:
         candidates[f"{name}, memory given back"] = steps
         candidates[f"{name}, floor"] = floor(data, settings, count, rank)
     seconds = common.interleaved(candidates, size.repeats, options.device)
-    steps_per_epoch = math.ceil(len(data.own) / settings.batch_size)
+    steps_per_epoch = math.ceil(len(data.positive) / settings.batch_size)
     rows = [
         {
             "candidate": name,
@@ -104,8 +104,8 @@ def main() -> None:
     ]
     for row in rows:
         print(f"{row['candidate']:30s} {row['step_seconds']:8.4f} s a step   {row['over_floor']:5.2f} x its floor")
-    facts = {"members": members, "rank": rank, "batch": settings.batch_size, "steps_per_epoch": steps_per_epoch}
-    common.save("plus_step", options.size, options.device, {**facts, "rows": rows})
+    metadata = {"members": members, "rank": rank, "batch": settings.batch_size, "steps_per_epoch": steps_per_epoch}
+    common.save("plus_step", options.size, options.device, {**metadata, "rows": rows})
 
 
 if __name__ == "__main__":

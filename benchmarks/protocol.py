@@ -1,7 +1,7 @@
 """How the comparison of methods is run: one split, choices on its training images alone, each result in its own file.
 
-No choice is made on images that are scored. A search sees the inner split of the training images; a final fit sees all
-of them and an empty validation side; only then is it scored, once.
+No choice is made on images that are scored. A search sees the fold of the training images; a final fit sees all
+of them and an empty validation split; only then is it scored, once.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from benchmarks.peers.method import Fitted, Method
-from helpers import hubness, metrics
-from helpers.checkpoints import atomic_write, write_json
-from helpers.data import PairedEmbeddings
-from helpers.objectives import TrainingData
-from helpers.reproducibility import device_name, matmul_dtype, prefer_exact
-from helpers.split import Split, SplitError, make_split
-from helpers.training import training_data
+from helpers.data.pairs import PairedEmbeddings
+from helpers.data.split import Split, make_split
+from helpers.data.training_data import TrainingData, training_data
+from helpers.errors import SplitError
+from helpers.evaluation import hubness, metrics
+from helpers.system.devices import device_name, matmul_dtype, prefer_exact
+from helpers.system.files import atomic_write, write_json
 
 VAL_RATIO = 0.1
-INNER_SEED = 1000
-"""Added to the split's seed for the inner split."""
+FOLD_SEED = 1000
+"""Added to the split's seed for the fold."""
 VERSION = 1
 """Part of every result's name: raise it when the protocol changes."""
 
@@ -40,17 +40,17 @@ class Problem:
         split_seed: of the split; inner seeds derive from it.
         digest: of the data, the split and the training images kept.
         inner: the training images, split again; what choices are made on.
-        train: all training images, with an empty validation side.
+        train: all training images, with an empty validation split.
         text, gallery, own: captions (V, dx), images (G, dy) and gallery rows (V,) to be scored.
     """
 
     split_seed: int
     digest: str
-    inner: TrainingData
+    fold_data: TrainingData
     train: TrainingData
     text: torch.Tensor
     gallery: torch.Tensor
-    own: torch.Tensor
+    positive: torch.Tensor
 
 
 def make_problem(
@@ -60,7 +60,7 @@ def make_problem(
     train_images: int | None = None,
     train_captions: int | None = None,
 ) -> Problem:
-    """Split the images, keep a part of the training side, split that again.
+    """Split the images, keep a part of the training split, split that again.
 
     Args:
         train_images: images to keep there, a seeded choice; all where None.
@@ -76,11 +76,13 @@ def make_problem(
     if train_captions is not None:
         split = _fewer_captions(split, train_captions, split_seed)
     outer = training_data(data.text, data.images, split, device)
-    inner_split = make_split(split.train_caption_image, len(split.train_images), VAL_RATIO, INNER_SEED + split_seed)
-    inner = training_data(outer.text.cpu().numpy(), outer.images.cpu().numpy(), inner_split, device)
-    empty = {name: getattr(outer, name)[:0] for name in ("val_text", "val_images", "val_own")}
+    make_fold = make_split(split.train_caption_image, len(split.train_images), VAL_RATIO, FOLD_SEED + split_seed)
+    fold_data = training_data(outer.text.cpu().numpy(), outer.images.cpu().numpy(), make_fold, device)
+    empty = {name: getattr(outer, name)[:0] for name in ("val_text", "val_images", "val_positive")}
     digest = digest_of(data.fingerprint, split.digest)
-    return Problem(split_seed, digest, inner, replace(outer, **empty), outer.val_text, outer.val_images, outer.val_own)
+    return Problem(
+        split_seed, digest, fold_data, replace(outer, **empty), outer.val_text, outer.val_images, outer.val_positive
+    )
 
 
 def _fewer(split: Split, n_images: int, seed: int) -> Split:
@@ -157,34 +159,36 @@ def precision_of(device: torch.device) -> list[str]:
 
 def search_name(method: Method, problem: Problem) -> str:
     """Name of a search's file: changes with everything that determines the result, the precision of the device too."""
-    digest = digest_of(VERSION, method.facts(), problem.digest, precision_of(problem.text.device))
+    digest = digest_of(VERSION, method.metadata(), problem.digest, precision_of(problem.text.device))
     return f"{method.name}_split{problem.split_seed}_search_{digest[:8]}"
 
 
 def run_name(method: Method, problem: Problem, seed: int, found: dict) -> str:
     """Name of a final run's files: the search's, with what it chose and the seed."""
-    correction = [hubness.BANK_SIZE, hubness.IMAGE_SAMPLE, hubness.SHARPNESS, hubness.ITERATIONS]
+    correction = [hubness.QUERY_BANK_SIZE, hubness.IMAGE_SAMPLE, hubness.SHARPNESS, hubness.ITERATIONS]
     digest = digest_of(search_name(method, problem), found["chosen"], correction)
     return f"{method.name}_split{problem.split_seed}_seed{seed}_{digest[:8]}"
 
 
 def search(method: Method, problem: Problem, store: Store) -> dict:
-    """What `method` chooses on the inner split."""
+    """What `method` chooses on the fold."""
 
     def compute() -> dict:
         started = time.perf_counter()
-        chosen = method.search(problem.inner, problem.train)
+        chosen = method.search(problem.fold_data, problem.train)
         seconds = time.perf_counter() - started
-        return {"method": method.name, "facts": method.facts(), "chosen": chosen, "seconds": seconds}
+        return {"method": method.name, "metadata": method.metadata(), "chosen": chosen, "seconds": seconds}
 
     return store.once(search_name(method, problem), compute)
 
 
-def against_hubness(fitted: Fitted, queries: torch.Tensor, problem: Problem) -> tuple[float, np.ndarray]:
-    """The inverse temperature, from the training side, and the ranks (V,) of translated queries (V, dy)."""
+def with_hubness_reduction(fitted: Fitted, queries: torch.Tensor, problem: Problem) -> tuple[float, np.ndarray]:
+    """The inverse temperature, from the training split, and the ranks (V,) of translated queries (V, dy)."""
     data = problem.train
     bank = fitted.predict(data.text[torch.from_numpy(hubness.sample(np.arange(len(data.text)))).to(data.device)])
-    return hubness.corrected_ranks(bank, data.images.cpu().numpy(), queries, problem.gallery.cpu().numpy(), problem.own)
+    return hubness.corrected_ranks(
+        bank, data.images.cpu().numpy(), queries, problem.gallery.cpu().numpy(), problem.positive
+    )
 
 
 def finished(method: Method, problem: Problem, seed: int, store: Store) -> tuple[str, dict] | None:
@@ -205,15 +209,15 @@ def final_run(method: Method, problem: Problem, seed: int, store: Store) -> tupl
         fitted = method.fit(problem.train, found["chosen"], seed)
         seconds = time.perf_counter() - started
         queries = fitted.predict(problem.text)
-        plain = metrics.ranks(queries, problem.gallery, problem.own)
-        beta, corrected = against_hubness(fitted, queries, problem)
+        plain = metrics.ranks(queries, problem.gallery, problem.positive)
+        beta, corrected = with_hubness_reduction(fitted, queries, problem)
         store.save_ranks(name, plain, corrected)
-        facts = {"method": method.name, "split": problem.split_seed, "seed": seed}
+        metadata = {"method": method.name, "split": problem.split_seed, "seed": seed}
         scores = {**metrics.summarise(plain), "hubness": metrics.summarise(corrected)}
         chosen = {key: value for key, value in found["chosen"].items() if key not in ("candidates", "history")}
         chosen |= {"beta": beta}
         cost = {"parameters": fitted.parameters, "seconds": seconds, "search_seconds": found["seconds"]}
         cost |= {"threads": torch.get_num_threads(), "products": precision_of(problem.text.device)[1]}
-        return {**facts, **scores, "chosen": chosen, **cost}
+        return {**metadata, **scores, "chosen": chosen, **cost}
 
     return name, store.once(name, compute)

@@ -18,9 +18,10 @@ import torch
 from torchmetrics.retrieval import RetrievalMRR
 
 from benchmarks import common
-from helpers import metrics
-from helpers.models import build_model
-from helpers.translator import Translator
+from helpers.data.vectors import normalise
+from helpers.evaluation import metrics
+from helpers.models.networks import build_model
+from helpers.serving.translator import Translator
 
 LARGE = {
     "small": {"queries": 1_000, "gallery": 100_000, "width": 64},
@@ -36,7 +37,7 @@ def counting(predictions: torch.Tensor, gallery: torch.Tensor, targets: torch.Te
 
 def argsort(predictions: torch.Tensor, gallery: torch.Tensor, targets: torch.Tensor) -> float:
     """MRR from the whole score matrix, sorted: as most code has it."""
-    scores = metrics.normalise(predictions) @ metrics.normalise(gallery).T
+    scores = normalise(predictions) @ normalise(gallery).T
     order = scores.argsort(dim=1, descending=True)
     rank = (order == targets[:, None]).nonzero()[:, 1] + 1
     return float((1 / rank.double()).mean())
@@ -44,7 +45,7 @@ def argsort(predictions: torch.Tensor, gallery: torch.Tensor, targets: torch.Ten
 
 def with_torchmetrics(predictions: torch.Tensor, gallery: torch.Tensor, targets: torch.Tensor) -> float:
     """MRR by torchmetrics' RetrievalMRR, which wants every score with its query's number."""
-    scores = metrics.normalise(predictions) @ metrics.normalise(gallery).T
+    scores = normalise(predictions) @ normalise(gallery).T
     relevant = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, targets[:, None], True)
     query = torch.arange(len(scores), device=scores.device).repeat_interleave(scores.shape[1])
     # It takes scores for probabilities and drops negative ones from the ranking.
@@ -59,8 +60,8 @@ def search_candidates(predictions: torch.Tensor, gallery: np.ndarray) -> dict:
     translator = Translator("least_squares", model, width, width)
     queries = predictions.numpy()
     index = faiss.IndexFlatIP(width)
-    index.add(metrics.normalise(torch.from_numpy(gallery)).numpy())
-    unit = metrics.normalise(predictions).numpy()
+    index.add(normalise(torch.from_numpy(gallery)).numpy())
+    unit = normalise(predictions).numpy()
     return {
         "search_ours": lambda: translator.search(queries, gallery, 10),
         "search_faiss": lambda: index.search(unit, 10),
@@ -69,20 +70,20 @@ def search_candidates(predictions: torch.Tensor, gallery: np.ndarray) -> dict:
 
 def large(size: str) -> dict:
     """Peak memory and time of ranking against a memory-mapped gallery, measured in a fresh process."""
-    facts = LARGE[size]
+    metadata = LARGE[size]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "gallery.npy")
-        shape = (facts["gallery"], facts["width"])
+        shape = (metadata["gallery"], metadata["width"])
         mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
         rng = np.random.default_rng(0)
         for lo in range(0, len(mapped), 20_000):
             mapped[lo : lo + 20_000] = rng.standard_normal(
-                (min(20_000, len(mapped) - lo), facts["width"]), dtype=np.float32
+                (min(20_000, len(mapped) - lo), metadata["width"]), dtype=np.float32
             )
         mapped.flush()
         code = (
             "import sys, time, numpy as np, torch\n"
-            "from benchmarks import common\nfrom helpers import metrics\n"
+            "from benchmarks import common\nfrom helpers.evaluation import metrics\n"
             "gallery, n = np.load(sys.argv[1], mmap_mode='r'), int(sys.argv[2])\n"
             "targets = torch.arange(n)\n"
             "queries = torch.randn(n, gallery.shape[1])\n"
@@ -90,11 +91,11 @@ def large(size: str) -> dict:
             "with common.PeakMemory() as peak:\n    metrics.ranks(queries, gallery, targets)\n"
             "print(time.perf_counter() - started, peak.mb, before)\n"
         )
-        command = [sys.executable, "-c", code, str(path), str(facts["queries"])]
+        command = [sys.executable, "-c", code, str(path), str(metadata["queries"])]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     seconds, peak, before = map(float, out)
     return {
-        **facts,
+        **metadata,
         "gallery_gb_float32": 4 * shape[0] * shape[1] / 1e9,
         "seconds": seconds,
         "peak_mb": peak,
@@ -114,7 +115,7 @@ def main() -> None:
     for other in (argsort, with_torchmetrics):
         assert abs(other(*sides) - ours) < 1e-5, f"{other.__name__} disagrees"
     candidates = {
-        "floor": lambda: metrics.normalise(sides[0]) @ metrics.normalise(sides[1]).T,
+        "floor": lambda: normalise(sides[0]) @ normalise(sides[1]).T,
         "ours": lambda: counting(*sides),
         "argsort": lambda: argsort(*sides),
         "torchmetrics": lambda: with_torchmetrics(*sides),

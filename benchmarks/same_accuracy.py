@@ -13,27 +13,30 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import common
-from helpers import metrics, pipeline
-from helpers.config import BigJumpConfig, GeometryConfig, RunConfig
-from helpers.models import build_model
-from helpers.objectives import BigJumpObjective
-from helpers.reproducibility import choose_device, seed_all
-from helpers.training import fit
+from helpers.evaluation import metrics
+from helpers.models.geometry import GeometryConfig
+from helpers.models.networks import build_model
+from helpers.runs import pipeline
+from helpers.runs.settings import RunConfig
+from helpers.system.devices import choose_device, seed_all
+from helpers.training.loop import fit
+from helpers.training.objectives import BigJumpObjective
+from helpers.training.settings import BigJumpConfig
 
 
 class WrittenOutObjective(BigJumpObjective):
-    """BigJump's terms with the NCE as it reads: vectors in the queue, one logit an entry, autograd."""
+    """BigJump's terms with InfoNCE as it reads: vectors in the queue, one logit an entry, autograd."""
 
     capturable = False  # `newest` asks the device how many entries there are
 
-    def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         entries = self.queue.newest(self.slice).long()  # (Q,)
         z = F.normalize(prediction.float(), dim=-1)
-        logits = torch.cat([own, entries])  # (B + Q,) images of the columns
+        logits = torch.cat([positive, entries])  # (B + Q,) images of the columns
         scores = (z.to(self.dtype) @ self.bank[logits].T).float() / self.temperature  # (B, B + Q)
-        mine = own[:, None] == logits[None, :]
-        positives = scores.masked_fill(~mine, -torch.inf)[:, : len(own)].logsumexp(1)
-        in_queue = torch.arange(len(logits), device=own.device) >= len(own)
+        mine = positive[:, None] == logits[None, :]
+        positives = scores.masked_fill(~mine, -torch.inf)[:, : len(positive)].logsumexp(1)
+        in_queue = torch.arange(len(logits), device=positive.device) >= len(positive)
         everything = scores.masked_fill(mine & in_queue, -torch.inf).logsumexp(1)
         return (everything - positives).mean()
 
@@ -47,7 +50,7 @@ def train(run: pipeline.Run, objective_type: type, settings: BigJumpConfig) -> t
     model.geometry.set_affine(affine.matrix, affine.bias)
     history = fit(model.to(data.device), objective_type(settings, data), objective_type.__name__)
     with torch.inference_mode():
-        ranks = metrics.ranks(model(data.val_text), data.val_images, data.val_own)
+        ranks = metrics.ranks(model(data.val_text), data.val_images, data.val_positive)
     return [entry["mrr"] for entry in history], ranks
 
 

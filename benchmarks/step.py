@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import common
-from helpers import losses
-from helpers.config import BigJumpConfig
-from helpers.metrics import normalise
-from helpers.models import build_model, fit_standardisation
-from helpers.nce_kernel import COLUMN_MULTIPLE
-from helpers.objectives import BigJumpObjective, TrainingData
-from helpers.reproducibility import autocast, matmul_dtype, seed_all
-from helpers.steps import Steps
-from helpers.training import make_optimiser
+from helpers.data.training_data import TrainingData
+from helpers.data.vectors import normalise
+from helpers.models.networks import build_model, fit_standardisation
+from helpers.system.devices import COLUMN_MULTIPLE, autocast, matmul_dtype, seed_all
+from helpers.training import losses
+from helpers.training.loop import make_optimiser
+from helpers.training.objectives import BigJumpObjective
+from helpers.training.settings import BigJumpConfig
+from helpers.training.steps import Steps
 
 MANY = 1000
 """Steps, as an epoch has them: worth a graph on a GPU."""
@@ -31,15 +31,15 @@ def random_data(size: common.Size, device: str) -> TrainingData:
     generator = torch.Generator().manual_seed(0)
     images = 0.5 + torch.randn(size.images, size.image_dim, generator=generator)
     text = torch.randn(size.captions, size.text_dim, generator=generator)
-    own = torch.arange(size.captions) * size.images // size.captions
-    parts = (text, own, images, text[:10], images[:10], torch.arange(10))
+    positive = torch.arange(size.captions) * size.images // size.captions
+    parts = (text, positive, images, text[:10], images[:10], torch.arange(10))
     return TrainingData(*(part.to(device) for part in parts))
 
 
 def settings_of(size: common.Size, mixed_precision: bool = True) -> BigJumpConfig:
     """The published defaults at this size, with the whole queue in use from the first epoch."""
     return BigJumpConfig(
-        batch_size=size.batch, queue_size=size.queue, queue_slices=(size.queue,), mixed_precision=mixed_precision
+        batch_size=size.batch, queue_size=size.queue, queue_schedule=(size.queue,), mixed_precision=mixed_precision
     )
 
 
@@ -71,7 +71,7 @@ def full_queue(size: common.Size, data: TrainingData) -> tuple[Setting, BigJumpO
     objective = BigJumpObjective(setting.settings, data)
     for lo in range(0, size.queue, size.batch):
         rows = torch.arange(lo, min(lo + size.batch, size.queue)) % size.captions
-        objective.queue.push(data.own[setting.order[rows]])
+        objective.queue.push(data.positive[setting.order[rows]])
     objective.start_epoch(setting.settings.epochs)
     return setting, objective
 
@@ -101,24 +101,24 @@ def written_out(size: common.Size, data: TrainingData, mixed_precision: bool) ->
     def step() -> None:
         nonlocal pointer
         rows = setting.batch()
-        own, target = data.own[rows], data.images[data.own[rows]]
+        positive, target = data.positive[rows], data.images[data.positive[rows]]
         with autocast(data.device, dtype):
             prediction = model(data.text[rows])
         z, y = F.normalize(prediction.float(), dim=-1), normalise(target)
         batch_logits = (z @ y.T) / s.temperature_end  # (B, B)
         queue_logits = (z.to(dtype) @ queue.T).float() / s.temperature_end  # (B, Q)
-        queue_logits = queue_logits.masked_fill(own[:, None] == queue_images[None, :], -torch.inf)
-        positives = batch_logits.masked_fill(own[:, None] != own[None, :], -torch.inf).logsumexp(1)
+        queue_logits = queue_logits.masked_fill(positive[:, None] == queue_images[None, :], -torch.inf)
+        positives = batch_logits.masked_fill(positive[:, None] != positive[None, :], -torch.inf).logsumexp(1)
         nce = (torch.cat([batch_logits, queue_logits], 1).logsumexp(1) - positives).mean()
         loss = nce + s.cosine_weight * losses.cosine_loss(prediction, target)
         loss = loss + s.moment_weight * losses.moment_loss(prediction, target, with_std=False)
-        loss = loss + s.agreement_weight * losses.agreement_loss(prediction, own)
+        loss = loss + s.agreement_weight * losses.agreement_loss(prediction, positive)
         setting.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), s.clip_norm)
         setting.optimiser.step()
         place = torch.arange(pointer, pointer + len(rows), device=data.device) % size.queue
-        queue[place], queue_images[place] = y.to(dtype), own
+        queue[place], queue_images[place] = y.to(dtype), positive
         pointer = (pointer + len(rows)) % size.queue
 
     return step
@@ -155,7 +155,9 @@ def crossbatch_memory(size: common.Size, data: TrainingData) -> Callable[[], obj
     from pytorch_metric_learning.losses import CrossBatchMemory, NTXentLoss
 
     loss_of = CrossBatchMemory(NTXentLoss(temperature=0.06), embedding_size=size.image_dim, memory_size=size.queue)
-    return _peer(size, data, lambda z, y, own: loss_of(z, own, enqueue_mask=_no_row(own)), loss_of, fill=True)
+    return _peer(
+        size, data, lambda z, y, positive: loss_of(z, positive, enqueue_mask=_no_row(positive)), loss_of, fill=True
+    )
 
 
 def memory_bank(size: common.Size, data: TrainingData) -> Callable[[], object]:
@@ -163,11 +165,11 @@ def memory_bank(size: common.Size, data: TrainingData) -> Callable[[], object]:
     from lightly.loss import NTXentLoss  # needs a torchvision that fits the installed torch
 
     loss_of = NTXentLoss(temperature=0.06, memory_bank_size=(size.queue, size.image_dim)).to(data.device)
-    return _peer(size, data, lambda z, y, own: loss_of(z, y), loss_of, fill=False)
+    return _peer(size, data, lambda z, y, positive: loss_of(z, y), loss_of, fill=False)
 
 
-def _no_row(own: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(own, dtype=torch.bool)
+def _no_row(positive: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(positive, dtype=torch.bool)
 
 
 def _peer(size: common.Size, data: TrainingData, loss: Callable, module: object, *, fill: bool) -> Callable:
@@ -179,10 +181,10 @@ def _peer(size: common.Size, data: TrainingData, loss: Callable, module: object,
 
     def step() -> None:
         rows = setting.batch()
-        own = data.own[rows]
+        positive = data.positive[rows]
         with autocast(data.device, setting.dtype):
             prediction = setting.model(data.text[rows])
-            value = loss(normalise(prediction), normalise(data.images[own]), own)
+            value = loss(normalise(prediction), normalise(data.images[positive]), positive)
         setting.optimiser.zero_grad(set_to_none=True)
         value.backward()
         setting.optimiser.step()

@@ -16,11 +16,11 @@ from benchmarks import ablations, accuracy, common, protocol
 from benchmarks.ablation.claims import CLAIMS, Claim
 from benchmarks.ablation.table import table
 from benchmarks.ablation.variants import Shared
-from helpers import synthetic
 from helpers.ablations import TURNED_NAME, turned_table
-from helpers.checkpoints import write_json
-from helpers.data import load_paired
-from helpers.reproducibility import choose_device, matmul_dtype
+from helpers.data import synthetic
+from helpers.data.pairs import load_paired
+from helpers.system.devices import choose_device, matmul_dtype
+from helpers.system.files import write_json
 
 WIDTHS = {"text_dim": 384, "image_dim": 512}
 TURNS: Mapping[str, Mapping[str, float]] = {
@@ -78,10 +78,12 @@ def measure(
             print(f"{name}: {data.n_captions:,} captions of {data.n_images:,} images", flush=True)
             ablations.run_all(ablations.variants_of(asked), [problem], seeds, shared, store)
             found = ablations.gather([problem], seeds, shared, store)
-            groups = {problem.split_seed: problem.own.cpu().numpy()}
-            facts = {"fingerprint": data.fingerprint, "captions": data.n_captions, "images": data.n_images}
-            facts |= {"train_images": len(problem.inner.images), "gallery": len(problem.gallery)}
-            rows.append({"turn": name, "arguments": dict(turn), "data": facts, "claims": table(asked, found, groups)})
+            groups = {problem.split_seed: problem.positive.cpu().numpy()}
+            metadata = {"fingerprint": data.fingerprint, "captions": data.n_captions, "images": data.n_images}
+            metadata |= {"train_images": len(problem.fold_data.images), "gallery": len(problem.gallery)}
+            rows.append(
+                {"turn": name, "arguments": dict(turn), "data": metadata, "claims": table(asked, found, groups)}
+            )
     return rows
 
 

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import common
-from helpers import losses, metrics, nce_kernel
-from helpers.reproducibility import matmul_dtype, seed_all
+from helpers.evaluation import metrics
+from helpers.system.devices import matmul_dtype, seed_all
+from helpers.training import infonce, losses
 
 
 def with_multiple(multiple: int, call: Callable[[], object]) -> Callable[[], None]:
@@ -23,7 +24,7 @@ def with_multiple(multiple: int, call: Callable[[], object]) -> Callable[[], Non
 
     def run() -> None:
         with (
-            mock.patch.object(nce_kernel, "COLUMN_MULTIPLE", multiple),
+            mock.patch.object(infonce, "COLUMN_MULTIPLE", multiple),
             mock.patch.object(metrics, "COLUMN_MULTIPLE", multiple),
         ):
             call()
@@ -43,20 +44,20 @@ def products(size: common.Size, device: str) -> list[dict]:
 
 
 def uses(size: common.Size, device: str) -> dict[str, Callable[[], object]]:
-    """The two places that keep to multiples: ranks against a gallery, and the NCE over half of the images, drawn."""
+    """The two places that keep to multiples: ranks against a gallery, and InfoNCE over half of the images, drawn."""
     generator = torch.Generator().manual_seed(0)
     gallery = torch.randn(size.gallery, size.image_dim, generator=generator).to(device)
     targets = torch.arange(size.queries) % size.gallery
     predictions = gallery[targets] + 8 * torch.randn(size.queries, size.image_dim, generator=generator).to(device)
     dtype = matmul_dtype(torch.device(device), True)
     bank = F.normalize(torch.randn(size.images, size.image_dim, generator=generator), dim=-1).to(device, dtype)
-    own = torch.randint(size.images, (size.batch,), generator=generator).to(device)
+    positive = torch.randint(size.images, (size.batch,), generator=generator).to(device)
     batch = torch.randn(size.batch, size.image_dim, generator=generator).to(device)
     seed_all(0)  # deterministic kernels, as in every training
-    half = losses.sampled_weights(size.images, own, 0.5)
+    half = losses.sampled_weights(size.images, positive, 0.5)
     return {
         "ranks": lambda: np.mean(1 / metrics.ranks(predictions, gallery, targets)),
-        "nce": lambda: losses.bank_nce(batch, bank, own, 0.05, dtype, half),
+        "infonce": lambda: losses.bank_infonce(batch, bank, positive, 0.05, dtype, half),
     }
 
 

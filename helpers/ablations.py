@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from helpers import paths, plots
+from helpers import plots
+from helpers.system import paths
 
 RESULTS_DIR = paths.PROJECT_ROOT / "benchmarks" / "results"
 COLOURS = {"helps": plots.BLUE, "harms": plots.MODEL_COLOURS["bigjump"], "not clear": plots.MODEL_COLOURS["chance"]}

@@ -19,9 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from helpers import config, paths
-from helpers.checks import require
-from helpers.geometry import effective_rank
+from helpers.models import networks
+from helpers.models.geometry import effective_rank
+from helpers.system import paths
+from helpers.system.settings import require
 
 _LABELS = (
     "Chance",
@@ -35,9 +36,9 @@ _LABELS = (
     "BigJump plus",
 )
 _COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#999933", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#882255")
-MODEL_LABELS = dict(zip(config.MODEL_ROWS, _LABELS, strict=True))
-MODEL_COLOURS = dict(zip(config.MODEL_ROWS, _COLOURS, strict=True))
-MODEL_LINES = dict(zip(config.MODEL_ROWS, (":", "--", "--", "--", "-.", "-.", "-.", "-", "-"), strict=True))
+MODEL_LABELS = dict(zip(networks.MODEL_ROWS, _LABELS, strict=True))
+MODEL_COLOURS = dict(zip(networks.MODEL_ROWS, _COLOURS, strict=True))
+MODEL_LINES = dict(zip(networks.MODEL_ROWS, (":", "--", "--", "--", "-.", "-.", "-.", "-", "-"), strict=True))
 SPACE_COLOURS = {"captions": "#332288", "images": "#CC6677"}
 FALLBACK_COLOURS = ("#44AA99", "#AA4499", "#117733", "#000000", "#DDCC77", "#88CCEE")
 LINES = ("-", "--", "-.", ":")
@@ -285,18 +286,18 @@ def _ring(ax: Axes, x: float, y: float, label: str) -> None:
 
 
 def search_curves(ax: Axes, curves: Rows, temperature: float, whitening: float, epochs: int) -> Axes:
-    """Inner MRR by epoch for each candidate {temperature, whitening, mrr}, with the chosen point ringed."""
+    """MRR on folds by epoch for each candidate {temperature, whitening, mrr}, with the chosen point ringed."""
     for index, curve in enumerate(curves):
         steps = np.arange(1, len(curve["mrr"]) + 1)
         name = f"temperature {curve['temperature']:g}" + (", whitened" if curve["whitening"] else "")
         ax.plot(steps, curve["mrr"], marker="o", ms=3, **_curve(name, index))
         if (curve["temperature"], curve["whitening"]) == (temperature, whitening):
             _ring(ax, epochs, curve["mrr"][epochs - 1], f"chosen: epoch {epochs}")
-    return _finish(ax, "epoch", "MRR on inner splits (0 to 1)", loc="lower right")
+    return _finish(ax, "epoch", "MRR on cross-validation folds (0 to 1)", loc="lower right")
 
 
 def weight_curve(ax: Axes, curve: Rows, weight: float, alone: float) -> Axes:
-    """Inner MRR against the closed form's weight {weight, mrr} in the mean, with the chosen point ringed.
+    """MRR on folds against the closed form's weight {weight, mrr} in the mean, with the chosen point ringed.
 
     Args:
         alone: MRR of the closed form by itself, a dotted line.
@@ -305,7 +306,9 @@ def weight_curve(ax: Axes, curve: Rows, weight: float, alone: float) -> Axes:
     ax.plot(weights, mrr, marker="o", ms=4, color=FALLBACK_COLOURS[0])
     _ring(ax, weight, mrr[weights.index(weight)], f"chosen: {weight:g}")
     ax.axhline(alone, ls=":", color=MODEL_COLOURS["cca"], label=f"Weighted CCA alone: {alone:.3f}")
-    return _finish(ax, "weight of CCA beside the networks (0 to 1)", "MRR on inner splits (0 to 1)", loc="lower right")
+    return _finish(
+        ax, "weight of CCA beside the networks (0 to 1)", "MRR on cross-validation folds (0 to 1)", loc="lower right"
+    )
 
 
 def save_figure(fig: Figure, name: str, directory: str | Path | None = None, *, dpi: int = 110) -> Path:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from data_files import IMAGE_DIM, TEXT_DIM, DataFiles
 
-from helpers import paths
-from helpers.data import PairedEmbeddings, load_paired
+from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.system import paths
 
 
 @pytest.fixture(scope="session")

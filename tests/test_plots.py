@@ -4,17 +4,20 @@ import warnings
 
 import matplotlib
 
+from helpers.system import paths
+
 matplotlib.use("Agg")
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from helpers import config, paths, plots
-from helpers.checks import ConfigError
+from helpers import plots
+from helpers.errors import ConfigError
+from helpers.models import networks
 
 rng = np.random.default_rng(0)
-MODELS = config.MODEL_ROWS
+MODELS = networks.MODEL_ROWS
 MRR = dict(zip(MODELS, (0.003, 0.52, 0.61, 0.63, 0.66, 0.70, 0.69, 0.78, 0.82), strict=True))
 COST = dict(zip(MODELS, (None, 0.11, 0.11, 0.11, 0.12, 0.21, 0.4, 0.13, 1.2), strict=True))
 SIZE = dict(zip(MODELS, (0, 1.6e6, 1.6e6, 1.6e6, 1.6e6, 2.6e6, 5.2e6, 1.9e6, 20e6), strict=True))

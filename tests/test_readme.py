@@ -74,7 +74,7 @@ def test_what_the_processor_gives_stands_beside_it():
     plus, queue, triplet = (row for row in result("accuracy_flickr8k_split_0_1_2_5_seeds")["rows"][:3])
     shown = f"`plus` {with_interval(plus['mrr'], plus['mrr_low'], plus['mrr_high'])}, queue InfoNCE {queue['mrr']:.3f},"
     assert shown in README and f"the VSE++ MLP {triplet['mrr']:.3f}, a lead of {lead(queue)}" in README
-    assert f"with search against hubness `plus` has {plus['hubness_mrr']:.3f}" in README
+    assert f"with hubness reduction `plus` has {plus['hubness_mrr']:.3f}" in README
     seconds = (
         f"{float(format(row['search_seconds'] + row['seconds'], '.3g')):,.0f} s" for row in (plus, queue, triplet)
     )
@@ -125,7 +125,7 @@ def test_the_series_on_a_gpu():
     ]
     assert "`plus` has {}, BigJump {}, weighted CCA {}".format(*shown) in README
     of_validation = (validation[name]["mrr"] for name in ("bigjump_plus", *others))
-    assert "on the validation side {:.3f}, {:.3f} and {:.3f}".format(*of_validation) in README
+    assert "on the validation split {:.3f}, {:.3f} and {:.3f}".format(*of_validation) in README
     minutes, seconds = divmod(found["seconds"], 60)
     assert f"the five notebooks took {minutes} minutes {seconds} seconds" in README
 

@@ -64,7 +64,7 @@ SMALLEST = BigJump(
     "smallest",
     {
         "unfreeze_epoch": 0,
-        "queue_slices": (65536,),
+        "queue_schedule": (65536,),
         "temperature_start": 0.06,
         "temperature_end": 0.06,
         "moment_weight": 0.0,
@@ -72,7 +72,7 @@ SMALLEST = BigJump(
     },
     objective=EveryImage,
 )
-"""What is left without the parts that bring nothing: a Procrustes start that stays, the adapter, the NCE over every
+"""What is left without the parts that bring nothing: a Procrustes start that stays, the adapter, InfoNCE over every
 image once at one temperature, and the cosine term."""
 FLOAT32 = BigJump("float32", {"mixed_precision": False})
 BFLOAT16 = BigJump("bfloat16", objective=Bfloat16, products=bfloat16_products)
@@ -122,7 +122,7 @@ _ALL = (
         "negatives",
         "many negatives sharpen ranks",
         (
-            Comparison("queue of 65,536, not the batch alone", BigJump("in_batch", {"queue_slices": (0,)})),
+            Comparison("queue of 65,536, not the batch alone", BigJump("in_batch", {"queue_schedule": (0,)})),
             Comparison("queue of 65,536, not every image once", BigJump("every_image", objective=EveryImage)),
         ),
     ),
@@ -132,7 +132,7 @@ _ALL = (
         (
             Comparison(
                 "queue unused in epochs 1 and 2, not used at once",
-                BigJump("no_queue_warmup", {"queue_slices": (16384, 32768, 65536)}),
+                BigJump("no_queue_warmup", {"queue_schedule": (16384, 32768, 65536)}),
             ),
         ),
     ),
@@ -142,7 +142,7 @@ _ALL = (
         (
             Comparison(
                 "queue grows 16k, 32k, 65k, not full size at once",
-                BigJump("full_queue_at_once", {"queue_slices": (0, 0, 65536)}),
+                BigJump("full_queue_at_once", {"queue_schedule": (0, 0, 65536)}),
             ),
         ),
     ),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from helpers import losses
-from helpers.config import BigJumpConfig
-from helpers.objectives import BigJumpObjective, CombinedObjective, TrainingData
+from helpers.data.training_data import TrainingData
+from helpers.training import losses
+from helpers.training.objectives import BigJumpObjective, CombinedObjective
+from helpers.training.settings import BigJumpConfig
 
 
 class LastEpoch(BigJumpObjective):
@@ -27,18 +28,18 @@ class OwnImageCounted(LastEpoch):
 
     capturable = False  # plain and slow is enough here, and its gradient was never recorded
 
-    def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         counts = self.queue.counts(self.slice)
-        return nce_with_own_counted(prediction, self.bank, own, counts, self.temperature, self.dtype)
+        return nce_with_own_counted(prediction, self.bank, positive, counts, self.temperature, self.dtype)
 
 
 class EveryImage(LastEpoch):
     """Every training image once in place of the queue, from the epoch on in which the queue would be used."""
 
-    def nce(self, prediction: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         counts = torch.zeros(len(self.bank), device=self.bank.device)
         counts[: len(self.data.images)] = float(self.slice > 0)
-        return losses.multi_positive_nce(prediction, self.bank, own, counts, self.temperature, self.dtype)
+        return losses.multi_positive_infonce(prediction, self.bank, positive, counts, self.temperature, self.dtype)
 
 
 class Bfloat16(LastEpoch):
@@ -53,26 +54,28 @@ class Bfloat16(LastEpoch):
 class MomentWithStd(LastEpoch):
     """The moment term of the baselines: means and standard deviations."""
 
-    def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
-        moment = losses.moment_loss(prediction, self.data.images[own], with_std=True)
-        return {**super().terms(prediction, own), "moment": self.settings.moment_weight * moment}
+    def terms(self, prediction: torch.Tensor, positive: torch.Tensor) -> dict[str, torch.Tensor]:
+        moment = losses.moment_loss(prediction, self.data.images[positive], with_std=True)
+        return {**super().terms(prediction, positive), "moment": self.settings.moment_weight * moment}
 
 
 def nce_with_own_counted(
     prediction: torch.Tensor,
     bank: torch.Tensor,
-    own: torch.Tensor,
+    positive: torch.Tensor,
     queue_counts: torch.Tensor,
     temperature: float,
     matmul_dtype: torch.dtype,
 ) -> torch.Tensor:
-    """`losses.multi_positive_nce`, but the denominator also holds q_own e^{s_own}; same arguments.
+    """`losses.multi_positive_infonce`, but the denominator also holds q_own e^{s_own}; same arguments.
 
     The logits are written out and left to autograd: slower than the helper, and plain.
     """
-    batch_counts = torch.zeros_like(queue_counts).index_add_(0, own, torch.ones_like(own, dtype=queue_counts.dtype))
+    batch_counts = torch.zeros_like(queue_counts).index_add_(
+        0, positive, torch.ones_like(positive, dtype=queue_counts.dtype)
+    )
     z = F.normalize(prediction.float(), dim=-1)
-    own_score = (z * bank[own].float()).sum(-1, keepdim=True)  # (B, 1), in float32 as the helper has it
-    logits = (z.to(matmul_dtype) @ bank.T).float().scatter(1, own[:, None], own_score) / temperature  # (B, M)
+    positive_score = (z * bank[positive].float()).sum(-1, keepdim=True)  # (B, 1), in float32 as the helper has it
+    logits = (z.to(matmul_dtype) @ bank.T).float().scatter(1, positive[:, None], positive_score) / temperature  # (B, M)
     total = torch.logsumexp(logits + (batch_counts + queue_counts).log(), dim=1)
-    return (total - own_score[:, 0] / temperature - batch_counts[own].log()).mean()
+    return (total - positive_score[:, 0] / temperature - batch_counts[positive].log()).mean()

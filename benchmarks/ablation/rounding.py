@@ -7,7 +7,7 @@ import contextlib
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers.reproducibility import matmul_dtype
+from helpers.system.devices import matmul_dtype
 
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
 

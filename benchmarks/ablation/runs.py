@@ -1,6 +1,6 @@
 """One training of a variant: named after what determines it, scored once at its last epoch, kept as a file.
 
-A training sees the training side of the inner split. The inner validation side serves the rule that freezes A again,
+A training sees the training split of the fold. The inner validation split serves the rule that freezes A again,
 and the history by epoch; no epoch and no setting is chosen on it, and nothing at all on the images that are scored.
 """
 
@@ -14,7 +14,8 @@ import torch
 from benchmarks import protocol
 from benchmarks.ablation.variants import Shared, Side, Variant
 from benchmarks.peers.trained import fitted
-from helpers import losses, metrics
+from helpers.evaluation import metrics
+from helpers.training import losses
 
 VERSION = 1
 """Part of every result's name: raise it when what is scored, or how, changes."""
@@ -23,7 +24,7 @@ VERSION = 1
 def run_name(variant: Variant, problem: protocol.Problem, seed: int, shared: Shared) -> str:
     """Name of a run's files: changes with everything that determines the result, the precision of the device too."""
     precision = protocol.precision_of(problem.text.device)
-    digest = protocol.digest_of(VERSION, variant.facts(shared), problem.digest, seed, precision)
+    digest = protocol.digest_of(VERSION, variant.metadata(shared), problem.digest, seed, precision)
     return f"{variant.name}_split{problem.split_seed}_seed{seed}_{digest[:8]}"
 
 
@@ -60,7 +61,7 @@ def run(
             "seed": seed,
             **metrics.summarise(rank),
             "spread_within_images": spread,
-            "inner_mrr": [entry["mrr"] for entry in history],
+            "fold_mrr": [entry["mrr"] for entry in history],
             "geometry_free": [entry["epoch"] for entry in history if entry["geometry_free"]],
             "diverged": diverged,
             "seconds": seconds,
@@ -74,15 +75,17 @@ def _score(model: torch.nn.Module | None, problem: protocol.Problem, seed: int) 
     if model is None:
         return metrics.chance_ranks(len(problem.text), len(problem.gallery), seed), None
     translated = fitted(model).predict(problem.text)  # (V, dy)
-    return metrics.ranks(translated, problem.gallery, problem.own), spread_within_images(translated, problem.own)
+    return metrics.ranks(translated, problem.gallery, problem.positive), spread_within_images(
+        translated, problem.positive
+    )
 
 
-def spread_within_images(translated: torch.Tensor, own: torch.Tensor) -> float:
+def spread_within_images(translated: torch.Tensor, positive: torch.Tensor) -> float:
     """Mean squared distance of unit translations (V, dy) to the mean of those of the same image; 0 if all coincide.
 
     The agreement loss is this over the number of dimensions.
     """
-    return float(losses.agreement_loss(translated, own)) * translated.shape[1]
+    return float(losses.agreement_loss(translated, positive)) * translated.shape[1]
 
 
 def epochs_to(mrr: list[float], target: float) -> int | None:

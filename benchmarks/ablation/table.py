@@ -15,8 +15,8 @@ from benchmarks import accuracy_table
 from benchmarks.ablation.claims import Claim, Comparison
 from benchmarks.ablation.runs import epochs_to
 from benchmarks.accuracy_table import Finished
-from helpers.data import PairedEmbeddings
-from helpers.split import Split
+from helpers.data.pairs import PairedEmbeddings
+from helpers.data.split import Split
 
 Groups = Mapping[int, np.ndarray]
 """{split seed: (V,) image of each scored caption}."""
@@ -36,7 +36,7 @@ def variant_facts(finished: Finished, groups: Groups) -> dict:
     """Means over the runs of a variant; differences between seeds show in `mrr_by_run`."""
     runs = [run for results in finished.results.values() for run in results]
     low, high = accuracy_table.interval(finished, groups, 0)
-    reached = [epochs_to(run["inner_mrr"], SHARE * run["inner_mrr"][-1]) for run in runs if run["inner_mrr"]]
+    reached = [epochs_to(run["fold_mrr"], SHARE * run["fold_mrr"][-1]) for run in runs if run["fold_mrr"]]
     spreads = [run["spread_within_images"] for run in runs if run["spread_within_images"] is not None]
     return {
         "mrr": float(np.mean([run["mrr"] for run in runs])),
@@ -67,7 +67,7 @@ def epochs_to_level_of_on(on: Finished, against: Finished) -> list[int | None]:
     A worse start may be quick to get near a worse end of its own, which `epochs_to_95` cannot tell.
     """
     return [
-        epochs_to(b["inner_mrr"], SHARE * a["inner_mrr"][-1]) if a["inner_mrr"] else None
+        epochs_to(b["fold_mrr"], SHARE * a["fold_mrr"][-1]) if a["fold_mrr"] else None
         for split, runs in on.results.items()
         for a, b in zip(runs, against.results[split], strict=True)
     ]
@@ -77,8 +77,8 @@ def row(comparison: Comparison, claim: Claim, found: Mapping[str, Finished], gro
     """One comparison; `found` holds the runs of both its sides."""
     on, against = (found[variant.name] for variant in (comparison.on, comparison.against))
     test = accuracy_table.paired_test(on, against, groups)
-    facts = {"": variant_facts(against, groups), "on_": variant_facts(on, groups)}
-    measures = ("mrr", *(name for name in claim.measures if name in facts[""]))
+    metadata = {"": variant_facts(against, groups), "on_": variant_facts(on, groups)}
+    measures = ("mrr", *(name for name in claim.measures if name in metadata[""]))
     per_split = (max(map(len, (a, b))) for a, b in zip(on.results.values(), against.results.values(), strict=True))
     if "epochs_to_95" in measures:
         test["epochs_to_95_of_on"] = epochs_to_level_of_on(on, against)
@@ -87,7 +87,7 @@ def row(comparison: Comparison, claim: Claim, found: Mapping[str, Finished], gro
         "variant": comparison.against.name,
         "on": comparison.on.name,
         "trained": comparison.on.seeded or comparison.against.seeded,
-        **{prefix + measure: values[measure] for measure in measures for prefix, values in facts.items()},
+        **{prefix + measure: values[measure] for measure in measures for prefix, values in metadata.items()},
         **test,
         "difference_by_run": difference_by_run(on, against),
         "seeds": max(per_split),

@@ -16,21 +16,24 @@ import numpy as np
 from torch import nn
 
 from benchmarks.ablation.hooks import LastEpoch, LastEpochCombined
-from helpers import geometry
-from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, OptimiserConfig, as_dict, field_names
-from helpers.models import build_model
-from helpers.objectives import BigJumpObjective, TrainingData
-from helpers.reproducibility import seed_all
-from helpers.training import fit
+from helpers.data.training_data import TrainingData
+from helpers.models import geometry
+from helpers.models.geometry import GeometryConfig
+from helpers.models.networks import build_model
+from helpers.system.devices import seed_all
+from helpers.system.settings import as_dict, field_names
+from helpers.training.loop import fit
+from helpers.training.objectives import BigJumpObjective
+from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig
 
 Shared = Mapping[str, float]
 
 
 class Side:
-    """The training side of a problem, with the closed forms that are fitted on it once.
+    """The training split of a problem, with the closed forms that are fitted on it once.
 
     Attributes:
-        data: as given; its validation side serves the rule that freezes A again, and nothing else.
+        data: as given; its validation split serves the rule that freezes A again, and nothing else.
     """
 
     def __init__(self, data: TrainingData) -> None:
@@ -70,7 +73,7 @@ class Variant(Protocol):
     name: str
     seeded: bool
 
-    def facts(self, shared: Shared) -> dict:
+    def metadata(self, shared: Shared) -> dict:
         """Everything that determines a result beside data and seed, as JSON values."""
 
     def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
@@ -108,7 +111,7 @@ class BigJump:
     def settings(self, shared: Shared) -> BigJumpConfig:
         return BigJumpConfig(**{**_known(BigJumpConfig, shared), **self.overrides})
 
-    def facts(self, shared: Shared) -> dict:
+    def metadata(self, shared: Shared) -> dict:
         kind = {"start": self.start, "objective": self.objective.__name__, "version": self.version}
         return {**kind, **_without_seed(self.settings(shared))}
 
@@ -130,7 +133,7 @@ class Baseline:
     version: int = 1
     seeded: bool = field(default=True, init=False)
 
-    def facts(self, shared: Shared) -> dict:
+    def metadata(self, shared: Shared) -> dict:
         return {"version": self.version, **_without_seed(BaselineConfig(**_known(BaselineConfig, shared)))}
 
     def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
@@ -149,7 +152,7 @@ class ClosedForm:
     version: int = 1
     seeded: bool = field(default=False, init=False)
 
-    def facts(self, shared: Shared) -> dict:
+    def metadata(self, shared: Shared) -> dict:
         return {"power": self.power, "eps": GeometryConfig().eps, "version": self.version}
 
     def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:

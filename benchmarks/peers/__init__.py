@@ -13,8 +13,8 @@ from benchmarks.peers.method import Method
 from benchmarks.peers.networks import QueueConfig, SymmetricConfig, TripletConfig
 from benchmarks.peers.ours import Plus
 from benchmarks.peers.trained import Trained
-from helpers import cca
-from helpers.config import BaselineConfig, BigJumpConfig, PlusConfig
+from helpers.models import cca
+from helpers.training.settings import BaselineConfig, BigJumpConfig, PlusConfig
 
 _ALL: tuple[Method, ...] = (
     ClosedForm("least_squares", solve_power, grid(eps=(EPS,), power=(1.0,))),

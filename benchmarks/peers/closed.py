@@ -1,4 +1,4 @@
-"""Peers without gradient steps: a grid of settings, solved exactly, the best on the inner split taken."""
+"""Peers without gradient steps: a grid of settings, solved exactly, the best on the fold taken."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from benchmarks.peers.method import SEARCH_SEED, Fitted
-from helpers import cca, geometry, metrics
-from helpers.config import GeometryConfig
-from helpers.objectives import TrainingData
+from helpers.data.training_data import TrainingData
+from helpers.data.vectors import normalise
+from helpers.evaluation import metrics
+from helpers.models import cca, geometry
+from helpers.models.geometry import GeometryConfig
 
 Setting = dict[str, float]
 EPS = GeometryConfig().eps
@@ -23,9 +25,9 @@ def grid(**values: tuple[float, ...]) -> tuple[Setting, ...]:
     return tuple(dict(zip(values, row, strict=True)) for row in itertools.product(*values.values()))
 
 
-def inner_mrr(fitted: Fitted, data: TrainingData) -> float:
-    """Full-gallery cosine MRR on the validation side of `data`."""
-    return float(np.mean(1 / metrics.ranks(fitted.predict(data.val_text), data.val_images, data.val_own)))
+def fold_mrr(fitted: Fitted, data: TrainingData) -> float:
+    """Full-gallery cosine MRR on the validation split of `data`."""
+    return float(np.mean(1 / metrics.ranks(fitted.predict(data.val_text), data.val_images, data.val_positive)))
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,18 @@ class ClosedForm:
     seeded: bool = False
     version: int = field(default=1, kw_only=True)
 
-    def facts(self) -> dict:
+    def metadata(self) -> dict:
         return {"grid": list(self.settings), "version": self.version}
 
     def tiny(self) -> ClosedForm:
         return self
 
-    def search(self, inner: TrainingData, train: TrainingData) -> dict:
-        solved = zip(self.settings, self.solve(inner, self.settings, SEARCH_SEED), strict=True)
-        tried = [(setting, inner_mrr(fitted, inner)) for setting, fitted in solved]
+    def search(self, fold_data: TrainingData, train: TrainingData) -> dict:
+        solved = zip(self.settings, self.solve(fold_data, self.settings, SEARCH_SEED), strict=True)
+        tried = [(setting, fold_mrr(fitted, fold_data)) for setting, fitted in solved]
         best, mrr = max(tried, key=lambda pair: pair[1])  # the first of equals
-        candidates = [{**setting, "inner_mrr": value} for setting, value in tried]
-        return {"setting": best, "inner_mrr": mrr, "candidates": candidates}
+        candidates = [{**setting, "fold_mrr": value} for setting, value in tried]
+        return {"setting": best, "fold_mrr": mrr, "candidates": candidates}
 
     def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
         return next(self.solve(data, (chosen["setting"],), seed))
@@ -87,18 +89,20 @@ def solve_asif(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> 
     into an image vector instead, since a translator must leave the gallery as it is. Text and unit images are centred.
     """
     mean = data.text.mean(0)
-    keys = metrics.normalise(data.text - mean)  # (N, dx)
-    images = metrics.normalise(data.images)
-    images = images - images[data.own].mean(0)
+    keys = normalise(data.text - mean)  # (N, dx)
+    images = normalise(data.images)
+    images = images - images[data.positive].mean(0)
 
     def predictor(setting: Setting) -> Callable[[torch.Tensor], torch.Tensor]:
         k = min(int(setting["neighbours"]), len(keys))
 
         def translate(block: torch.Tensor) -> torch.Tensor:
-            near, rows = (metrics.normalise(block - mean) @ keys.T).topk(k)  # (B, k)
+            near, rows = (normalise(block - mean) @ keys.T).topk(k)  # (B, k)
             weights = (near / setting["temperature"]).softmax(1)
             # One product with all images is faster than gathering (B, k, dy) of them.
-            of_image = weights.new_zeros(len(block), len(images)).scatter_add_(1, data.own[rows], weights)  # (B, M)
+            of_image = weights.new_zeros(len(block), len(images)).scatter_add_(
+                1, data.positive[rows], weights
+            )  # (B, M)
             return of_image @ images
 
         return lambda text: torch.cat([translate(block) for block in text.split(1024)])

@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.peers.closed import Setting
 from benchmarks.peers.method import Fitted
-from helpers import metrics
-from helpers.objectives import TrainingData
+from helpers.data.training_data import TrainingData
+from helpers.data.vectors import normalise
 
 BLOCK = 8192
 JITTER = 1e-4
@@ -30,7 +30,7 @@ class Features:
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(text), generator=generator)[:landmarks].to(text.device)
         self.mean, self.gamma = text.mean(0), gamma
-        self.landmarks = metrics.normalise(text[chosen] - self.mean)  # (L, dx)
+        self.landmarks = normalise(text[chosen] - self.mean)  # (L, dx)
         kernel = self._kernel(self.landmarks).double()
         kernel.diagonal().add_(JITTER)
         self.factor = torch.linalg.cholesky(kernel).float()  # (L, L)
@@ -40,7 +40,7 @@ class Features:
 
     def __call__(self, text: torch.Tensor) -> torch.Tensor:
         """(B, L) features of captions (B, dx)."""
-        kernel = self._kernel(metrics.normalise(text - self.mean))
+        kernel = self._kernel(normalise(text - self.mean))
         return torch.linalg.solve_triangular(self.factor, kernel.T, upper=False).T
 
 
@@ -54,7 +54,7 @@ def _moments(features: Features, data: TrainingData, images: torch.Tensor) -> tu
         z = features(data.text[rows])
         mean += z.sum(0)
         gram += z.T @ z
-        cross += z.T @ images[data.own[rows]]
+        cross += z.T @ images[data.positive[rows]]
     n = len(data.text)
     return mean / n, gram / n, cross / n
 
@@ -75,8 +75,8 @@ def solve_kernel_ridge(data: TrainingData, settings: tuple[Setting, ...], seed: 
     def kernel_of(setting: Setting) -> tuple[float, int]:
         return setting["gamma"], int(setting["landmarks"])
 
-    images = metrics.normalise(data.images)
-    images = images - images[data.own].mean(0)
+    images = normalise(data.images)
+    images = images - images[data.positive].mean(0)
     for (gamma, landmarks), of_kernel in itertools.groupby(settings, key=kernel_of):
         features = Features(data.text, gamma, landmarks, seed)
         mean, gram, cross = _moments(features, data, images)

@@ -1,4 +1,4 @@
-"""What a method is to the comparison: it chooses on an inner split, and fits once on all training images."""
+"""What a method is to the comparison: it chooses on an fold, and fits once on all training images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from helpers.objectives import TrainingData
+from helpers.data.training_data import TrainingData
 
 SEARCH_SEED = 0
 """Of every training that a choice is made from."""
@@ -33,19 +33,19 @@ class Method(Protocol):
     name: str
     seeded: bool
 
-    def facts(self) -> dict:
+    def metadata(self) -> dict:
         """Everything that determines a result beside data and seed, as JSON values; a change makes a new file."""
 
     def tiny(self) -> Method:
         """The same method at a size for tests."""
 
-    def search(self, inner: TrainingData, train: TrainingData) -> dict:
-        """Choose by the MRR on the inner validation side; what was chosen, as JSON values.
+    def search(self, fold_data: TrainingData, train: TrainingData) -> dict:
+        """Choose by the MRR on the inner validation split; what was chosen, as JSON values.
 
         Args:
             inner: the training images, split again.
-            train: all of them, for methods that make inner splits of their own.
+            train: all of them, for methods that make cross-validation folds of their own.
         """
 
     def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
-        """Fit on all training images as `chosen` says; the validation side of `data` is empty."""
+        """Fit on all training images as `chosen` says; the validation split of `data` is empty."""

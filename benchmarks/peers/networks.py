@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from benchmarks.peers import losses
-from helpers import geometry, metrics
-from helpers.config import BaselineConfig, BigJumpConfig, GeometryConfig, OptimiserConfig
-from helpers.models import MLP, Standardise, build_model
-from helpers.objectives import BigJumpObjective, CombinedObjective, Objective, TrainingData
-from helpers.queue import ImageQueue
+from helpers.data.training_data import TrainingData
+from helpers.data.vectors import normalise
+from helpers.models import geometry
+from helpers.models.geometry import GeometryConfig
+from helpers.models.networks import MLP, Standardise, build_model
+from helpers.training.objectives import BigJumpObjective, CombinedObjective, Objective
+from helpers.training.queue import ImageQueue
+from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,13 @@ class PeerObjective(Objective):
 
     def __init__(self, settings: PeerConfig, data: TrainingData) -> None:
         super().__init__(settings, data)
-        self.bank = metrics.normalise(data.images).to(self.dtype)  # (M, dy)
+        self.bank = normalise(data.images).to(self.dtype)  # (M, dy)
 
-    def terms(self, prediction: torch.Tensor, own: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"loss": self.loss(nn.functional.normalize(prediction.float(), dim=-1), own)}
+    def terms(self, prediction: torch.Tensor, positive: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": self.loss(nn.functional.normalize(prediction.float(), dim=-1), positive)}
 
-    def loss(self, z: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """Loss of unit predictions z (B, dy) of captions of the images `own` (B,)."""
+    def loss(self, z: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+        """Loss of unit predictions z (B, dy) of captions of the images `positive` (B,)."""
         raise NotImplementedError
 
 
@@ -74,15 +77,15 @@ class TripletObjective(PeerObjective):
 
     capturable = True
 
-    def loss(self, z: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        return losses.hardest_negative_triplet(z, self.bank[own], own, self.settings.margin)
+    def loss(self, z: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+        return losses.hardest_negative_triplet(z, self.bank[positive], positive, self.settings.margin)
 
 
 class SymmetricObjective(PeerObjective):
     """InfoNCE in both directions at a fixed temperature."""
 
-    def loss(self, z: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        return losses.symmetric_nce(z, self.bank, own, self.settings.temperature, self.dtype)
+    def loss(self, z: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+        return losses.symmetric_nce(z, self.bank, positive, self.settings.temperature, self.dtype)
 
 
 class QueueObjective(PeerObjective):
@@ -93,13 +96,13 @@ class QueueObjective(PeerObjective):
         self.temperature = temperature
         self.queue = ImageQueue(settings.queue_size, len(data.images), data.device)
 
-    def loss(self, z: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    def loss(self, z: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         temperature = self.temperature.clamp(min=self.settings.least_temperature)
         counts = self.queue.counts(self.queue.capacity)
-        return losses.queue_nce(z, self.bank, own, counts, temperature, self.dtype)
+        return losses.queue_nce(z, self.bank, positive, counts, temperature, self.dtype)
 
-    def end_step(self, own: torch.Tensor) -> None:
-        self.queue.push(own)
+    def end_step(self, positive: torch.Tensor) -> None:
+        self.queue.push(positive)
 
 
 class ResidualMLP(nn.Module):
@@ -136,7 +139,7 @@ def build_triplet(settings: TripletConfig, data: TrainingData) -> tuple[nn.Modul
 
 def build_residual(settings: SymmetricConfig, data: TrainingData) -> tuple[nn.Module, PeerObjective]:
     """A residual network with symmetric InfoNCE; a batch holds at most a quarter of the captions."""
-    settings = replace(settings, batch_size=min(settings.batch_size, max(2, len(data.own) // 4)))
+    settings = replace(settings, batch_size=min(settings.batch_size, max(2, len(data.positive) // 4)))
     return ResidualMLP(*_widths(data), settings.hidden, settings.dropout), SymmetricObjective(settings, data)
 
 
@@ -157,7 +160,7 @@ def baseline(name: str) -> Callable[[BaselineConfig, TrainingData], tuple[nn.Mod
 
 
 def build_bigjump(settings: BigJumpConfig, data: TrainingData) -> tuple[nn.Module, BigJumpObjective]:
-    """BigJump from the Procrustes map of its own training side."""
+    """BigJump from the Procrustes map of its own training split."""
     model = build_model("bigjump", *_widths(data), hidden=settings.hidden, dropout=settings.dropout)
     statistics = geometry.pair_statistics(*data.pairs)
     affine = geometry.fit_cross_space(statistics, GeometryConfig().eps).affine()

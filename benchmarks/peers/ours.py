@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from benchmarks.peers.method import SEARCH_SEED, Fitted
 from benchmarks.peers.trained import fitted
-from helpers import plus, plus_search
-from helpers.config import PlusConfig, as_dict
-from helpers.objectives import TrainingData
+from helpers.data.training_data import TrainingData
+from helpers.system.settings import as_dict
+from helpers.training import plus, plus_search
+from helpers.training.settings import PlusConfig
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Plus:
     version: int = field(default=plus.VERSION, kw_only=True)
     seeded: bool = field(default=True, init=False)
 
-    def facts(self) -> dict:
+    def metadata(self) -> dict:
         return {"version": self.version, **as_dict(self.settings)}
 
     def tiny(self) -> Plus:
         return replace(self, settings=replace(self.settings, epochs=1, hidden=16, members=2))
 
-    def search(self, inner: TrainingData, train: TrainingData) -> dict:
+    def search(self, fold_data: TrainingData, train: TrainingData) -> dict:
         """The recipe splits the training images itself, as often as their number asks for."""
         return vars(plus_search.search(train, replace(self.settings, seed=SEARCH_SEED)))
 
@@ -40,6 +41,10 @@ class Plus:
         choice = plus.Choice(**chosen)
         model = plus.build_chosen(data, settings, choice)
         # The history of the training wants something to validate on; the recipe does not look at it.
-        shown = {"val_text": data.text[:1], "val_images": data.images[data.own[:1]], "val_own": data.own[:1] * 0}
+        shown = {
+            "val_text": data.text[:1],
+            "val_images": data.images[data.positive[:1]],
+            "val_positive": data.positive[:1] * 0,
+        }
         plus.train_plus(model, replace(data, **shown), settings, choice)
         return fitted(model)

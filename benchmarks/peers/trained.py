@@ -1,4 +1,4 @@
-"""Methods that are trained: learning rate and epochs from an inner split, then one training of that length."""
+"""Methods that are trained: learning rate and epochs from an fold, then one training of that length."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.peers.method import SEARCH_SEED, Fitted
-from helpers import efficiency
-from helpers.config import OptimiserConfig, as_dict
-from helpers.models import fit_standardisation
-from helpers.objectives import TrainingData
-from helpers.reproducibility import seed_all
-from helpers.training import (
+from helpers.data.training_data import TrainingData
+from helpers.evaluation import cost
+from helpers.models.networks import fit_standardisation
+from helpers.system.devices import seed_all
+from helpers.system.settings import as_dict
+from helpers.training.loop import (
     epoch_order,
     learning_rate_factor,
     make_optimiser,
@@ -25,6 +25,7 @@ from helpers.training import (
     run_epoch,
     validation_mrr,
 )
+from helpers.training.settings import OptimiserConfig
 
 Build = Callable[[OptimiserConfig, TrainingData], tuple[nn.Module, object]]
 
@@ -54,7 +55,7 @@ class Trained:
     version: int = field(default=1, kw_only=True)
     seeded: bool = field(default=True, init=False)
 
-    def facts(self) -> dict:
+    def metadata(self) -> dict:
         names = {"schedule": self.schedule.__name__, "settings_of": type(self.settings).__name__}
         return {**names, "rate_factors": list(self.rate_factors), "version": self.version, **as_dict(self.settings)}
 
@@ -73,36 +74,38 @@ class Trained:
         settings, model = objective.settings, model.to(data.device)
         fit_standardisation(model, data.text)
         optimiser = make_optimiser(model, settings)
-        steps = math.ceil(len(data.own) / settings.batch_size)
+        steps = math.ceil(len(data.positive) / settings.batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self.schedule(step, steps, settings))
-        rng, own = np.random.default_rng(seed), data.own.cpu().numpy()
+        rng, positive = np.random.default_rng(seed), data.positive.cpu().numpy()
         for epoch in range(1, settings.epochs + 1):
             model.train()
             micro_unfreeze(model, settings, epoch, history[: epoch - 1])
             objective.start_epoch(epoch)
-            order = torch.from_numpy(epoch_order(own, settings.captions_per_image, rng)).to(data.device)
+            order = torch.from_numpy(epoch_order(positive, settings.captions_per_image, rng)).to(data.device)
             with tqdm(disable=True) as bar:
                 run_epoch(model, objective, optimiser, schedule, order, bar)
             yield model
 
-    def search(self, inner: TrainingData, train: TrainingData) -> dict:
-        candidates = [self._search_rate(inner, factor * self.settings.learning_rate) for factor in self.rate_factors]
-        best = max(candidates, key=lambda tried: tried["inner_mrr"])  # the first of equals
+    def search(self, fold_data: TrainingData, train: TrainingData) -> dict:
+        candidates = [
+            self._search_rate(fold_data, factor * self.settings.learning_rate) for factor in self.rate_factors
+        ]
+        best = max(candidates, key=lambda tried: tried["fold_mrr"])  # the first of equals
         if not best["epochs"]:
             raise FloatingPointError(f"{self.name}: no learning rate gave a finite model; lower them.")
         return {**best, "candidates": candidates}
 
-    def _search_rate(self, inner: TrainingData, rate: float) -> dict:
+    def _search_rate(self, fold_data: TrainingData, rate: float) -> dict:
         """Train until the inner MRR no longer rises; facts of the best epoch, which is 0 where none was finite."""
         history: list[dict] = []
-        best = {"learning_rate": rate, "epochs": 0, "inner_mrr": 0.0}
-        for model in self.epochs(inner, rate, SEARCH_SEED, history):
-            mrr, epoch = validation_mrr(model, inner), len(history) + 1
+        best = {"learning_rate": rate, "epochs": 0, "fold_mrr": 0.0}
+        for model in self.epochs(fold_data, rate, SEARCH_SEED, history):
+            mrr, epoch = validation_mrr(model, fold_data), len(history) + 1
             if math.isnan(mrr):  # diverged: what came before counts
                 break
             history.append({"epoch": epoch, "mrr": mrr})
-            if mrr > best["inner_mrr"]:
-                best |= {"epochs": epoch, "inner_mrr": mrr}
+            if mrr > best["fold_mrr"]:
+                best |= {"epochs": epoch, "fold_mrr": mrr}
             elif epoch - best["epochs"] >= patience(self.settings.epochs):
                 break
         return {**best, "history": history}
@@ -124,4 +127,4 @@ def fitted(model: nn.Module) -> Fitted:
     def predict(text: torch.Tensor) -> torch.Tensor:
         return torch.cat([model(block).float() for block in text.split(8192)])
 
-    return Fitted(predict, efficiency.count_parameters(model))
+    return Fitted(predict, cost.count_parameters(model))

@@ -1,0 +1,174 @@
+"""Caption files: one line a caption, split once, and matched to images by name.
+
+A caption file looks like CSV and is not: captions hold stray quotes and commas, so no CSV reader may touch it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from helpers.errors import DataError, first_five
+
+_SEPARATOR = re.compile(r"[|,\t]")
+_NUMBER = re.compile(r"#\d+$")  # of a caption among those of its image, as some caption files have it: a.jpg#0
+_UNMATCHED, _AMBIGUOUS = -1, -2
+
+
+def parse_captions(path: str | Path) -> list[tuple[str, str]]:
+    """Split every line of a captions file once, at its first `|`, `,` or tab. Quotes mean nothing.
+
+    Args:
+        path: UTF-8 text, one caption a line; a byte order mark, CRLF and a header line are allowed.
+
+    Returns:
+        (image name or id, caption) per line; the first field without surrounding blanks, the caption untouched.
+
+    Raises:
+        DataError: the file is missing or not UTF-8, holds no caption, or lines are empty, have no separator, no
+            first field or no text; the message gives the count and the first five line numbers, counted from 1.
+    """
+    path = Path(path).expanduser().absolute()
+    # Only "\n" ends a line: str.splitlines would also cut captions at U+2028, \x0b, \x1c and others.
+    lines = [line.removesuffix("\r") for line in _read_text(path).split("\n")]
+    if lines[-1] == "":
+        lines.pop()
+    fields = [_SEPARATOR.split(line, maxsplit=1) for line in lines]
+    first = 1 if fields and _is_header(fields[0]) else 0
+    problems: dict[str, list[int]] = {}
+    rows = []
+    for number, parts in enumerate(fields[first:], start=first + 1):
+        problem = _line_problem(parts)
+        if problem:
+            problems.setdefault(problem, []).append(number)
+        else:
+            rows.append((parts[0].strip(), parts[1]))
+    if problems:
+        found = "; ".join(f"{len(at)} line(s) {kind}: {first_five(at)}" for kind, at in problems.items())
+        raise DataError(f"{path}: {found} (line numbers count from 1). Each line must be 'image,caption'.")
+    if not rows:
+        raise DataError(f"{path}: holds no caption. One line 'image,caption' a caption is needed.")
+    return rows
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a captions file.
+
+    Raises:
+        DataError: the file is missing or unreadable.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). A captions file is needed.") from error
+
+
+def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) -> np.ndarray:
+    """Find the image of each caption by its name: in full, else without folders, else also without extension.
+
+    Both sides are shortened alike, case is kept, and a key is settled at the first level at which it is found.
+
+    Args:
+        keys: N first fields of caption lines.
+        image_names: M names.
+        where: the file that an error names.
+
+    Returns:
+        (N,) int64 rows of `image_names`.
+
+    Raises:
+        DataError: keys match no image, or several, or keys of several files one image (`a/1.jpg` and `b/1.jpg`, where
+            only one of them was embedded); with the count and the first five, rows counted from 0.
+    """
+    settled: dict[str, int] = {}
+    pending = set(keys)
+    verbatim = not pending.isdisjoint(image_names)
+    for shorten in (str, _base_name, _stem):
+        rows: dict[str, int] = {}
+        for row, name in enumerate(image_names):
+            short = shorten(name)
+            rows[short] = _AMBIGUOUS if short in rows else row
+        settled.update((key, rows[shorten(key)]) for key in pending if shorten(key) in rows)
+        pending.difference_update(settled)
+        if not pending:
+            break
+    _report_joined(settled, image_names if verbatim else None, where)
+    targets = np.fromiter((settled.get(key, _UNMATCHED) for key in keys), np.int64, len(keys))
+    _report_captions(targets, _UNMATCHED, "name an image that images/names does not hold", keys, where)
+    _report_captions(targets, _AMBIGUOUS, "fit several images", keys, where)
+    return targets
+
+
+def _report_joined(settled: dict[str, int], image_names: Sequence[str] | None, where: str) -> None:
+    """Raise where shortening has given one image the captions of several files.
+
+    Args:
+        image_names: where some keys are names in full: then another file than the image's own is another image.
+    """
+    keys_of: dict[int, set[str]] = {}
+    for key, row in settled.items():
+        if row != _AMBIGUOUS:
+            keys_of.setdefault(row, set() if image_names is None else {image_names[row]}).add(key)
+    if joined := sorted(sorted(keys) for keys in keys_of.values() if _differ(keys)):
+        cases = first_five(" and ".join(map(repr, keys)) for keys in joined)
+        raise DataError(
+            f"{where}: {len(joined)} image(s) would take the captions of several names: {cases}. Write the names as "
+            "they stand in images/names."
+        )
+
+
+def _differ(keys: set[str]) -> bool:
+    """Whether keys with one stem name more than one file.
+
+    `1`, `1.jpg`, `1.jpg#0`, `Images/1.jpg` and `data/Images/1.jpg` may all be the same.
+    """
+    plain = [_NUMBER.sub("", key.replace("\\", "/")) for key in keys]
+    longest = max((key.rpartition("/")[0] for key in plain), key=len)
+    folders = (key.rpartition("/")[0] for key in plain)
+    endings = {_base_name(key).removeprefix(_stem(key)) for key in plain} - {""}
+    return len(endings) > 1 or not all(f"/{longest}/".endswith(f"/{folder}/") for folder in folders if folder)
+
+
+def _base_name(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    base = _base_name(name)
+    return base.rpartition(".")[0] or base
+
+
+def _report_captions(targets: np.ndarray, value: int, problem: str, keys: Sequence[str], where: str) -> None:
+    rows = np.flatnonzero(targets == value)
+    if len(rows):
+        cases = first_five(f"row {row} {keys[row]!r}" for row in rows)
+        raise DataError(
+            f"{where}: {len(rows)} caption(s) {problem}: {cases} (rows count from 0). Write the names as they stand "
+            "in images/names."
+        )
+
+
+def _read_text(path: Path) -> str:
+    raw = read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+
+
+def _is_header(parts: list[str]) -> bool:
+    names = [part.strip().lower() for part in parts]
+    return names in (["image", "caption"], ["id", "caption"])
+
+
+def _line_problem(parts: list[str]) -> str | None:
+    if len(parts) == 1:
+        return "without a separator" if parts[0].strip() else "empty"
+    if not parts[0].strip():
+        return "without an image name or id"
+    return None if parts[1].strip() else "without caption text"

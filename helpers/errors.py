@@ -1,0 +1,47 @@
+"""Every error that a user of this package can meet, and how a message shows its cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+
+class ConfigError(ValueError):
+    """A setting is outside its range, or a name is unknown."""
+
+
+class DataError(ValueError):
+    """An input file is not what it must be; the message names the file, the key, the count and the remedy."""
+
+
+class SplitError(ValueError):
+    """A split that cannot be made, or that leaks."""
+
+
+class SubmissionError(DataError):
+    """Embeddings that cannot be submitted, or a file that is no submission."""
+
+
+class CheckpointError(ValueError):
+    """A stored model is missing, damaged, or of another architecture."""
+
+
+class RunInUseError(RuntimeError):
+    """Another process works in the run's folder, or trains the same model of it."""
+
+
+class NotebookError(RuntimeError):
+    """A notebook of the series failed; the message names it and the cell."""
+
+
+def first_five(cases: Iterable[object]) -> str:
+    """`a, b, c, d, e, ...`: the cases that an error message shows."""
+    shown = list(islice(cases, 6))
+    return ", ".join(_shorten(str(case)) for case in shown[:5]) + (", ..." if len(shown) > 5 else "")
+
+
+def _shorten(case: str) -> str:
+    return case if len(case) <= _SHOWN else f"{case[:_SHOWN]}... ({len(case)} characters)"
+
+
+_SHOWN = 80  # characters of a case that an error message shows

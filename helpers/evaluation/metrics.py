@@ -1,0 +1,221 @@
+"""Ranks and what is computed from them.
+
+Primary protocol: every caption against the gallery of all validation images, by cosine. The challenge's own
+protocol (galleries of 100, dot product) is kept apart, since its numbers are far higher for the same model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from helpers.data.vectors import GALLERY_BLOCK, GalleryStatistics, normalise, rows, unit_rows
+from helpers.system.devices import COLUMN_MULTIPLE, one_blas_thread
+
+QUERY_BLOCK = 2048
+"""Queries scored at a time, against `GALLERY_BLOCK` images (64 MB): the memory of ranking does not depend on sizes."""
+
+
+def _copies_of_targets(group: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Every (query, gallery row) pair in which the row is the query's own item or a copy of it, sorted by row.
+
+    Args:
+        group: (M,) of each gallery row. targets: (N,).
+
+    Returns:
+        Queries and rows of the P pairs, (P,) each, and the number of copies of each query's item, (N,).
+    """
+    members = np.argsort(group, kind="stable")  # gallery rows, group by group
+    sizes = np.bincount(group)
+    first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    copies = sizes[group[targets]]  # (N,)
+    queries = np.repeat(np.arange(len(targets)), copies)
+    within = np.arange(len(queries)) - np.repeat(np.cumsum(copies) - copies, copies)
+    rows = members[first[group[targets]][queries] + within]
+    order = np.argsort(rows, kind="stable")
+    return queries[order], rows[order], copies
+
+
+def _count_ahead(scores: torch.Tensor, positive: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(Q,) how many of the scores (Q, C) beat `positive` (Q, 1), ties counting half, without the cells (rows, columns).
+
+    NaN where a score of the row is not finite. Changes `scores`.
+    """
+    # A NaN or Inf anywhere in a row makes its sum non-finite.
+    finite = scores.sum(1).isfinite() & positive[:, 0].isfinite()
+    scores[torch.from_numpy(rows).to(scores.device), torch.from_numpy(columns).to(scores.device)] = -torch.inf
+    ahead = (scores > positive).sum(1) + 0.5 * (scores == positive).sum(1)
+    return torch.where(finite, ahead, torch.nan).cpu().double().numpy()
+
+
+def _positive_scores(
+    predictions: torch.Tensor, targets: np.ndarray, prepare: Callable, vectors: Callable
+) -> torch.Tensor:
+    """(N,) score of each prediction with its own gallery item, row by row: from a product it would depend on places."""
+    scores = predictions.new_zeros(len(predictions), dtype=torch.float32)
+    for lo in range(0, len(predictions), QUERY_BLOCK):
+        part = slice(lo, lo + QUERY_BLOCK)
+        scores[part] = (prepare(predictions[part]) * vectors(targets[part], predictions.device)).sum(1)
+    return scores
+
+
+def ranks(
+    predictions: torch.Tensor,
+    gallery: torch.Tensor | np.ndarray,
+    targets: torch.Tensor,
+    *,
+    cosine: bool = True,
+    offsets: torch.Tensor | None = None,
+    metadata: GalleryStatistics | None = None,
+) -> np.ndarray:
+    """Rank of each prediction's own gallery item: 1 + number scoring higher + half of the others scoring equal.
+
+    Counted in blocks of queries and gallery rows rather than sorted: it costs one matrix product, bounded memory and
+    one pass over the gallery, which may be a memory map larger than memory. A matrix product may round equal columns
+    differently depending on their position, so copies of a query's own item are counted as equal by their values,
+    never by their scores.
+
+    Args:
+        predictions: (N, d) translated captions.
+        gallery: (M, d) images; a tensor, an array or a memory map.
+        targets: (N,) gallery row of each prediction.
+        cosine: normalise both sides; otherwise the plain dot product.
+        offsets: (M,) subtracted from every score of a gallery item, such as `hubness.popularity`.
+        metadata: of the gallery, where they are known.
+
+    Returns:
+        (N,) float64, from 1 to M; halves stand for ties.
+
+    Raises:
+        ValueError: a NaN or Inf among the scores (sorting would place it first or last in silence).
+    """
+    device = predictions.device
+    on_host = np.asarray(torch.as_tensor(targets).cpu(), dtype=np.int64)
+    metadata = GalleryStatistics.of(gallery) if metadata is None else metadata
+    prepare, vectors = torch.Tensor.float, partial(rows, gallery)
+    if cosine:
+        prepare, vectors = normalise, partial(unit_rows, gallery, less=metadata.common)
+    pair_query, pair_row, copies = _copies_of_targets(metadata.group, on_host)
+    positive_score = _positive_scores(predictions, on_host, prepare, vectors)
+    if offsets is not None:
+        positive_score -= offsets.to(device)[torch.from_numpy(on_host).to(device)]
+    result = 1 + 0.5 * (copies - 1.0)
+    for left in range(0, len(gallery), GALLERY_BLOCK):
+        block = vectors(slice(left, left + GALLERY_BLOCK), device)  # (C, d)
+        width = len(block)
+        if width % COLUMN_MULTIPLE:
+            block = torch.nn.functional.pad(block, (0, 0, 0, -width % COLUMN_MULTIPLE))  # with rows of zeros
+        block = block.T  # (d, C)
+        of_block = slice(*np.searchsorted(pair_row, [left, left + GALLERY_BLOCK]))
+        queries, columns = pair_query[of_block], pair_row[of_block] - left
+        for lo in range(0, len(predictions), QUERY_BLOCK):
+            part = slice(lo, lo + QUERY_BLOCK)
+            scores = (prepare(predictions[part]) @ block)[:, :width]  # (Q, C)
+            if offsets is not None:
+                scores -= offsets[left : left + GALLERY_BLOCK].to(device)
+            here = (queries >= lo) & (queries < lo + QUERY_BLOCK)
+            result[part] += _count_ahead(scores, positive_score[part, None], queries[here] - lo, columns[here])
+    bad = np.flatnonzero(np.isnan(result))
+    if len(bad):
+        raise ValueError(f"{len(bad)} of {len(result)} queries have NaN or Inf scores, first: {bad[:5].tolist()}.")
+    return result
+
+
+def summarise(rank: np.ndarray) -> dict[str, float]:
+    """MRR, recall at 1, 5, 10, NDCG (one relevant item: 1 / log2(1 + rank)), median and 75th percentile rank."""
+    return {
+        "mrr": float(np.mean(1 / rank)),
+        **{f"recall_at_{k}": float(np.mean(rank <= k)) for k in (1, 5, 10)},
+        "ndcg": float(np.mean(1 / np.log2(1 + rank))),
+        "median_rank": float(np.median(rank)),
+        "p75_rank": float(np.percentile(rank, 75)),
+    }
+
+
+def chance_ranks(n_queries: int, gallery_size: int, seed: int = 0) -> np.ndarray:
+    """(n_queries,) ranks of a model that knows nothing: uniform on 1 to `gallery_size`, evenly dealt, shuffled."""
+    dealt = 1 + np.floor((np.arange(n_queries) + 0.5) * gallery_size / n_queries)
+    return np.random.default_rng(seed).permutation(dealt)
+
+
+@one_blas_thread()
+def resampled_means(values: np.ndarray, groups: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """(samples,) means of `values` under resampling of whole groups with replacement."""
+    _, index = np.unique(groups, return_inverse=True)
+    totals, sizes = np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
+    n = len(totals)
+    rng = np.random.default_rng(seed)
+    means = np.empty(samples)
+    per_block = max(1, 4_000_000 // n)
+    for lo in range(0, samples, per_block):
+        drawn = rng.multinomial(n, np.full(n, 1 / n), size=min(per_block, samples - lo)).astype(np.float64)
+        means[lo : lo + len(drawn)] = (drawn @ totals) / (drawn @ sizes)
+    return means
+
+
+def bootstrap_interval(
+    values: np.ndarray, groups: np.ndarray, *, samples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` (N,) by resampling `groups` (N,).
+
+    The groups are images: captions of one image succeed and fail together, so resampling captions would give an
+    interval that is too narrow.
+    """
+    means = resampled_means(values, groups, samples, seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mean_by_image(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Mean of `values` (N,) over the captions of each image that has any, in the order of `groups` (N,)."""
+    _, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    return np.bincount(place, weights=values) / counts
+
+
+def paired_difference(
+    rank_a: np.ndarray, rank_b: np.ndarray, groups: np.ndarray, *, samples: int = 2000, seed: int = 0
+) -> dict[str, float]:
+    """MRR of a minus MRR of b on the same queries, with its 95 % interval by bootstrap over images."""
+    difference = 1 / rank_a - 1 / rank_b
+    low, high = bootstrap_interval(difference, groups, samples=samples, seed=seed)
+    return {"difference": float(difference.mean()), "low": low, "high": high}
+
+
+def challenge_mrr(
+    predictions: np.ndarray,
+    gallery: np.ndarray,
+    targets: np.ndarray,
+    *,
+    gallery_size: int = 100,
+    rounds: int = 20,
+    seed: int = 0,
+) -> float:
+    """MRR by the challenge's own protocol: galleries of 100 distinct images, dot product, last rank counts 0.
+
+    Each round draws one caption of every image and deals the images into galleries; a remainder that does not fill
+    one is left out of that round. With fewer images than `gallery_size` there is one gallery of all of them, and
+    the number is no longer comparable to the leaderboard's.
+
+    Args:
+        predictions: (N, d), not normalised. gallery: (M, d), not normalised. targets: (N,) gallery rows.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.argsort(targets, kind="stable")
+    images, starts, counts = np.unique(targets[order], return_index=True, return_counts=True)
+    size = min(gallery_size, len(images))
+    reciprocal = []
+    for _ in range(rounds):
+        caption = order[starts + rng.integers(0, counts)]  # one caption of each image
+        dealt = rng.permutation(len(images))[: len(images) // size * size].reshape(-1, size)
+        for hand in dealt:
+            rank = ranks(
+                torch.from_numpy(np.asarray(predictions[caption[hand]])),
+                torch.from_numpy(np.asarray(gallery[images[hand]])),
+                torch.arange(size),
+                cosine=False,
+            )
+            reciprocal.append(np.where(rank >= size, 0.0, 1 / rank) if size > 1 else 1 / rank)
+    return float(np.mean(np.concatenate(reciprocal)))

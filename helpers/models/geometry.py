@@ -1,0 +1,320 @@
+"""Closed-form maps between two embedding spaces, fitted in float64 from sufficient statistics.
+
+Notation: x in R^dx (text), y in R^dy (images), rows are samples. C_x and C_y are covariances, W = C^{-1/2} whitens.
+M = W_x C_xy W_y = U S V' (thin). The family of maps
+
+    A_p = C_y^{1/2} V S^p U' C_x^{-1/2},    b_p = mu_y - A_p mu_x
+
+holds both classics: p = 0 is whiten - Procrustes - recolour, p = 1 is least squares (ridge, since eps > 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import torch
+
+from helpers.system.devices import one_blas_thread
+from helpers.system.settings import require, require_positive, require_types
+
+BLOCK_ROWS = 4096
+RANK_TOLERANCE = float(np.finfo(np.float32).eps)
+"""Canonical correlations below this share of the first are rounding of the vectors, which come in float32 at best."""
+
+
+@dataclass(frozen=True)
+class GeometryConfig:
+    """Closed-form maps.
+
+    Attributes:
+        eps: ridge added to both covariances, relative to the mean eigenvalue of each.
+        fit_on: `captions` (one pair a caption) or `caption_means` (one pair an image, its captions averaged).
+    """
+
+    eps: float = 1e-2
+    fit_on: str = "captions"
+
+    def __post_init__(self) -> None:
+        require_types(self)
+        require_positive(self, "eps")
+        allowed = ("captions", "caption_means")
+        require(self.fit_on in allowed, f"fit_on = {self.fit_on!r}: choose one of {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class PairStatistics:
+    """Means and covariances of paired samples; all that a closed-form map depends on.
+
+    Attributes:
+        n: number of pairs.
+        mean_x, mean_y: (dx,), (dy,) float64.
+        cov_x, cov_y, cov_xy: (dx, dx), (dy, dy), (dx, dy) float64, divided by n.
+    """
+
+    n: int
+    mean_x: np.ndarray
+    mean_y: np.ndarray
+    cov_x: np.ndarray
+    cov_y: np.ndarray
+    cov_xy: np.ndarray
+
+
+def _add_products(totals: list[np.ndarray], pairs: tuple, pool: ThreadPoolExecutor) -> None:
+    """totals[i] += left' right for each (left, right), side by side; NumPy does half the work where they are one."""
+    for total, product in zip(totals, pool.map(lambda pair: pair[0].T @ pair[1], pairs), strict=True):
+        total += product
+
+
+@one_blas_thread()
+def pair_statistics(
+    text: np.ndarray,
+    images: np.ndarray,
+    targets: np.ndarray,
+    fit_on: str = "captions",
+    captions: np.ndarray | None = None,
+) -> PairStatistics:
+    """Sufficient statistics of (caption, image) pairs in one pass over the captions, in blocks.
+
+    Captions of one image share its vector, so C_xy needs one outer product an image (the sum of its captions times
+    the image) and C_y one an image, weighted by its number of captions: exact, and a fifth of the work at five
+    captions an image. Rows are shifted by the first image's pair before they are summed, which keeps the
+    subtraction of the means from cancelling when a large common offset is present. The three products of a block run
+    side by side, each on one thread, so that cores are used and the bits do not depend on their number.
+
+    Args:
+        text: (N, dx) caption embeddings; a memory map is read block by block.
+        images: (M, dy) image embeddings.
+        targets: (N,) row of `images` that each caption describes.
+        fit_on: `captions` weighs every caption alike; `caption_means` first averages the captions of an image.
+        captions: rows of `text` to use, such as a training split; all where None. Nothing is copied for it.
+
+    Returns:
+        The statistics in float64. Images that no caption names are left out.
+
+    Raises:
+        ValueError: fewer than two images with captions.
+    """
+    order = np.arange(len(targets)) if captions is None else captions
+    order = order[np.argsort(targets[order], kind="stable")]
+    image_ids, starts, counts = np.unique(targets[order], return_index=True, return_counts=True)
+    if len(image_ids) < 2:
+        raise ValueError(f"{len(image_ids)} image(s) with captions: a covariance needs at least two.")
+    dx, dy = text.shape[1], images.shape[1]
+    shift_x = np.asarray(text[order[0]], dtype=np.float64)
+    shift_y = np.asarray(images[image_ids[0]], dtype=np.float64)
+    grams, sum_x, sum_y = [np.zeros((dx, dx)), np.zeros((dy, dy)), np.zeros((dx, dy))], np.zeros(dx), np.zeros(dy)
+    per_block = max(1, int(BLOCK_ROWS / counts.mean()))
+    with ThreadPoolExecutor(min(len(grams), torch.get_num_threads())) as pool:
+        for lo in range(0, len(image_ids), per_block):
+            hi = min(lo + per_block, len(image_ids))
+            first, last = starts[lo], starts[hi - 1] + counts[hi - 1]
+            x = text[order[first:last]].astype(np.float64) - shift_x  # (captions of the block, dx)
+            y = images[image_ids[lo:hi]].astype(np.float64) - shift_y  # (images of the block, dy)
+            x_per_image = np.add.reduceat(x, starts[lo:hi] - first, axis=0)  # (images of the block, dx)
+            weight = counts[lo:hi, None].astype(np.float64)
+            if fit_on == "caption_means":
+                x = x_per_image = x_per_image / weight
+                weight = np.ones_like(weight)
+            scaled = y * np.sqrt(weight)
+            _add_products(grams, ((x, x), (scaled, scaled), (x_per_image, y)), pool)
+            sum_x += x.sum(0)
+            sum_y += (y * weight).sum(0)
+    n = len(image_ids) if fit_on == "caption_means" else len(order)
+    mean_x, mean_y = sum_x / n, sum_y / n  # of the shifted rows
+    return PairStatistics(
+        n=n,
+        mean_x=mean_x + shift_x,
+        mean_y=mean_y + shift_y,
+        cov_x=grams[0] / n - np.outer(mean_x, mean_x),
+        cov_y=grams[1] / n - np.outer(mean_y, mean_y),
+        cov_xy=grams[2] / n - np.outer(mean_x, mean_y),
+    )
+
+
+@one_blas_thread()
+def covariance(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and covariance (d, d) of `rows` (n, d), in float64, divided by n; read in blocks."""
+    mean = np.mean(rows, axis=0, dtype=np.float64)
+    total = np.zeros((rows.shape[1], rows.shape[1]))
+    for lo in range(0, len(rows), BLOCK_ROWS):
+        centred = rows[lo : lo + BLOCK_ROWS] - mean
+        total += centred.T @ centred
+    return mean, total / len(rows)
+
+
+@one_blas_thread()
+def spectrum(cov: np.ndarray) -> np.ndarray:
+    """Eigenvalues of a covariance, largest first; rounding below zero is clipped."""
+    return np.clip(scipy.linalg.eigvalsh(cov)[::-1], 0.0, None)
+
+
+@one_blas_thread()
+def principal_basis(rows: np.ndarray, share: float, multiple: int = 1) -> np.ndarray:
+    """Orthonormal basis (d, r), float64, of the largest principal directions of `rows` (n, d) and of their mean.
+
+    Args:
+        share: of the variance about the mean that the directions hold, at least; 1 keeps all that have any.
+        multiple: of which r is, where there are as many directions and the mean adds one.
+
+    Raises:
+        ValueError: all rows are the same vector.
+    """
+    mean, cov = covariance(rows)
+    values, vectors = scipy.linalg.eigh(cov)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    if not values[0] > 0:
+        raise ValueError("The covariance is zero: all embeddings are the same vector.")
+    values = np.where(values > RANK_TOLERANCE * values[0], values, 0.0)
+    held = values.cumsum() / values.sum()
+    r = int(np.searchsorted(held, share)) + 1
+    r = min(r + -(r + 1) % multiple, np.count_nonzero(values))  # one more is the mean's
+    basis = vectors[:, :r].copy()  # a single column of the reversed view counts as contiguous, and torch refuses it
+    rest = mean - basis @ (basis.T @ mean)
+    rest -= basis @ (basis.T @ rest)  # once more: what rounding left of the basis in a small rest
+    if np.linalg.norm(rest) <= RANK_TOLERANCE * np.sqrt(mean @ mean + values.sum()):
+        return basis
+    return np.column_stack([basis, rest / np.linalg.norm(rest)])
+
+
+def effective_rank(eigenvalues: np.ndarray) -> float:
+    """exp of the entropy of the normalised spectrum (Roy and Vetterli, 2007): 1 for one direction, d for isotropy."""
+    share = eigenvalues / eigenvalues.sum()
+    share = share[share > 0]
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def mean_share(mean: np.ndarray, cov: np.ndarray) -> float:
+    """|mean|^2 over E|x|^2: the share of the energy that all vectors have in common (anisotropy), from 0 to 1."""
+    energy = float(mean @ mean)
+    return energy / (energy + float(np.trace(cov)))
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Symmetric square root and inverse root of C + eps tr(C)/d I (each (d, d), float64)."""
+
+    root: np.ndarray
+    inverse_root: np.ndarray
+
+
+def whitening(cov: np.ndarray, eps: float) -> Whitening:
+    """Whitening (ZCA) of a covariance, regularised relative to its mean eigenvalue.
+
+    Args:
+        cov: (d, d) covariance.
+        eps: ridge in units of the mean eigenvalue, so that it means the same at every scale of the data.
+
+    Raises:
+        ValueError: the covariance is zero (all rows alike), so there is nothing to whiten.
+    """
+    return _whitening(*scipy.linalg.eigh(cov), eps)
+
+
+def _whitening(values: np.ndarray, vectors: np.ndarray, eps: float) -> Whitening:
+    """`whitening` of the covariance with these eigenvalues (d,) and eigenvectors (d, d, columns)."""
+    values = _ridged(values, eps)
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    inverse_root = (vectors / np.sqrt(values)) @ vectors.T
+    return Whitening(root, inverse_root)
+
+
+def _ridged(values: np.ndarray, eps: float) -> np.ndarray:
+    """Eigenvalues (d,) of C + eps tr(C)/d I, from those of C."""
+    mean_eigenvalue = values.mean()
+    if not mean_eigenvalue > 0:
+        raise ValueError("The covariance is zero: all embeddings are the same vector.")
+    return np.clip(values, 0.0, None) + eps * mean_eigenvalue
+
+
+@one_blas_thread()
+def partial_whitening(cov: np.ndarray, eps: float, power: float) -> np.ndarray:
+    """(C + eps tr(C)/d I)^(-power/2), (d, d) float64: 1 whitens, less leaves large directions somewhat larger.
+
+    Raises:
+        ValueError: the covariance is zero.
+    """
+    values, vectors = scipy.linalg.eigh(cov)
+    return (vectors * _ridged(values, eps) ** (-power / 2)) @ vectors.T
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """y^ = A x + b, with `matrix` A (dy, dx) and `bias` b (dy,), float64."""
+
+    matrix: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Map rows x (N, dx) to (N, dy) float32."""
+        return x.astype(np.float32) @ self.matrix.T.astype(np.float32) + self.bias.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CrossSpace:
+    """The whitened cross-covariance of two spaces, decomposed once; every map of the family is cheap from here.
+
+    Attributes:
+        statistics: what it was fitted on.
+        white_x, white_y: the two whitenings.
+        left: U (dx, k). right: V (dy, k). correlations: S (k,), the canonical correlations; k = min(dx, dy).
+    """
+
+    statistics: PairStatistics
+    white_x: Whitening
+    white_y: Whitening
+    left: np.ndarray
+    right: np.ndarray
+    correlations: np.ndarray
+
+    def rotation(self, power: float = 0.0) -> np.ndarray:
+        """R_p = V S^p U', (dy, dx); orthonormal columns (or rows, where dy < dx) at p = 0, with enough pairs."""
+        return (self.right * self.weights(power)) @ self.left.T
+
+    def weights(self, power: float) -> np.ndarray:
+        """S^p (k,), and 0 where there is no correlation: some directions have none where images are fewer than
+        dimensions, or lie in a subspace.
+
+        The singular vectors of such directions are whatever rounding makes of them, and S^0 would count them in full.
+        """
+        return np.where(self.correlations > RANK_TOLERANCE * self.correlations[0], self.correlations**power, 0)
+
+    @one_blas_thread()
+    def affine(self, power: float = 0.0) -> AffineMap:
+        """A_p and b_p: `power` 0 is Procrustes between whitened spaces, 1 is ridge regression."""
+        matrix = self.white_y.root @ self.rotation(power) @ self.white_x.inverse_root
+        return AffineMap(matrix, self.statistics.mean_y - matrix @ self.statistics.mean_x)
+
+
+@one_blas_thread()
+def fit_cross_space(statistics: PairStatistics, eps: float) -> CrossSpace:
+    """Whiten both sides and decompose the cross-covariance between them.
+
+    The orthogonal factor V U' solves Procrustes between the whitened spaces (Schönemann, 1966); the singular values
+    are canonical correlations (Hotelling, 1936), shrunk by eps.
+
+    Args:
+        statistics: of the training pairs.
+        eps: relative ridge of both whitenings; at `power` 1 the map is exactly ridge regression with
+            eps times the mean eigenvalue of C_x, whatever happens on the image side.
+    """
+    return _cross_space(statistics, whitening(statistics.cov_x, eps), whitening(statistics.cov_y, eps))
+
+
+def fit_cross_spaces(statistics: PairStatistics, eps_values: Sequence[float]) -> Iterator[CrossSpace]:
+    """`fit_cross_space` for each ridge in turn; the covariances, which it does not change, are decomposed once."""
+    with one_blas_thread():
+        spectra = [scipy.linalg.eigh(cov) for cov in (statistics.cov_x, statistics.cov_y)]
+    for eps in eps_values:
+        with one_blas_thread():
+            space = _cross_space(statistics, *(_whitening(*spectrum, eps) for spectrum in spectra))
+        yield space
+
+
+def _cross_space(statistics: PairStatistics, white_x: Whitening, white_y: Whitening) -> CrossSpace:
+    cross = white_x.inverse_root @ statistics.cov_xy @ white_y.inverse_root
+    left, correlations, right_t = scipy.linalg.svd(cross, full_matrices=False)
+    return CrossSpace(statistics, white_x, white_y, left, right_t.T, correlations)

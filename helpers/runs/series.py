@@ -1,0 +1,248 @@
+"""Run the notebooks in order through papermill: `python -m helpers.series --profile demo --run demo`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+from traitlets.config import Config
+
+from helpers.runs.settings import PROFILES
+from helpers.system.settings import as_dict
+from helpers.data.pairs import QUERY_FILE, load_queries
+from helpers.errors import ConfigError, DataError, NotebookError, RunInUseError, SplitError
+from helpers.evaluation import leaderboard
+from helpers.runs import manifest, pipeline, settings
+from helpers.runs.parameters import build_settings, check_parameters, literal, notebooks, parse_value
+from helpers.runs.settings import RunConfig
+from helpers.system import settings
+from helpers.system.devices import choose_device
+from helpers.system.locks import run_lock
+
+
+class TrainingProgress:
+    """Shows the newest line of a kernel's own progress bar under the bar of the notebook's cells."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+
+    def write(self, text: str) -> None:
+        lines = [part.strip() for part in text.replace("\r", "\n").split("\n") if part.strip()]
+        if lines:
+            self.bar.set_description_str(lines[-1][: shutil.get_terminal_size().columns - 1])
+
+    def flush(self) -> None:
+        pass
+
+
+def run_notebook(path: Path, output: Path, parameters: dict[str, object]) -> None:
+    """Execute one notebook into `output`, with live progress in the terminal.
+
+    Raises:
+        PapermillExecutionError: a cell failed; the output notebook shows where.
+    """
+    # disable=None: no bars where nobody watches, so that a log holds no control characters.
+    bar = tqdm(bar_format="{desc}", position=1, leave=False, file=sys.stderr, disable=None)
+    try:
+        papermill.execute_notebook(
+            literal(path),
+            literal(output),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar={"desc": path.stem, "file": sys.stderr, "leave": True, "disable": None},
+            stderr_file=TrainingProgress(bar),
+            cwd=str(Path.cwd()),
+            # A training bar then leaves its last state in the notebook, not every state it was ever in.
+            coalesce_streams=True,
+            config=Config(KernelManager={"transport_encryption": "auto"}),
+        )
+    finally:
+        bar.close()
+
+
+def run_series(settings: RunConfig, dealt: dict[Path, dict[str, object]]) -> None:
+    """Run notebooks in order with their parameters into the run's folder; stops at the first failure.
+
+    Raises:
+        NotebookError: names the notebook, and the cell where one failed.
+    """
+    for path, parameters in dealt.items():
+        started = time.perf_counter()
+        try:
+            run_notebook(path, settings.run_dir / path.name, parameters)
+        except DeadKernelError:
+            message = f"notebook {path.name}: its kernel died; out of memory is the usual cause."
+            raise NotebookError(message) from None
+        except PapermillExecutionError as error:
+            message = f"notebook {path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}"
+            raise NotebookError(message) from None
+        if not sys.stderr.isatty():
+            print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def execute(dealt: dict[Path, dict[str, object]], recorded: bool = False) -> RunConfig:
+    """Check the settings and the data, run the notebooks with the run's folder locked, and write the manifest.
+
+    Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
+
+    Args:
+        recorded: the parameters are those of a manifest, which may be of several calls.
+    """
+    settings = build_settings(dealt, recorded)
+    choose_device()  # what HELPERS_DEVICE names must be there
+    _require_writable(settings.run_dir if settings.run_dir.exists() else settings.run_dir.parent)
+    run = pipeline.open_run(settings)
+    if (queries := settings.data_path / QUERY_FILE).exists():
+        load_queries(queries, text_dim=settings.text_dim)
+    if len(dealt) < len(notebooks()):
+        _require_same_split(run)
+    with run_lock(settings.run_dir):
+        run_series(settings, dealt)
+        manifest.write_manifest(settings.run_dir, settings.data_path, {p.name: given for p, given in dealt.items()})
+    return settings
+
+
+def _require_same_split(run: pipeline.Run) -> None:
+    """Raise `ConfigError` where a part of the series would find nothing of the run usable, and make all of it anew."""
+    path = run.directory / "run.json"
+    if not path.exists():
+        return
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    if (metadata["data"], metadata["split"]) == (run.data.fingerprint, run.split.digest):
+        return
+    now = as_dict(run.config)
+    other = [f"{name} = {value!r}" for name, value in metadata["config"].items() if now.get(name) != value]
+    raise ConfigError(
+        f"{run.directory}: made of other data or another split ({', '.join(other) or 'the files have changed'}), and "
+        "its models would be replaced. Repeat these parameters, give another --run, or run the whole series."
+    )
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        message = f"{folder}: cannot be written ({error.strerror}). Give another folder with --runs-dir."
+        raise ConfigError(message) from error
+
+
+def verify(run: str) -> int:
+    """Run a finished run again beside it and compare every artefact; the exit status is 1 where one differs.
+
+    So it is, before anything runs, where the run's folder no longer holds what its manifest lists.
+
+    Raises:
+        ConfigError: the run has no manifest, or the folder of the second run is there already.
+    """
+    original = RunConfig(run=run).run_dir
+    recorded = manifest.read_manifest(original)
+    if changed := manifest.changed(original, recorded["artefacts"]):
+        print(
+            f"{original}: changed since its manifest was written, such as by a notebook that ran alone: "
+            f"{', '.join(changed)}. Run the series again, then verify."
+        )
+        return 1
+    known = {path.name: path for path in notebooks()}
+    again = f"{run}.verify"
+    folder = RunConfig(run=again).run_dir
+    if folder.exists():  # what lies there would be found, and not made again
+        raise ConfigError(f"{folder}: there already, such as from an earlier --verify. Delete it, then verify again.")
+    dealt = {known[name]: given | {"run": again} for name, given in sorted(recorded["parameters"].items())}
+    repeated = execute(dealt, recorded=True).run_dir
+    for name, value in manifest.environment().items():
+        if recorded["environment"].get(name) != value:
+            print(f"note: {name} is {value}, was {recorded['environment'].get(name)}")
+    made = manifest.read_manifest(repeated)
+    different = manifest.differences(recorded["inputs"], made["inputs"])
+    different += manifest.differences(recorded["artefacts"], made["artefacts"])
+    if different:
+        print(f"{len(different)} of {len(made['artefacts'])} differ: {', '.join(different)}. See {repeated}.")
+        return 1
+    shutil.rmtree(repeated)
+    print(f"{original}: all {len(made['artefacts'])} artefacts came back bit for bit.")
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.series", description=__doc__)
+    parser.add_argument("--profile", choices=PROFILES, help="demo where left out; challenge with --data-dir")
+    parser.add_argument("--data-dir", help="folder with train.npz and captions.txt")
+    parser.add_argument("--run", help="name of the folder under runs/ (default: the profile)")
+    parser.add_argument("--runs-dir", help="folder that holds the runs, such as where the project is read-only")
+    parser.add_argument("--only", metavar="NN", help="one notebook, by the start of its name, such as 04")
+    parser.add_argument("--verify", metavar="RUN", help="run a finished run again, and compare its artefacts")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter; repeatable"
+    )
+    options = parser.parse_args(arguments)
+    if options.verify is not None and (options.profile or options.data_dir or options.run or options.only or options.p):
+        parser.error("--verify takes its parameters from the run's manifest: only --runs-dir goes with it")
+    return options
+
+
+def given_parameters(options: argparse.Namespace) -> dict[str, object]:
+    """Parameters of the notebooks, from the flags and from `-p`.
+
+    Raises:
+        ConfigError: `-p` names what has a flag of its own.
+    """
+    given = {name: parse_value(value) for name, value in options.p}
+    for flag in ("profile", "data_dir", "run"):
+        if flag in given:
+            raise ConfigError(f"-p {flag}: use --{flag.replace('_', '-')} instead.")
+    data_dir = str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else None
+    profile = options.profile or ("challenge" if data_dir else "demo")
+    return given | {"profile": profile, "run": options.run, "data_dir": data_dir}
+
+
+def print_leaderboards(run_dir: Path) -> None:
+    """Print the validation leaderboard of a run and, where it has one, that of its test split."""
+    for name, title in (("leaderboard.json", ""), (leaderboard.TEST_LEADERBOARD, "test, which no choice has seen:\n")):
+        if (run_dir / name).exists():
+            rows = json.loads((run_dir / name).read_text(encoding="utf-8"))
+            print("\n" + title + leaderboard.format_table(rows, leaderboard.ACCURACY_COLUMNS))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line asks for; returns the exit status."""
+    options = parse_arguments(arguments)
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    started = time.perf_counter()
+    if options.runs_dir:  # kernels inherit it
+        os.environ["HELPERS_RUNS_DIR"] = str(Path(options.runs_dir).expanduser().resolve())
+    try:
+        if options.verify is not None:
+            return verify(options.verify)
+        dealt = check_parameters(given_parameters(options), notebooks(options.only))
+        settings = execute(dealt)
+    except (ConfigError, DataError, SplitError, RunInUseError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NotebookError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; an unfinished training goes on when the series runs again", file=sys.stderr)
+        return 130
+    if any(path.name.startswith("05") for path in dealt):  # the leaderboards are of this call
+        print_leaderboards(settings.run_dir)
+    print(f"\n{settings.run_dir}  ({time.perf_counter() - started:.0f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""What a user calls after training: translate queries, search a gallery."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers.data.vectors import normalise
+from helpers.errors import CheckpointError
+from helpers.evaluation import dot_product, hubness
+from helpers.models import storage
+from helpers.models.networks import predict
+
+QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
+"""Scores are held for one such block at a time (64 MB), and a memory-mapped gallery is never held whole."""
+
+
+def _best_model(run: Path) -> str:
+    """The model with the best MRR of a run's leaderboard, which must have judged the weights that are there now."""
+    path = run / "leaderboard.json"
+    if not path.exists():
+        raise CheckpointError(f"{path}: missing. Run notebook 05, or name a model.")
+    try:
+        rows = {row["model"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+        best = max((name for name in rows if name != "chance"), key=lambda name: rows[name]["mrr"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: no readable leaderboard ({error}). Run notebook 05 again, or name a model."
+        ) from error
+    judged = {name: row["weights"] for name, row in rows.items() if row.get("weights")}
+    changed = [name for name, digest in judged.items() if storage.weights_digest(run, name) != digest]
+    if changed:
+        raise CheckpointError(
+            f"{path}: {', '.join(changed)} changed since it was written. Run notebook 05 again, or name a model."
+        )
+    return best
+
+
+def _checked_block(gallery: np.ndarray, left: int) -> np.ndarray:
+    """Rows of a gallery from `left` on, at most `GALLERY_BLOCK`, float32, finite and none of them zero."""
+    block = np.array(gallery[left : left + GALLERY_BLOCK], dtype=np.float32)
+    if not np.isfinite(block).all():
+        raise ValueError(f"The gallery holds NaN or Inf between rows {left} and {left + len(block)}.")
+    zero = left + np.flatnonzero(~block.any(1))
+    if len(zero):
+        raise ValueError(f"The gallery holds {len(zero)} row(s) of zeros, without a direction: {zero[:5].tolist()}.")
+    return block
+
+
+class Translator:
+    """A trained map from text embeddings to the image space.
+
+    Attributes:
+        name: the leaderboard row that it is.
+        text_dim, image_dim: widths of input and output.
+    """
+
+    def __init__(
+        self, name: str, model: nn.Module, text_dim: int, image_dim: int, loaded: tuple[Path, str] | None = None
+    ) -> None:
+        self.name, self.model, self.text_dim, self.image_dim = name, model.eval(), text_dim, image_dim
+        self._loaded = loaded  # the run's folder, and the digest of the weights that were read
+
+    @classmethod
+    def load(cls, run: str | Path, model: str | None = None) -> Translator:
+        """Load a model of a run: the best of its leaderboard by MRR, or the row `model`.
+
+        Args:
+            run: a run's folder, such as `runs/demo`.
+
+        Raises:
+            CheckpointError: no leaderboard, a damaged one or one of other weights, no such model, or damaged weights.
+        """
+        run = Path(run).expanduser().absolute()
+        if model is None:
+            model = _best_model(run)
+        digest = storage.weights_digest(run, model)
+        network, metadata = storage.load_model(run, model)
+        widths = (metadata["architecture"][name] for name in ("text_dim", "image_dim"))
+        return cls(model, network, *widths, (run, digest))
+
+    def raw(self, x: np.ndarray) -> np.ndarray:
+        """Translate (N, dx) to (N, dy) float32 at the model's own length.
+
+        Raises:
+            ValueError: wrong shape, NaN or Inf, or numbers so large that their translations are.
+        """
+        x = np.asarray(x)
+        if x.ndim != 2 or x.shape[1] != self.text_dim:
+            raise ValueError(f"Queries have shape {x.shape}; {self.name} needs (N, {self.text_dim}).")
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32, copy=False)
+        bad = np.flatnonzero(~np.isfinite(x).all(1))
+        if len(bad):
+            message = f"{len(bad)} of {len(x)} queries are not finite in float32, first rows: {bad[:5].tolist()}."
+            raise ValueError(message)
+        if not len(x):
+            return np.empty((0, self.image_dim), dtype=np.float32)
+        translated = predict(self.model, x)
+        bad = np.flatnonzero(~np.isfinite(translated).all(1))
+        if len(bad):
+            raise ValueError(
+                f"{len(bad)} of {len(x)} queries are too large to translate, first rows: {bad[:5].tolist()}."
+            )
+        return translated
+
+    def translate(self, x: np.ndarray) -> np.ndarray:
+        """Translate (N, dx) to L2-normalised (N, dy) float32; raises as `raw` does."""
+        return normalise(torch.from_numpy(self.raw(x))).numpy()
+
+    def for_dot_product(self, x: np.ndarray) -> np.ndarray:
+        """Translate (N, dx) to (N, dy) float32 for dot products with image vectors as long as they are.
+
+        Unit vectors less a fixed vector of the run, see `dot_product.correction`; for cosines, use `translate`.
+
+        Raises:
+            CheckpointError: the run has no correction for these weights (notebook 05 writes it), or others by now.
+            ValueError: as `raw`.
+        """
+        return self.translate(x) - dot_product.load(self._folder(), self.name)
+
+    def _folder(self) -> Path:
+        if self._loaded is None:
+            raise CheckpointError("This translator was not loaded from a run: its folder is needed.")
+        run, digest = self._loaded
+        if storage.weights_digest(run, self.name) != digest:
+            path = storage.model_path(run, self.name)
+            raise CheckpointError(f"{path}: not the weights that were loaded. Load the translator again.")
+        return run
+
+    def popularity(self, gallery: np.ndarray) -> np.ndarray:
+        """How much each gallery image attracts captions that are not its own, (M,) float32 in units of cosine.
+
+        From the run's bank of training captions; see `hubness.popularity`. It depends on the gallery alone, so for
+        many searches of one gallery it is computed once and handed to `search`.
+
+        Raises:
+            CheckpointError: the run has no bank for these weights (notebook 05 writes it), or others by now.
+            ValueError: wrong shape of the gallery, or NaN, Inf or rows of zeros in it.
+        """
+        gallery = self._checked_gallery(gallery)
+        bank, beta = hubness.load_query_bank(self._folder(), self.name)
+        for left in range(0, len(gallery), GALLERY_BLOCK):
+            _checked_block(gallery, left)
+        return hubness.popularity(torch.from_numpy(self.raw(bank)), gallery, beta).numpy()
+
+    def _checked_gallery(self, gallery: np.ndarray) -> np.ndarray:
+        """The gallery as an array, of the right shape."""
+        gallery = np.asanyarray(gallery)  # a memory map stays one
+        if gallery.ndim != 2 or gallery.shape[1] != self.image_dim or not len(gallery):
+            raise ValueError(f"The gallery has shape {gallery.shape}; (M, {self.image_dim}) with M > 0 is needed.")
+        return gallery
+
+    def search(
+        self, x: np.ndarray, gallery: np.ndarray, k: int = 10, hubness: bool | np.ndarray = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best gallery rows for each query, by cosine, best first.
+
+        Rows that are copies of one another may come in any order: their scores can differ in the last bit.
+
+        Args:
+            x: (N, dx) queries. gallery: (M, dy) image embeddings of any length. k: capped at M.
+            hubness: True lowers the scores of images that attract training captions beyond their share, and raises
+                those of images that attract few: far better ranks where the gallery is of the kind that the captions
+                describe (README). An array (M,) is what `popularity` gave for this gallery before.
+
+        Returns:
+            Indices (N, k) int64 and cosine scores (N, k) float32, less the popularity where it is asked for.
+
+        Raises:
+            ValueError: wrong shapes, NaN or Inf in queries, gallery or popularity, rows of zeros in the gallery, or a k
+                that is no integer of at least 1.
+            CheckpointError: hubness is True and the run has no bank; notebook 05 writes it.
+        """
+        gallery = self._checked_gallery(gallery)
+        if not isinstance(k, (int, np.integer)) or k < 1:
+            raise ValueError(f"k = {k!r}: must be an integer of at least 1.")
+        offsets = self._offsets(gallery, hubness)
+        queries, k = torch.from_numpy(self.translate(x)), min(int(k), len(gallery))
+        scores, index = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+        for left in range(0, len(gallery), GALLERY_BLOCK):
+            block = normalise(torch.from_numpy(_checked_block(gallery, left))).T  # (dy, C)
+            offset = offsets[left : left + GALLERY_BLOCK]
+            parts = [(part @ block - offset).topk(min(k, len(offset)), dim=1) for part in queries.split(QUERY_BLOCK)]
+            # The best of the block join the best so far; what is beyond the k best of both can be no result.
+            scores = torch.cat([scores, torch.cat([part.values for part in parts])], dim=1)
+            index = torch.cat([index, left + torch.cat([part.indices for part in parts])], dim=1)
+            scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
+            index = index.gather(1, order)
+        return index.numpy(), scores.numpy()
+
+    def _offsets(self, gallery: np.ndarray, popularity: bool | np.ndarray) -> torch.Tensor:
+        """(M,) what `search` subtracts from the scores."""
+        if isinstance(popularity, (bool, np.bool_)):
+            popularity = self.popularity(gallery) if popularity else np.zeros(len(gallery), dtype=np.float32)
+        popularity = np.asarray(popularity, dtype=np.float32)
+        if popularity.shape != (len(gallery),):
+            raise ValueError(f"hubness has shape {popularity.shape}; the gallery needs ({len(gallery)},).")
+        if not np.isfinite(popularity).all():
+            raise ValueError(f"hubness holds NaN or Inf in {int((~np.isfinite(popularity)).sum())} place(s).")
+        return torch.from_numpy(popularity)

@@ -1,0 +1,127 @@
+"""Seeds, deterministic switches, and the choice of device and precision."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.linalg  # noqa: F401  (its BLAS must be loaded before `_loaded_blas` looks)
+import torch
+from threadpoolctl import ThreadpoolController
+
+from helpers.errors import ConfigError
+
+COLUMN_MULTIPLE = 8
+"""A wide float32 product takes up to half as long again on a CPU where its width is no multiple of this
+(benchmarks/widths.py); one in bfloat16 more than twice as long on a GPU, whose best kernels want rows that begin at
+multiples of 16 bytes."""
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch, and compute as `prefer_exact` says.
+
+    Args:
+        seed: non-negative integer.
+    """
+    prefer_exact()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def prefer_exact() -> None:
+    """Prefer deterministic kernels, and take no shortcut in precision, whatever the environment asks for."""
+    # cuBLAS reads this when its handle is made; without it deterministic matrix products raise on CUDA.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling every new tensor takes a twentieth of a step; only code that reads what it never wrote would notice.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
+    torch.set_float32_matmul_precision("highest")  # no TF32
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of bfloat16 products in float32
+
+
+@contextlib.contextmanager
+def any_order() -> Iterator[None]:
+    """Within it a GPU's kernels may write and add up in any order, which is faster.
+
+    For what comes out alike in every order: writes to different places, and sums of whole numbers below 2^24.
+    """
+    wanted, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(wanted, warn_only=warns)
+
+
+@functools.cache
+def _loaded_blas() -> ThreadpoolController:
+    """Found once: looking takes milliseconds, longer than the small products of a search, of which there are many."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold the BLAS and LAPACK of NumPy and SciPy to one thread; a context, or a decorator of a function.
+
+    They order their sums by the number of threads, so a closed form would differ in its last bits between machines
+    with other core counts, and a training that starts from it in its digits. Torch's products are not concerned:
+    in float32 theirs come out alike on any number of threads, which the tests hold.
+    """
+    with _loaded_blas().limit(limits=1):
+        yield
+
+
+def choose_device() -> torch.device:
+    """What the environment variable `HELPERS_DEVICE` names (`cpu`, `cuda:1`); else CUDA, Apple's MPS, or the CPU.
+
+    Raises:
+        ConfigError: the variable names no device that is there.
+    """
+    if name := os.environ.get("HELPERS_DEVICE"):
+        return _named_device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device has its own
+        raise ConfigError(f"HELPERS_DEVICE = {name!r}: no device that is there ({error}).") from error
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Tells devices apart on which one training gives other bits: their kind, and of a CUDA device its model."""
+    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def matmul_dtype(device: torch.device, mixed_precision: bool) -> torch.dtype:
+    """The type in which matrix products run: bfloat16 where asked for and native to the device, else float32.
+
+    Without native support bfloat16 is emulated and slower than float32, so it is never chosen there.
+    """
+    if not mixed_precision:
+        return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    """Autocast to `dtype`; a null context for float32, so that plain runs take the plain code path."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

@@ -1,0 +1,200 @@
+"""One training loop for the baselines and for BigJump: optimiser, schedules, freezing, history."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from helpers.data.training_data import TrainingData
+from helpers.evaluation import metrics
+from helpers.models.networks import GeomWithAdapter, fit_standardisation
+from helpers.system import memory
+from helpers.training.objectives import BigJumpObjective, CombinedObjective
+from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig
+from helpers.training.state import Progress, TrainingState
+from helpers.training.steps import Steps
+
+BAR = "{l_bar}{bar:16}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]"
+"""Narrow enough for epoch, loss and MRR to stand in one line of a terminal."""
+TRANSLATION_BLOCK = 4096
+"""Captions of one forward pass without gradients."""
+
+
+def epoch_order(positive: np.ndarray, captions_per_image: int, rng: np.random.Generator) -> np.ndarray:
+    """(N,) every caption once, in the order of an epoch; batches are consecutive slices.
+
+    With K captions an image each image's captions are dealt into groups of K (the last may be smaller) and the groups
+    are shuffled, so captions of one image share a batch; K = 1 is plain shuffling.
+
+    Args:
+        positive: (N,) image of each caption.
+    """
+    order = rng.permutation(len(positive))
+    if captions_per_image == 1:
+        return order
+    order = order[np.argsort(positive[order], kind="stable")]  # by image, shuffled within
+    image = positive[order]
+    starts = np.flatnonzero(np.r_[True, image[1:] != image[:-1]])
+    within = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    group = np.cumsum(within % captions_per_image == 0) - 1  # (N,) group of each position
+    place = rng.permutation(group[-1] + 1)
+    return order[np.argsort(place[group], kind="stable")]
+
+
+def learning_rate_factor(step: int, steps_per_epoch: int, settings: OptimiserConfig) -> float:
+    """Share of the peak rate at a step (from 0): linear warm-up, then a cosine to `final_lr_ratio`."""
+    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, settings.epochs * steps_per_epoch - warmup - 1)
+    return settings.final_lr_ratio + (1 - settings.final_lr_ratio) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def make_optimiser(model: nn.Module, settings: OptimiserConfig) -> torch.optim.AdamW:
+    """AdamW with the geometry's A in a group of its own, named so that the history can tell the rates apart.
+
+    A is in the optimiser from the start and is skipped while it has no gradient, so unfreezing keeps Adam's state.
+    Biases are not decayed, and neither is A: decay would pull the closed form towards zero.
+    """
+    geometry = [model.geometry.matrix] if isinstance(model, GeomWithAdapter) else []
+    rest = [(name, p) for name, p in model.named_parameters() if not any(p is g for g in geometry)]
+    weights, biases = [p for name, p in rest if "bias" not in name], [p for name, p in rest if "bias" in name]
+    rate = settings.learning_rate
+    groups = [
+        {"name": "weights", "params": weights, "weight_decay": settings.weight_decay},
+        {"name": "biases", "params": biases, "weight_decay": 0.0},
+    ]
+    if geometry:
+        lr = rate * settings.geometry_lr_ratio
+        groups.append({"name": "geometry", "params": geometry, "weight_decay": 0.0, "lr": lr})
+    return torch.optim.AdamW(groups, lr=rate, fused=next(model.parameters()).device.type in ("cpu", "cuda"))
+
+
+def micro_unfreeze(model: nn.Module, settings: OptimiserConfig, epoch: int, history: list[dict]) -> None:
+    """Train A from `unfreeze_epoch` on, until validation MRR falls too far below its best; then never again."""
+    if not isinstance(model, GeomWithAdapter) or not settings.unfreeze_epoch:
+        return
+    free = epoch >= settings.unfreeze_epoch
+    for done in history[settings.unfreeze_epoch - 1 :]:
+        best = max(entry["mrr"] for entry in history[: done["epoch"]])
+        free = free and done["mrr"] >= best - settings.refreeze_drop
+    model.geometry.matrix.requires_grad_(free)
+    if not free:
+        model.geometry.matrix.grad = None  # AdamW skips parameters without a gradient, and would reuse a stale one
+
+
+def translations(model: nn.Module, text: torch.Tensor) -> torch.Tensor:
+    """(N, dy) translations of text (N, dx), in blocks: the hidden layers of an ensemble are large."""
+    return torch.cat([model(block) for block in text.split(TRANSLATION_BLOCK)])
+
+
+@torch.inference_mode()
+def validation_mrr(model: nn.Module, data: TrainingData) -> float:
+    """Full-gallery cosine MRR on the validation split, in float32; NaN where the model's output is not finite."""
+    model.eval()
+    prediction = translations(model, data.val_text)  # (V, dy)
+    model.train()
+    if not prediction.square().sum().isfinite():
+        return math.nan
+    return float(
+        np.mean(1 / metrics.ranks(prediction, data.val_images, data.val_positive, metadata=data.gallery_statistics))
+    )
+
+
+def run_epoch(model: nn.Module, objective, optimiser, schedule, order: torch.Tensor, bar: tqdm) -> dict[str, float]:
+    """One pass over the captions in `order` (N,); returns the loss and its terms, averaged over captions."""
+    batches = order.split(objective.settings.batch_size)
+    step = Steps(model, objective, optimiser, len(batches))
+    with memory.reused():
+        for rows in batches:
+            step(rows)
+            schedule.step()
+            bar.update()
+    return step.means()
+
+
+def fit(model: nn.Module, objective, label: str, progress: Progress | None = None) -> list[dict]:
+    """Train `model` in place and leave it at its best epoch by validation MRR, or the last where the objective says so.
+
+    Args:
+        model: on the device of the objective's data.
+        objective: an `objectives.Objective`; holds settings and data, gives weighted terms a step.
+        label: name shown beside the progress bar.
+        progress: where the state is kept between epochs, how often, and whether to go on from there.
+
+    Returns:
+        One dict an epoch: epoch, mrr, loss and its terms (means over captions, weighted), learning rates at the
+        epoch's end, `geometry_free`, `seconds`, and what the objective reports (temperature, queue).
+
+    Raises:
+        FloatingPointError: the loss is not finite; says in which epoch.
+        CheckpointError: the state cannot be written, or the one to resume is damaged.
+    """
+    settings, data = objective.settings, objective.data
+    fit_standardisation(model, data.text)
+    positive_on_host = data.positive.cpu().numpy()
+    optimiser = make_optimiser(model, settings)
+    steps = math.ceil(len(data.positive) / settings.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, settings))
+    rng, history, best = np.random.default_rng(settings.seed), [], copy.deepcopy(model.state_dict())
+    state = TrainingState(model, optimiser, schedule, objective, rng, history, best)
+    if progress is not None:
+        progress.load(state)
+    model.train()
+    saved = time.perf_counter()
+    bar = tqdm(total=settings.epochs * steps, initial=len(history) * steps, desc=label, bar_format=BAR, mininterval=0.5)
+    with bar:
+        for epoch in range(len(history) + 1, settings.epochs + 1):
+            started = time.perf_counter()
+            micro_unfreeze(model, settings, epoch, history)
+            entry = {"epoch": epoch, **objective.start_epoch(epoch)}
+            order = torch.from_numpy(epoch_order(positive_on_host, settings.captions_per_image, rng)).to(data.device)
+            entry |= run_epoch(model, objective, optimiser, schedule, order, bar)
+            entry |= {f"lr_{group['name']}": group["lr"] for group in optimiser.param_groups}
+            entry["geometry_free"] = isinstance(model, GeomWithAdapter) and model.geometry.matrix.requires_grad
+            judged = objective.judged(model)
+            entry |= {"mrr": validation_mrr(judged, data), "seconds": time.perf_counter() - started}
+            _require_finite(entry, label)
+            if objective.keeps_last or entry["mrr"] > max((done["mrr"] for done in history), default=-1.0):
+                state.best = copy.deepcopy(judged.state_dict())
+            history.append(entry)
+            if progress is not None and time.perf_counter() - saved >= progress.every:
+                progress.save(state)
+                saved = time.perf_counter()
+            bar.set_postfix(epoch=f"{epoch}/{settings.epochs}", loss=f"{entry['loss']:.3f}", mrr=f"{entry['mrr']:.3f}")
+            if objective.is_over(history):
+                break
+    model.load_state_dict(state.best)
+    model.eval()
+    return history
+
+
+def _require_finite(entry: dict, label: str) -> None:
+    """The last update of an epoch can break the model after its loss was summed; then the MRR is NaN."""
+    if not math.isfinite(entry["loss"]):
+        found = f"the loss is {entry['loss']}"
+    elif math.isnan(entry["mrr"]):
+        found = "the loss is no longer finite"
+    else:
+        return
+    raise FloatingPointError(f"{label}: {found} in epoch {entry['epoch']}; lower the learning rate.")
+
+
+def train_baseline(
+    model: nn.Module, data: TrainingData, settings: BaselineConfig, label: str, progress: Progress | None = None
+) -> list[dict]:
+    """Train a baseline with the combined loss; see `fit`."""
+    return fit(model.to(data.device), CombinedObjective(settings, data), label, progress)
+
+
+def train_bigjump(
+    model: GeomWithAdapter, data: TrainingData, settings: BigJumpConfig, progress: Progress | None = None
+) -> list[dict]:
+    """Train BigJump from the geometry that `model` already holds; see `fit`."""
+    return fit(model.to(data.device), BigJumpObjective(settings, data), "bigjump", progress)

@@ -1,0 +1,195 @@
+"""Loss terms: pure functions from tensors to a scalar (float32)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from helpers.system.devices import COLUMN_MULTIPLE, any_order
+from helpers.training.infonce import BankInfoNCE
+
+
+def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 - cos over rows; both (B, d)."""
+    return 1 - F.cosine_similarity(prediction.float(), target.float(), dim=-1).mean()
+
+
+def mse_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference over rows and dimensions; both (B, d)."""
+    # Row by row first: the mean of a whole matrix is summed in an order that depends on the number of threads.
+    return F.mse_loss(prediction.float(), target.float(), reduction="none").mean(-1).mean()
+
+
+def moment_loss(prediction: torch.Tensor, target: torch.Tensor, *, with_std: bool) -> torch.Tensor:
+    """Squared difference of the batch means, and with `with_std` plus that of the standard deviations.
+
+    Both (B, d); averaged over the d dimensions, as `mse_loss` is, so that its weight means the same at every width.
+    A batch of one has no standard deviation and contributes its mean only.
+    """
+    prediction, target = prediction.float(), target.float()
+    loss = (prediction.mean(0) - target.mean(0)).square().mean()
+    if with_std and len(prediction) > 1:
+        loss = loss + (prediction.std(0) - target.std(0)).square().mean()
+    return loss
+
+
+def in_batch_infonce(prediction: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
+    """In-batch InfoNCE by cosine, diagonal positives (van den Oord et al., 2018); both (B, d)."""
+    logits = F.normalize(prediction.float(), dim=-1) @ F.normalize(target.float(), dim=-1).T / temperature
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def agreement_loss(prediction: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """How far the predictions for captions of one image lie apart.
+
+    Mean over dimensions of the (biased) variance of the normalised predictions, averaged over the images that have
+    two captions or more in the batch; 0 where there is none.
+
+    Args:
+        prediction: (B, d). images: (B,) image of each caption.
+    """
+    z = F.normalize(prediction.float(), dim=-1)
+    # Groups from sorted neighbours: torch.unique would make the host wait for the device to learn their number.
+    image, order = images.sort()
+    group = torch.cat([image.new_zeros(1), (image[1:] != image[:-1]).cumsum(0)])  # (B,), of the sorted rows
+    z = z[order]
+    with any_order():
+        size = torch.zeros(len(z), device=z.device).index_add_(0, group, torch.ones(len(z), device=z.device))
+    mean = torch.zeros_like(z).index_add(0, group, z) / size.clamp(min=1)[:, None]
+    spread = (z - mean[group]).square().mean(-1)  # (B,)
+    # Each row weighs 1 / size, so that an image counts once however many captions it has.
+    several = (size[group] > 1).float() / size[group]
+    return (spread * several).sum() / several.sum().clamp(min=1)
+
+
+GATHERING = {"cpu": 40, "cuda": 200}
+"""Captions for which scoring an image costs what gathering its vector does: two cores, an H200 in bfloat16."""
+
+
+def _gathered(
+    bank: torch.Tensor, positive: torch.Tensor, log_weight: torch.Tensor, at_most: int | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Bank (M, d), `positive` (B,) and `log_weight` (M,) without the rows of weight 0, where leaving them out pays.
+
+    Their number decides the shapes, and a GPU's host would wait for it: there `at_most` rows are kept, where given.
+    """
+
+    def pays(kept: int) -> bool:
+        return (len(bank) - kept) * len(positive) > GATHERING.get(bank.device.type, GATHERING["cuda"]) * kept
+
+    if bank.device.type == "cpu":
+        present = log_weight.isneginf().logical_not_().nonzero().squeeze(1)
+        if pays(len(present)):
+            position = torch.empty(len(bank), dtype=torch.long)
+            position[present] = torch.arange(len(present))
+            return bank[present], position[positive], log_weight[present]
+    elif at_most is not None and pays(at_most):
+        return _heaviest(bank, positive, log_weight, at_most)
+    return bank, positive, log_weight
+
+
+def _heaviest(bank: torch.Tensor, positive: torch.Tensor, log_weight: torch.Tensor, k: int) -> tuple[torch.Tensor, ...]:
+    """As `_gathered`, k rows: those of the batch, then those of the highest weights; no shape depends on values."""
+    keep = log_weight.index_fill(0, positive, torch.inf).argsort(descending=True, stable=True)[:k]
+    position = torch.zeros_like(log_weight, dtype=torch.long).index_copy_(
+        0, keep, torch.arange(k, device=positive.device)
+    )
+    return bank[keep], position[positive], log_weight[keep]
+
+
+def multi_positive_infonce(
+    prediction: torch.Tensor,
+    bank: torch.Tensor,
+    positive: torch.Tensor,
+    queue_counts: torch.Tensor,
+    temperature: float,
+    matmul_dtype: torch.dtype = torch.float32,
+    at_most: int | None = None,
+) -> torch.Tensor:
+    """Multi-positive InfoNCE of captions against the images of the batch and of the queue.
+
+    For caption i with score s_iu = cos(y^_i, y_u) / temperature, batch counts c_u and queue counts q_u,
+
+        loss_i = -log( c_own e^{s_i,own} / (c_own e^{s_i,own} + sum_{u != own} (c_u + q_u) e^{s_iu}) ).
+
+    Entries of one image have one score, so the sum over batch and queue entries is a sum over unique images weighted
+    by their counts: an identity. The caption's own image in the queue is never a negative.
+
+    Args:
+        prediction: (B, d), any length.
+        bank: (M, d) normalised image vectors, frozen, in `matmul_dtype`.
+        positive: (B,) bank row of each caption's image.
+        queue_counts: (M,) float32, how often each image stands in the queue's slice.
+        temperature: positive.
+        matmul_dtype: of the two large products; sums are float32.
+        at_most: no fewer images than stand in batch or queue; with it a GPU leaves out most of the others.
+    """
+    with any_order():
+        batch_counts = torch.zeros_like(queue_counts).index_add_(
+            0, positive, torch.ones_like(positive, dtype=queue_counts.dtype)
+        )
+    log_positives = batch_counts[positive].log()
+    # -inf for images that are neither in the batch nor in the queue
+    bank, positive, log_weight = _gathered(bank, positive, (queue_counts + batch_counts).log(), at_most)
+    exact = torch.promote_types(prediction.dtype, torch.float32)  # sums in float32, or float64 if given so
+    z = F.normalize(prediction.to(exact), dim=-1)
+    return BankInfoNCE.apply(z, bank, positive, log_weight, log_positives, temperature, matmul_dtype)
+
+
+def bank_infonce(
+    prediction: torch.Tensor,
+    bank: torch.Tensor,
+    positive: torch.Tensor,
+    temperature: float,
+    matmul_dtype: torch.dtype = torch.float32,
+    log_weight: torch.Tensor | None = None,
+    at_most: int | None = None,
+) -> torch.Tensor:
+    """InfoNCE of captions against the images of a bank: softmax cross-entropy of z_i . y_u / temperature over all u.
+
+    z_i is the prediction at unit length; the bank's rows are taken as they are. Subtracting one vector from all of
+    them changes no softmax, and so no loss.
+
+    Args:
+        prediction: (B, d), any length.
+        bank: (M, d) image vectors, frozen, in `matmul_dtype`.
+        positive: (B,) bank row of each caption's image.
+        temperature: positive.
+        matmul_dtype: of the two large products; sums are float32.
+        log_weight: (M,) logarithm of how often each image counts as a negative, see `sampled_weights`; once where None.
+        at_most: images that count, see `most_drawn`; with it a GPU leaves out most of those that do not.
+    """
+    exact = torch.promote_types(prediction.dtype, torch.float32)
+    z = F.normalize(prediction.to(exact), dim=-1)
+    if log_weight is None:
+        log_weight = torch.zeros(len(bank), dtype=exact, device=bank.device)
+    bank, positive, log_weight = _gathered(bank, positive, log_weight, at_most)
+    return BankInfoNCE.apply(z, bank, positive, log_weight, torch.zeros_like(z[:, 0]), temperature, matmul_dtype)
+
+
+def sampled_weights(n_images: int, positive: torch.Tensor, share: float) -> torch.Tensor:
+    """(n_images,) log weights under which a random `share` of the images stands for all of them as negatives.
+
+    Images of the batch always count, once; each other image is drawn with probability `share` and then counts
+    1 / share times, so that the sum over negatives is right on average.
+
+    Args:
+        positive: (B,) image of each caption of the batch.
+        share: greater than 0; 1 draws every image.
+    """
+    drawn = torch.rand(n_images, device=positive.device) < share
+    log_weight = torch.where(drawn, -math.log(share), -torch.inf)
+    return log_weight.index_fill_(0, positive, 0.0)
+
+
+def most_drawn(n_images: int, batch: int, share: float) -> int:
+    """Images that count under `sampled_weights` with a batch of so many captions, but for one draw in 10^9."""
+    most = share * n_images + 6 * math.sqrt(share * (1 - share) * n_images) + batch  # six standard deviations
+    return min(n_images, whole_columns(most))
+
+
+def whole_columns(n: float) -> int:
+    """The next multiple of `COLUMN_MULTIPLE`."""
+    return math.ceil(n / COLUMN_MULTIPLE) * COLUMN_MULTIPLE

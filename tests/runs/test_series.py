@@ -1,0 +1,379 @@
+"""The series: which notebooks run, which parameters they get, and what is said when something is wrong."""
+
+import json
+import os
+import re
+from functools import partial
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from helpers.data.synthetic import write_demo
+from helpers.errors import ConfigError
+from helpers.runs import pipeline, series
+from helpers.runs.parameters import build_settings, check_parameters, notebooks, parse_value
+from helpers.runs.series import TrainingProgress, main
+from helpers.runs.settings import RunConfig
+from helpers.system import paths
+
+RUN_PARAMETERS = 'profile = "demo"\nrun = None  # a comment\ndata_dir = None\n'
+
+
+def write_notebook(path, parameters, *cells):
+    """A notebook whose first cell holds the parameters, with more of them than those of a run."""
+    first = new_code_cell(RUN_PARAMETERS + parameters, metadata={"tags": ["parameters"]})
+    notebook = new_notebook(cells=[first, *(new_code_cell(cell) for cell in cells)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """The folder that would hold the runs; nothing has made it."""
+    monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder in place of the notebooks'."""
+    made = tmp_path / "notebooks"
+    made.mkdir()
+    monkeypatch.setattr(paths, "NOTEBOOKS_DIR", made)
+    return made
+
+
+@pytest.fixture
+def dry(monkeypatch):
+    """Notebooks are not executed but noted: (name, output, parameters); no data are read."""
+    executed = []
+    monkeypatch.setattr(series.pipeline, "open_run", lambda settings: pipeline.Run(settings, None, None))
+    monkeypatch.setattr(series, "run_notebook", lambda path, output, given: executed.append((path.name, output, given)))
+    return executed
+
+
+@pytest.fixture
+def two(folder):
+    return [
+        write_notebook(folder / "01_a.ipynb", "epochs = 25\nrate = 1e-3\nslices = [0, 5]"),
+        write_notebook(folder / "02_b.ipynb", "eps = 0.1\nmixed = True\nepochs = 3\nfit_on = 'captions'"),
+    ]
+
+
+def test_notebooks_come_in_order_or_alone(folder):
+    for name in ("03_c.ipynb", "01_a.ipynb", "02_b.ipynb", "scratch.ipynb", "01_a.py"):
+        (folder / name).touch()
+    assert [path.name for path in notebooks()] == ["01_a.ipynb", "02_b.ipynb", "03_c.ipynb"]
+    assert [path.name for path in notebooks(only="02")] == ["02_b.ipynb"]
+    assert [path.name for path in notebooks(only="03_c")] == ["03_c.ipynb"]
+    with pytest.raises(ConfigError, match="--only 04: 0 notebooks begin so, not one. There are: 01_a, 02_b, 03_c"):
+        notebooks(only="04")
+
+
+def test_the_project_has_five_notebooks():
+    assert [path.name[:2] for path in notebooks()] == ["01", "02", "03", "04", "05"]
+
+
+def test_values_go_only_to_the_notebooks_that_have_them(two):
+    given = {"epochs": 4, "rate": 1, "eps": 0.2, "run": "a"}
+    assert check_parameters(given, two) == {
+        two[0]: {"epochs": 4, "rate": 1, "run": "a"},
+        two[1]: {"epochs": 4, "eps": 0.2, "run": "a"},
+    }
+    assert check_parameters({}, two) == {two[0]: {}, two[1]: {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("epoch", "Did you mean 'epochs'"), ("mixd", "Did you mean 'mixed'"), ("zzz", "Known: data_dir")]
+)
+def test_an_unknown_name_is_an_error_with_a_suggestion(two, name, hint):
+    with pytest.raises(ConfigError, match=f"Unknown parameter '{name}'.*{hint}") as caught:
+        check_parameters({name: 1}, two)
+    known = "data_dir, epochs, eps, fit_on, mixed, profile, rate, run, slices."
+    assert str(caught.value).endswith(known)
+    assert ("Did you mean" in str(caught.value)) == hint.startswith("Did")
+
+
+def test_a_name_that_only_other_notebooks_have_is_unknown(two):
+    with pytest.raises(ConfigError, match="Unknown parameter 'eps'"):
+        check_parameters({"eps": 0.2}, two[:1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 2.5),
+        ("epochs", "2"),
+        ("epochs", True),
+        ("epochs", None),
+        ("rate", "fast"),
+        ("rate", False),
+        ("rate", None),
+        ("mixed", 1),
+        ("mixed", "yes"),
+        ("slices", 5),
+        ("slices", "0,5"),
+        ("fit_on", 3),
+        ("fit_on", None),
+    ],
+)
+def test_a_value_of_another_type_is_an_error(two, name, value):
+    with pytest.raises(ConfigError, match=f"Parameter {name} = {value!r}: give a value of the type of its default"):
+        check_parameters({name: value}, two)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 2), ("rate", 1), ("rate", 0.5), ("mixed", False), ("slices", [1]), ("fit_on", "x"), ("run", "a")],
+)
+def test_a_value_of_the_same_type_is_dealt(two, name, value):
+    dealt = check_parameters({name: value}, two)
+    assert [parameters[name] for parameters in dealt.values() if parameters] in ([value], [value, value])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"plus_settings": {"members": 4}}, "plus_settings has no effect with the recipe 'published'"),
+        ({"plus_settings": {"members": 4.5}, "recipe": "plus"}, "plus_settings: members = 4.5"),
+        ({"recipe": "plus", "temperature_end": 0.05, "epochs": 5}, "temperature_end: no effect with the recipe 'plus'"),
+        ({"recipe": "other"}, "recipe = 'other': one of published, plus"),
+    ],
+)
+def test_a_parameter_of_the_recipe_that_is_not_trained_is_an_error(given, message):
+    with pytest.raises(ConfigError, match=message):
+        build_settings(check_parameters(given, notebooks()))
+
+
+def test_a_parameter_that_an_other_notebook_uses_may_stand_beside_the_recipe_plus():
+    given = {"recipe": "plus", "epochs": 5, "seed": 1, "plus_settings": {"members": 4}}
+    build_settings(check_parameters(given, notebooks()))
+    with pytest.raises(ConfigError, match="^epochs: no effect"):
+        build_settings(check_parameters(given, notebooks(only="04")))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("25", 25),
+        ("2e-4", 2e-4),
+        ("-1", -1),
+        ("True", True),
+        ("true", True),
+        ("FALSE", False),
+        ("none", None),
+        ("None", None),
+        ("[0, 5]", [0, 5]),
+        ("'25'", "25"),
+        ("caption_means", "caption_means"),
+        ("a/b c", "a/b c"),
+        ("__import__('os')", "__import__('os')"),
+        ("", ""),
+    ],
+)
+def test_values_are_literals_or_the_text_itself(text, value):
+    found = parse_value(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_training_progress_shows_the_newest_line():
+    shown = []
+    progress = TrainingProgress(SimpleNamespace(set_description_str=shown.append))
+    for text in ("\r 10%|#", "one\ntwo\n", "\r", "", "\x1b[A\n" + "x" * 200):
+        progress.write(text)
+    progress.flush()
+    assert shown[:2] == ["10%|#", "two"]
+    assert len(shown) == 3 and len(shown[2]) <= 110
+
+
+BAD = [
+    (["-p", "epoch", "3"], "Unknown parameter 'epoch'. Did you mean 'epochs'"),
+    (["-p", "epochs", "many"], "Parameter epochs = 'many': give a value of the type of its default, 25"),
+    (["-p", "epochs", "2.5"], "Parameter epochs = 2.5"),
+    (["-p", "split_seed", "1.5"], "Parameter split_seed = 1.5"),
+    (["-p", "text_dim", "wide"], "text_dim = 'wide'"),
+    (["-p", "val_ratio", "none"], "val_ratio = None"),
+    (["-p", "val_ratio", "1.5"], "val_ratio = 1.5: must be between 0 and 1"),
+    (["-p", "test_ratio", "-0.1"], "test_ratio = -0.1: must be at least 0 and less than 1"),
+    (["-p", "group_duplicates", "1"], "Parameter group_duplicates = 1: give a value of the type of its default, False"),
+    (["-p", "run", "a"], "-p run: use --run instead"),
+    (["-p", "data_dir", "a"], "-p data_dir: use --data-dir instead"),
+    (["--run", "../a"], "run = '../a': a plain folder name is needed"),
+    (["--only", "09"], "--only 09: 0 notebooks begin so, not one. There are: 01_"),
+    (["--only", "0"], "--only 0: 5 notebooks begin so"),
+    (["--only", ""], "--only : 5 notebooks begin so"),
+    (["-p", "plus_settings", "{[1]: 2}"], "Parameter plus_settings = '{[1]: 2}'"),
+    (["-p", "seed", str(2**63)], f"seed = {2**63}: a whole number is needed, of 64 bits"),
+    (["--data-dir", os.fsdecode(b"caf\xe9")], "the name is not UTF-8"),
+    (["--verify", ""], "run = '': a plain folder name is needed"),
+    (["--only", "02", "-p", "epochs", "3"], "Unknown parameter 'epochs'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_a_bad_parameter_is_said_before_anything_is_written(runs, dry, capsys, arguments, message):
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and message in said.err and said.out == ""
+    assert not runs.exists() and dry == []
+
+
+def test_an_unknown_profile_or_option_is_said_by_the_command_line(runs, dry, capsys):
+    beside_verify = (
+        ["--only", "04"],
+        ["--profile", "demo"],
+        ["-p", "epochs", "3"],
+        ["--data-dir", "a"],
+        ["--run", "r"],
+    )
+    no_such = (["--profile", "real"], ["--epochs", "3"], ["-p", "epochs"])
+    for arguments in (*no_such, *(["--verify", "r", *more] for more in beside_verify)):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+    assert "usage: python -m helpers.series" in capsys.readouterr().err
+    assert not runs.exists() and dry == []
+
+
+def test_what_the_notebooks_of_the_project_are_given(runs, dry, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--profile", "challenge", "--data-dir", "set", "--run", "r", "-p", "epochs", "2", "-p", "eps", "0.1"]
+    assert main([*arguments, "-p", "queue_schedule", "[0, 7]"]) == 0
+    common = {"profile": "challenge", "run": "r", "data_dir": str(tmp_path / "set")}
+    more = [{}, {"eps": 0.1}, {"epochs": 2}, {"epochs": 2, "queue_schedule": [0, 7]}, {}]
+    assert [given for _, _, given in dry] == [common | extra for extra in more]
+    assert [output for _, output, _ in dry] == [runs / "r" / path.name for path in notebooks()]
+    assert str(runs / "r") in capsys.readouterr().out
+
+
+def test_the_leaderboard_of_the_run_is_printed_at_the_end(runs, dry, capsys):
+    keys = ("mrr", "mrr_low", "mrr_high", "recall_at_1", "recall_at_5", "recall_at_10", "ndcg")
+    row = {"model": "mlp1", **dict.fromkeys(keys, 0.25), "median_rank": 2.0, "p75_rank": 3.5}
+    (runs / "demo").mkdir(parents=True)
+    (runs / "demo" / "leaderboard.json").write_text(json.dumps([row]))
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"model +MRR .*\nmlp1 +0\.250 .* 2\.0 +3\.5\n", said) and "no choice" not in said
+    (runs / "demo" / "test_leaderboard.json").write_text(json.dumps([row | {"mrr": 0.125}]))
+    assert main([]) == 0
+    assert re.search(r"mlp1 +0\.250 (.|\n)*\ntest, .*:\nmodel +MRR .*\nmlp1 +0\.125 ", capsys.readouterr().out)
+    assert main(["--only", "01"]) == 0  # which has made no leaderboard
+    assert "MRR" not in capsys.readouterr().out
+
+
+def test_a_failing_notebook_stops_the_series_and_is_named(runs, folder, capsys):
+    write_notebook(folder / "01_fine.ipynb", "epochs = 1", "print('epochs:', epochs, profile)")
+    write_notebook(folder / "02_raises.ipynb", "", "x = 1", "print('before')", "raise KeyError('lost')", "y = 2")
+    write_notebook(folder / "03_never.ipynb", "", "x = 1")
+    assert main(["-p", "epochs", "7"]) == 1
+    outputs = sorted(path.name for path in (runs / "demo").iterdir())
+    assert outputs == ["01_fine.ipynb", "02_raises.ipynb"]
+    fine, failed = (nbformat.read(runs / "demo" / name, as_version=4) for name in outputs)
+    printed = [output.text for cell in fine.cells for output in cell.get("outputs", ())]
+    assert printed == ["epochs: 7 demo\n"]
+    raised = [
+        cell.execution_count
+        for cell in failed.cells
+        if any(output.output_type == "error" and output.ename == "KeyError" for output in cell.get("outputs", ()))
+    ]
+    said = capsys.readouterr().err
+    assert f"error: notebook 02_raises.ipynb, cell {raised[0]}: KeyError: 'lost'" in said
+    assert "03_never" not in said
+
+
+def test_a_kernel_that_dies_is_no_traceback_either(runs, folder, capsys):
+    write_notebook(folder / "01_dies.ipynb", "", "import os; os._exit(9)")
+    assert main([]) == 1
+    assert "01_dies.ipynb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--profile", "challenge", "--data-dir", "nowhere"], "train.npz: no such file"),
+        (["-p", "val_ratio", "0.0001"], "leaves 0 for validation"),
+        (["-p", "test_ratio", "0.0001"], "leaves 0 for the test"),
+        (["-p", "test_ratio", "0.9"], "val_ratio + test_ratio = 0.1 + 0.9"),
+    ],
+)
+def test_bad_data_leaves_an_earlier_run_as_it_was(runs, capsys, arguments, message):
+    earlier = runs / "r" / "01_data_and_split.ipynb"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("from an earlier run")
+    assert main([*arguments, "--run", "r"]) == 2
+    assert message in capsys.readouterr().err
+    assert earlier.read_text() == "from an earlier run" and list((runs / "r").iterdir()) == [earlier]
+
+
+def test_a_part_of_the_series_never_replaces_models_of_another_split(runs, capsys, monkeypatch):
+    ran = []
+    monkeypatch.setattr(series, "run_notebook", lambda path, output, given: ran.append(path.name))
+    sizes = ["-p", "text_dim", "12", "-p", "image_dim", "16"]
+    monkeypatch.setattr(pipeline, "write_demo", partial(write_demo, n_images=60))
+    opened = pipeline.open_run(RunConfig(run="r", text_dim=12, image_dim=16, val_ratio=0.2, test_ratio=0.1))
+    pipeline.save_run(opened)
+    assert main([*sizes, "--run", "r", "--only", "05"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(
+        r"r: made of other data or another split \(val_ratio = 0.2, test_ratio = 0.1\).*whole series", said
+    )
+    assert ran == []
+    assert main([*sizes, "--run", "r", "--only", "05", "-p", "val_ratio", "0.2", "-p", "test_ratio", "0.1"]) == 0
+    assert ran == ["05_evaluation_and_efficiency.ipynb"]
+    assert main([*sizes, "--run", "r"]) == 0 and len(ran) == 6  # the whole series makes all of it anew
+
+
+def test_bad_captions_to_translate_are_said_before_anything_runs(runs, dry, capsys, tmp_path):
+    np.savez(tmp_path / "test.clean.npz", **{"captions/embeddings": np.ones((2, 5), np.float32)})
+    assert main(["--data-dir", str(tmp_path), "-p", "text_dim", "6"]) == 2
+    assert "test.clean.npz" in capsys.readouterr().err and dry == []
+
+
+def test_an_interruption_is_no_traceback(runs, dry, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(series, "run_notebook", interrupted)
+    assert main([]) == 130 and "an unfinished training goes on" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_said_before_anything_runs(runs, dry, capsys, monkeypatch):
+    monkeypatch.setenv("HELPERS_DEVICE", "cuda:99")
+    assert main([]) == 2
+    assert "HELPERS_DEVICE = 'cuda:99'" in capsys.readouterr().err and dry == []
+
+
+def test_own_data_do_not_run_as_the_demo(runs, dry, tmp_path):
+    assert main(["--data-dir", str(tmp_path)]) == 0
+    assert {(given["profile"], output.parent) for _, output, given in dry} == {("challenge", runs / "challenge")}
+
+
+def test_parameters_of_several_calls_are_taken_from_a_manifest():
+    given = {path: {} for path in notebooks()}
+    third, fourth = notebooks()[2:4]
+    given[third], given[fourth] = {"epochs": 3}, {"recipe": "plus", "hidden": 32}
+    with pytest.raises(ConfigError, match="hidden: no effect"):
+        build_settings(given)
+    assert build_settings(given, recorded=True) == RunConfig()
+
+
+def test_runs_that_cannot_be_written_are_said_with_the_remedy(tmp_path, dry, capsys, monkeypatch):
+    monkeypatch.setenv("HELPERS_RUNS_DIR", "unused")  # restored after the test; --runs-dir replaces it
+    (tmp_path / "file").write_text("")
+    assert main(["--runs-dir", str(tmp_path), "--run", "file"]) == 2
+    assert "file: cannot be written" in capsys.readouterr().err
+    assert main(["--runs-dir", str(tmp_path / "file")]) == 2
+    assert re.search(r"file: cannot be written \(.*--runs-dir", capsys.readouterr().err) and dry == []
+
+
+def test_braces_in_a_path_are_no_parameters(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(paths, "NOTEBOOKS_DIR", folder / "{x}")
+    (folder / "{x}").mkdir()
+    write_notebook(folder / "{x}" / "01_fine.ipynb", "epochs = 1", "print('epochs:', epochs)")
+    monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "{runs} {0}"))
+    assert main(["-p", "epochs", "7"]) == 0
+    assert (tmp_path / "{runs} {0}" / "demo" / "01_fine.ipynb").exists()
