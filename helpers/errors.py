@@ -6,15 +6,19 @@ from collections.abc import Iterable
 from itertools import islice
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """What the user of a command can mend: it is said in one line, without a traceback."""
+
+
+class ConfigError(UserError, ValueError):
     """A setting is outside its range, or a name is unknown."""
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """An input file is not what it must be; the message names the file, the key, the count and the remedy."""
 
 
-class SplitError(ValueError):
+class SplitError(UserError, ValueError):
     """A split that cannot be made, or that leaks."""
 
 
@@ -22,16 +26,19 @@ class SubmissionError(DataError):
     """Embeddings that cannot be submitted, or a file that is no submission."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A stored model is missing, damaged, or of another architecture."""
 
 
-class RunInUseError(RuntimeError):
+class RunInUseError(UserError, RuntimeError):
     """Another process works in the run's folder, or trains the same model of it."""
 
 
-class NotebookError(RuntimeError):
+class NotebookError(UserError, RuntimeError):
     """A notebook of the series failed; the message names it and the cell."""
+
+
+_SHOWN = 80  # characters of a case that an error message shows
 
 
 def first_five(cases: Iterable[object]) -> str:
@@ -41,7 +48,5 @@ def first_five(cases: Iterable[object]) -> str:
 
 
 def _shorten(case: str) -> str:
+    """A case at the length that a message can bear."""
     return case if len(case) <= _SHOWN else f"{case[:_SHOWN]}... ({len(case)} characters)"
-
-
-_SHOWN = 80  # characters of a case that an error message shows

@@ -10,7 +10,7 @@ from helpers.evaluation import cost, dot_product, hubness, metrics
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models import storage
 from helpers.models.networks import MODEL_ROWS, predict
-from helpers.runs.pipeline import Run
+from helpers.runs.run import Run
 from helpers.system import files
 from helpers.system.devices import choose_device
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from helpers.system.settings import require_not_negative, require_positive, require_types
+from helpers.system.settings import Count, Whole, settings
 
 
-@dataclass(frozen=True)
+@settings
 class EvaluationConfig:
     """How the leaderboard is measured.
 
@@ -19,13 +17,8 @@ class EvaluationConfig:
         seed: of the bootstrap and of the challenge's galleries.
     """
 
-    bootstrap_samples: int = 2000
-    gallery_size: int = 100
-    gallery_rounds: int = 20
-    latency_repeats: int = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_types(self)
-        require_positive(self, "bootstrap_samples", "gallery_size", "gallery_rounds", "latency_repeats")
-        require_not_negative(self, "seed")
+    bootstrap_samples: Count = 2000
+    gallery_size: Count = 100
+    gallery_rounds: Count = 20
+    latency_repeats: Count = 200
+    seed: Whole = 0

@@ -13,36 +13,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import scipy.linalg
 import torch
 
 from helpers.system.devices import one_blas_thread
-from helpers.system.settings import require, require_positive, require_types
+from helpers.system.settings import Positive, settings
 
 BLOCK_ROWS = 4096
 RANK_TOLERANCE = float(np.finfo(np.float32).eps)
 """Canonical correlations below this share of the first are rounding of the vectors, which come in float32 at best."""
 
 
-@dataclass(frozen=True)
+@settings
 class GeometryConfig:
-    """Closed-form maps.
+    """Settings of the closed-form maps.
 
     Attributes:
         eps: ridge added to both covariances, relative to the mean eigenvalue of each.
         fit_on: `captions` (one pair a caption) or `caption_means` (one pair an image, its captions averaged).
     """
 
-    eps: float = 1e-2
-    fit_on: str = "captions"
-
-    def __post_init__(self) -> None:
-        require_types(self)
-        require_positive(self, "eps")
-        allowed = ("captions", "caption_means")
-        require(self.fit_on in allowed, f"fit_on = {self.fit_on!r}: choose one of {', '.join(allowed)}.")
+    eps: Positive = 1e-2
+    fit_on: Literal["captions", "caption_means"] = "captions"
 
 
 @dataclass(frozen=True)

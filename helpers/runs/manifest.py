@@ -7,10 +7,10 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import safetensors
 import torch
 
@@ -28,7 +28,7 @@ UNFINISHED = (".progress.safetensors", ".choice.json")
 """How the names of files end that a training keeps until its model is stored."""
 
 
-def write_manifest(run_dir: Path, data_dir: Path, parameters: dict[str, dict[str, object]]) -> None:
+def write_manifest(run_dir: Path, data_dir: Path, parameters: Mapping[str, Mapping[str, object]]) -> None:
     """Write `manifest.json` of a run.
 
     Args:
@@ -42,16 +42,16 @@ def write_manifest(run_dir: Path, data_dir: Path, parameters: dict[str, dict[str
     except ConfigError:
         earlier = {}
     inputs = [data_dir / name for name in (TRAIN_FILE, CAPTIONS_FILE, QUERY_FILE)]
-    metadata = {
-        "parameters": earlier | parameters,
+    content = {
+        "parameters": earlier | dict(parameters),
         "environment": environment(),
-        "inputs": {path.name: _file_digest(path) for path in inputs if path.exists()},
+        "inputs": {path.name: _digest(path) for path in inputs if path.exists()},
         "artefacts": artefact_digests(run_dir),
     }
-    write_json(run_dir / MANIFEST, metadata)
+    write_json(run_dir / MANIFEST, content)
 
 
-def read_manifest(run_dir: Path) -> dict:
+def read_manifest(run_dir: Path) -> dict[str, Any]:
     """The manifest of a run.
 
     Raises:
@@ -59,8 +59,8 @@ def read_manifest(run_dir: Path) -> dict:
     """
     path = run_dir / MANIFEST
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        return {name: metadata[name] for name in ("parameters", "environment", "inputs", "artefacts")}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content[name] for name in ("parameters", "environment", "inputs", "artefacts")}
     except OSError:
         raise ConfigError(f"{path}: no such file. Run the series; it writes one at its end.") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -85,9 +85,9 @@ def artefact_digests(run_dir: Path) -> dict[str, str]:
 
     Executed notebooks are no artefacts: they hold the time of day. Neither is `run.json`, which names the run, nor what
     a training keeps while it goes on, nor what begins with a dot: a process that was killed while it wrote leaves such
-    files, Jupyter such folders. A file that is not what its name says, which no run wrote, counts by its bytes.
+    files, Jupyter such folders.
     """
-    found = sorted(path for path in run_dir.rglob("*") if path.suffix in (".safetensors", ".json", ".npz", ".csv"))
+    found = sorted(path for path in run_dir.rglob("*") if path.suffix in (".safetensors", ".json", ".csv"))
     names = {path.relative_to(run_dir): path for path in found}
     return {
         name.as_posix(): _digest(path)
@@ -98,60 +98,47 @@ def artefact_digests(run_dir: Path) -> dict[str, str]:
     }
 
 
-def changed(run_dir: Path, recorded: dict[str, str]) -> list[str]:
-    """Artefacts of a run, with the digests that its manifest lists, that are gone, unreadable or others now."""
-
-    def same(name: str) -> bool:
-        try:
-            return _digest(run_dir / name) == recorded[name]
-        except OSError:
-            return False
-
-    return [name for name in recorded if not same(name)]
+def changed(run_dir: Path, recorded: Mapping[str, str]) -> list[str]:
+    """Artefacts of a run, with the digests that its manifest lists, that are gone or others now."""
+    return [name for name in recorded if not (run_dir / name).exists() or _digest(run_dir / name) != recorded[name]]
 
 
-def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
-    """Names that are on one side only, or whose digests differ."""
+def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Names that only one of the two has, or whose digests differ."""
     return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
 
 
 def _digest(path: Path) -> str:
-    try:
-        return _content_digest(path)
-    except (ValueError, zipfile.BadZipFile, safetensors.SafetensorError):
-        return _file_digest(path)
-
-
-def _content_digest(path: Path) -> str:
-    if path.suffix == ".csv":
-        return _file_digest(path)
+    """SHA-256 of a file's content without timings; of its bytes, where it is not what its name says."""
     sha = hashlib.sha256()
+    try:
+        for part in _content(path):
+            sha.update(part)
+        return sha.hexdigest()
+    except (ValueError, KeyError, safetensors.SafetensorError):
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _content(path: Path) -> Iterator[bytes]:
     if path.suffix == ".json":
-        sha.update(_without_timings(path.read_text(encoding="utf-8")))
-    elif path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in sorted(arrays.files):
-                sha.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode() + arrays[name].tobytes())
-    else:
+        yield _without_timings(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".safetensors":
         with safetensors.safe_open(path, framework="np") as file:
             for name in sorted(file.keys()):
                 values = file.get_tensor(name)
-                sha.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+                yield f"{name} {values.dtype} {values.shape}".encode() + values.tobytes()
             for text in (file.metadata() or {}).values():
-                sha.update(_without_timings(text))
-    return sha.hexdigest()
+                yield _without_timings(text)
+    else:
+        raise ValueError("bytes are its content")
 
 
 def _without_timings(text: str) -> bytes:
-    def drop(mapping: dict) -> dict:
+    def drop(mapping: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in mapping.items() if key not in TIMINGS}
 
     return json.dumps(json.loads(text, object_hook=drop), sort_keys=True).encode()
-
-
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _git_revision() -> str | None:

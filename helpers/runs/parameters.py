@@ -1,67 +1,37 @@
-"""The notebooks of the series and their parameters: which there are, what they may be, and what a run makes of them."""
+"""The notebooks of the series, and which parameters each of them is given."""
 
 from __future__ import annotations
 
 import ast
-import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 import papermill
 
-from helpers.training.settings import plus_config
-from helpers.system.settings import field_names
 from helpers.errors import ConfigError
-from helpers.evaluation.settings import EvaluationConfig
-from helpers.models.geometry import GeometryConfig
+from helpers.runs.run import STAGES
 from helpers.runs.settings import RunConfig
-from helpers.system import paths, settings
-from helpers.system.settings import is_like, require
-from helpers.training import settings
-from helpers.training.settings import BaselineConfig, BigJumpConfig, RECIPES
+from helpers.system import paths
+from helpers.system.settings import field_names, require, unknown_name
+from helpers.training.settings import BigJumpConfig, PlusConfig
 
-STAGES = {"02": GeometryConfig, "03": BaselineConfig, "04": BigJumpConfig, "05": EvaluationConfig}
-"""What a notebook builds from its parameters beside the `RunConfig` that all share."""
+Given = dict[str, object]
 
 
 def notebooks(only: str | None = None) -> list[Path]:
     """The notebooks in order, or the one whose name begins with `only`.
 
     Raises:
-        ConfigError: none does, or several do.
+        ConfigError: the project's folder has none, or not exactly one begins so.
     """
     found = sorted(paths.NOTEBOOKS_DIR.glob("[0-9][0-9]_*.ipynb"))
+    require(bool(found), "The series needs a checkout of the project, with its notebooks/: install it from there.")
     if only is None:
         return found
     chosen = [path for path in found if path.name.startswith(only)]
-    if len(chosen) != 1:
-        names = ", ".join(path.stem for path in found)
-        raise ConfigError(f"--only {only}: {len(chosen)} notebooks begin so, not one. There are: {names}.")
+    names = ", ".join(path.stem for path in found)
+    require(len(chosen) == 1, f"--only {only}: {len(chosen)} notebooks begin so, not one. There are: {names}.")
     return chosen
-
-
-def known_parameters(path: Path) -> dict[str, object]:
-    """Names and default values in a notebook's `parameters` cell."""
-    inspected = papermill.inspect_notebook(literal(path))
-    return {name: ast.literal_eval(metadata["default"]) for name, metadata in inspected.items()}
-
-
-def check_parameters(given: dict[str, object], chosen: list[Path]) -> dict[Path, dict[str, object]]:
-    """Deal parameters out to the notebooks that have them; papermill itself would ignore unknown names in silence.
-
-    Raises:
-        ConfigError: a name that no chosen notebook has, or a value whose type differs from the default's.
-    """
-    known = {path: known_parameters(path) for path in chosen}
-    every = {name: default for parameters in known.values() for name, default in parameters.items()}
-    for name, value in given.items():
-        if name not in every:
-            close = difflib.get_close_matches(name, every, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"Unknown parameter {name!r}.{hint} Known: {', '.join(sorted(every))}.")
-        default = every[name]
-        if default is not None and not is_like(value, default):
-            raise ConfigError(f"Parameter {name} = {value!r}: give a value of the type of its default, {default!r}.")
-    return {path: {n: v for n, v in given.items() if n in parameters} for path, parameters in known.items()}
 
 
 def parse_value(text: str) -> object:
@@ -77,41 +47,81 @@ def literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def build_settings(dealt: dict[Path, dict[str, object]], recorded: bool = False) -> RunConfig:
-    """The run's settings; builds those of every notebook as well, so that a value out of range is told at once.
+def deal(given: Mapping[str, object], chosen: list[Path]) -> dict[Path, Given]:
+    """What each notebook is given: its own parameters by their names, any other setting of its stage by `overrides`.
+
+    Raises:
+        ConfigError: a name that no chosen notebook knows, a value of another type or out of its range, or a setting
+            without effect.
+    """
+    dealt: dict[Path, Given] = {}
+    every: set[str] = set()
+    for path in chosen:
+        cell = set(papermill.inspect_notebook(literal(path)))
+        kinds = [kind for kind in (RunConfig, STAGES.get(path.name[:2])) if kind]
+        settings = {name for kind in kinds for name in field_names(kind)}
+        every |= cell | settings
+        dealt[path] = {name: value for name, value in given.items() if name in cell}
+        if others := {name: value for name, value in given.items() if name in settings - cell}:
+            dealt[path]["overrides"] = others
+    for name in given:
+        require(name in every - {"overrides"}, unknown_name(name, every - {"overrides"}))
+    return dealt
+
+
+def flat(dealt: Mapping[str, object]) -> Given:
+    """What a notebook is given, its overrides among the rest."""
+    overrides = dealt.get("overrides", {})
+    require(isinstance(overrides, dict), f"overrides = {overrides!r}: a dict is needed, such as {{'epochs': 10}}.")
+    return {**{name: value for name, value in dealt.items() if name != "overrides"}, **overrides}
+
+
+def check(dealt: Mapping[Path, Given], recorded: bool = False) -> RunConfig:
+    """Build the settings of every notebook, so that a bad value is told at once; returns those of the run.
 
     Args:
         recorded: of several calls, where a parameter without effect in one notebook was meant for another.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is of another type or out of its range, or has no effect.
     """
-    run: dict[str, object] = {}
-    for path, given in dealt.items():
+    run: Given = {}
+    for path, of_notebook in dealt.items():
+        given = flat(of_notebook)
         run |= {name: given[name] for name in field_names(RunConfig) if name in given}
-        stage = STAGES.get(path.name[:2])
-        if stage is not None:
+        if stage := STAGES.get(path.name[:2]):
             stage(**{name: given[name] for name in field_names(stage) if name in given})
-        if "recipe" in given:
-            require(given["recipe"] in RECIPES, f"recipe = {given['recipe']!r}: one of {', '.join(RECIPES)}.")
-        if "plus_settings" in given:
-            plus_config(given["plus_settings"])
-        elsewhere = {name for other, values in dealt.items() if other != path for name in values}
-        if not recorded:
+        resume = given.get("resume", True)
+        require(isinstance(resume, bool), f"resume = {resume!r}: True or False is needed.")
+        plus_config(given.get("plus_settings", {}))
+        if path.name.startswith("04") and not recorded:
+            elsewhere = {name for other, values in dealt.items() if other != path for name in flat(values)}
             _require_effect(given, elsewhere)
     return RunConfig(**run)
 
 
-def _require_effect(given: dict[str, object], elsewhere: set[str]) -> None:
+def plus_config(given: object, **more: object) -> PlusConfig:
+    """`PlusConfig` with some of its settings replaced.
+
+    Raises:
+        ConfigError: no dict, an unknown name, or a value of another type or out of its range.
+    """
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(f"plus_settings = {given!r}: give a dict, such as {{'members': 4}}.")
+    return PlusConfig(**{**more, **given})
+
+
+def _require_effect(given: Given, elsewhere: set[str]) -> None:
     """Raise `ConfigError` where a parameter of notebook 04 belongs to the recipe that is not trained.
 
     Args:
         given: the notebook's parameters. elsewhere: names that another notebook was given too, and may use.
     """
-    if given.get("recipe") != "plus":
+    recipe = given.get("recipe", "published")
+    require(recipe in ("published", "plus"), f"recipe = {recipe!r}: one of published, plus.")
+    if recipe == "published":
         asked = "plus_settings" in given
         require(not asked, "plus_settings has no effect with the recipe 'published'. Add -p recipe plus.")
         return
     idle = sorted(set(given) & set(field_names(BigJumpConfig)) - elsewhere - {"seed"})
-    message = f"{', '.join(idle)}: no effect with the recipe 'plus', which has plus_settings."
-    require(not idle, message)
+    require(not idle, f"{', '.join(idle)}: no effect with the recipe 'plus', which has plus_settings.")

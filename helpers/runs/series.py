@@ -1,4 +1,4 @@
-"""Run the notebooks in order through papermill: `python -m helpers.series --profile demo --run demo`."""
+"""The series: the notebooks in order through papermill, in one run's folder, with a manifest at the end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import papermill
@@ -18,17 +18,17 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from traitlets.config import Config
 
-from helpers.runs.settings import PROFILES
-from helpers.system.settings import as_dict
 from helpers.data.pairs import QUERY_FILE, load_queries
-from helpers.errors import ConfigError, DataError, NotebookError, RunInUseError, SplitError
+from helpers.errors import ConfigError, NotebookError, UserError
 from helpers.evaluation import leaderboard
-from helpers.runs import manifest, pipeline, settings
-from helpers.runs.parameters import build_settings, check_parameters, literal, notebooks, parse_value
+from helpers.runs import manifest
+from helpers.runs.parameters import Given, check, deal, literal, notebooks, parse_value
+from helpers.runs.run import Run, open_run
 from helpers.runs.settings import RunConfig
-from helpers.system import settings
+from helpers.system import paths
 from helpers.system.devices import choose_device
-from helpers.system.locks import run_lock
+from helpers.system.locks import lock
+from helpers.system.settings import as_dict, field_names
 
 
 class TrainingProgress:
@@ -46,12 +46,13 @@ class TrainingProgress:
         pass
 
 
-def run_notebook(path: Path, output: Path, parameters: dict[str, object]) -> None:
+def run_notebook(path: Path, output: Path, parameters: Given) -> None:
     """Execute one notebook into `output`, with live progress in the terminal.
 
     Raises:
-        PapermillExecutionError: a cell failed; the output notebook shows where.
+        NotebookError: names the notebook, and the cell that failed; the output notebook shows where.
     """
+    started = time.perf_counter()
     # disable=None: no bars where nobody watches, so that a log holds no control characters.
     bar = tqdm(bar_format="{desc}", position=1, leave=False, file=sys.stderr, disable=None)
     try:
@@ -67,31 +68,17 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, object]) -> Non
             coalesce_streams=True,
             config=Config(KernelManager={"transport_encryption": "auto"}),
         )
+    except DeadKernelError:
+        raise NotebookError(f"{path.name}: its kernel died; out of memory is the usual cause.") from None
+    except PapermillExecutionError as error:
+        raise NotebookError(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from None
     finally:
         bar.close()
+    if not sys.stderr.isatty():
+        print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-def run_series(settings: RunConfig, dealt: dict[Path, dict[str, object]]) -> None:
-    """Run notebooks in order with their parameters into the run's folder; stops at the first failure.
-
-    Raises:
-        NotebookError: names the notebook, and the cell where one failed.
-    """
-    for path, parameters in dealt.items():
-        started = time.perf_counter()
-        try:
-            run_notebook(path, settings.run_dir / path.name, parameters)
-        except DeadKernelError:
-            message = f"notebook {path.name}: its kernel died; out of memory is the usual cause."
-            raise NotebookError(message) from None
-        except PapermillExecutionError as error:
-            message = f"notebook {path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}"
-            raise NotebookError(message) from None
-        if not sys.stderr.isatty():
-            print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-
-
-def execute(dealt: dict[Path, dict[str, object]], recorded: bool = False) -> RunConfig:
+def execute(dealt: Mapping[Path, Given], recorded: bool = False) -> RunConfig:
     """Check the settings and the data, run the notebooks with the run's folder locked, and write the manifest.
 
     Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
@@ -99,44 +86,37 @@ def execute(dealt: dict[Path, dict[str, object]], recorded: bool = False) -> Run
     Args:
         recorded: the parameters are those of a manifest, which may be of several calls.
     """
-    settings = build_settings(dealt, recorded)
+    config = check(dealt, recorded)
     choose_device()  # what HELPERS_DEVICE names must be there
-    _require_writable(settings.run_dir if settings.run_dir.exists() else settings.run_dir.parent)
-    run = pipeline.open_run(settings)
-    if (queries := settings.data_path / QUERY_FILE).exists():
-        load_queries(queries, text_dim=settings.text_dim)
+    if not paths.is_writable(config.run_dir):
+        raise ConfigError(f"{config.run_dir}: cannot be written. Give another folder with --runs-dir.")
+    run = open_run({}, **{name: getattr(config, name) for name in field_names(RunConfig)})
+    if (queries := config.data_path / QUERY_FILE).exists():
+        load_queries(queries, text_dim=config.text_dim)
     if len(dealt) < len(notebooks()):
         _require_same_split(run)
-    with run_lock(settings.run_dir):
-        run_series(settings, dealt)
-        manifest.write_manifest(settings.run_dir, settings.data_path, {p.name: given for p, given in dealt.items()})
-    return settings
+    with lock(config.run_dir):
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        for path, parameters in dealt.items():
+            run_notebook(path, config.run_dir / path.name, parameters)
+        manifest.write_manifest(config.run_dir, config.data_path, {p.name: given for p, given in dealt.items()})
+    return config
 
 
-def _require_same_split(run: pipeline.Run) -> None:
+def _require_same_split(run: Run) -> None:
     """Raise `ConfigError` where a part of the series would find nothing of the run usable, and make all of it anew."""
     path = run.directory / "run.json"
     if not path.exists():
         return
-    metadata = json.loads(path.read_text(encoding="utf-8"))
-    if (metadata["data"], metadata["split"]) == (run.data.fingerprint, run.split.digest):
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    if (kept["data"], kept["split"]) == (run.data.fingerprint, run.split.digest):
         return
     now = as_dict(run.config)
-    other = [f"{name} = {value!r}" for name, value in metadata["config"].items() if now.get(name) != value]
+    other = [f"{name} = {value!r}" for name, value in kept["config"].items() if now.get(name) != value]
     raise ConfigError(
         f"{run.directory}: made of other data or another split ({', '.join(other) or 'the files have changed'}), and "
         "its models would be replaced. Repeat these parameters, give another --run, or run the whole series."
     )
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        message = f"{folder}: cannot be written ({error.strerror}). Give another folder with --runs-dir."
-        raise ConfigError(message) from error
 
 
 def verify(run: str) -> int:
@@ -147,7 +127,7 @@ def verify(run: str) -> int:
     Raises:
         ConfigError: the run has no manifest, or the folder of the second run is there already.
     """
-    original = RunConfig(run=run).run_dir
+    original, again = RunConfig(run=run).run_dir, RunConfig(run=f"{run}.verify").run_dir
     recorded = manifest.read_manifest(original)
     if changed := manifest.changed(original, recorded["artefacts"]):
         print(
@@ -155,38 +135,34 @@ def verify(run: str) -> int:
             f"{', '.join(changed)}. Run the series again, then verify."
         )
         return 1
+    if again.exists():  # what lies there would be found, and not made again
+        raise ConfigError(f"{again}: there already, such as from an earlier --verify. Delete it, then verify again.")
     known = {path.name: path for path in notebooks()}
-    again = f"{run}.verify"
-    folder = RunConfig(run=again).run_dir
-    if folder.exists():  # what lies there would be found, and not made again
-        raise ConfigError(f"{folder}: there already, such as from an earlier --verify. Delete it, then verify again.")
-    dealt = {known[name]: given | {"run": again} for name, given in sorted(recorded["parameters"].items())}
-    repeated = execute(dealt, recorded=True).run_dir
-    for name, value in manifest.environment().items():
+    execute({known[n]: g | {"run": again.name} for n, g in sorted(recorded["parameters"].items())}, recorded=True)
+    made = manifest.read_manifest(again)
+    for name, value in made["environment"].items():
         if recorded["environment"].get(name) != value:
             print(f"note: {name} is {value}, was {recorded['environment'].get(name)}")
-    made = manifest.read_manifest(repeated)
-    different = manifest.differences(recorded["inputs"], made["inputs"])
-    different += manifest.differences(recorded["artefacts"], made["artefacts"])
+    different = [n for part in ("inputs", "artefacts") for n in manifest.differences(recorded[part], made[part])]
     if different:
-        print(f"{len(different)} of {len(made['artefacts'])} differ: {', '.join(different)}. See {repeated}.")
+        print(f"{len(different)} of {len(made['artefacts'])} differ: {', '.join(different)}. See {again}.")
         return 1
-    shutil.rmtree(repeated)
+    shutil.rmtree(again)
     print(f"{original}: all {len(made['artefacts'])} artefacts came back bit for bit.")
     return 0
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.series", description=__doc__)
-    parser.add_argument("--profile", choices=PROFILES, help="demo where left out; challenge with --data-dir")
+    parser = argparse.ArgumentParser(prog="python -m helpers.series", description="Run the notebooks in order.")
+    parser.add_argument("--profile", choices=("demo", "challenge"), help="demo; with --data-dir challenge")
     parser.add_argument("--data-dir", help="folder with train.npz and captions.txt")
     parser.add_argument("--run", help="name of the folder under runs/ (default: the profile)")
     parser.add_argument("--runs-dir", help="folder that holds the runs, such as where the project is read-only")
     parser.add_argument("--only", metavar="NN", help="one notebook, by the start of its name, such as 04")
     parser.add_argument("--verify", metavar="RUN", help="run a finished run again, and compare its artefacts")
     parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter; repeatable"
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a setting; repeatable"
     )
     options = parser.parse_args(arguments)
     if options.verify is not None and (options.profile or options.data_dir or options.run or options.only or options.p):
@@ -194,8 +170,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def given_parameters(options: argparse.Namespace) -> dict[str, object]:
-    """Parameters of the notebooks, from the flags and from `-p`.
+def given_parameters(options: argparse.Namespace) -> Given:
+    """Settings by name, from the flags and from `-p`.
 
     Raises:
         ConfigError: `-p` names what has a flag of its own.
@@ -211,13 +187,13 @@ def given_parameters(options: argparse.Namespace) -> dict[str, object]:
 
 def print_leaderboards(run_dir: Path) -> None:
     """Print the validation leaderboard of a run and, where it has one, that of its test split."""
-    for name, title in (("leaderboard.json", ""), (leaderboard.TEST_LEADERBOARD, "test, which no choice has seen:\n")):
+    for name, title in (("leaderboard.json", ""), ("test_leaderboard.json", "test, which no choice has seen:\n")):
         if (run_dir / name).exists():
             rows = json.loads((run_dir / name).read_text(encoding="utf-8"))
             print("\n" + title + leaderboard.format_table(rows, leaderboard.ACCURACY_COLUMNS))
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit status."""
     options = parse_arguments(arguments)
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -227,22 +203,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.verify is not None:
             return verify(options.verify)
-        dealt = check_parameters(given_parameters(options), notebooks(options.only))
-        settings = execute(dealt)
-    except (ConfigError, DataError, SplitError, RunInUseError) as error:
+        dealt = deal(given_parameters(options), notebooks(options.only))
+        config = execute(dealt)
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, NotebookError) else 2
+    except OSError as error:  # on a file of ours, such as another user's
+        remedy = "Give a folder that you can write with --runs-dir or HELPERS_RUNS_DIR."
+        print(f"error: {error.filename}: {error.strerror}. {remedy}", file=sys.stderr)
         return 2
-    except NotebookError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\ninterrupted; an unfinished training goes on when the series runs again", file=sys.stderr)
         return 130
     if any(path.name.startswith("05") for path in dealt):  # the leaderboards are of this call
-        print_leaderboards(settings.run_dir)
-    print(f"\n{settings.run_dir}  ({time.perf_counter() - started:.0f} s)")
+        print_leaderboards(config.run_dir)
+    print(f"\n{config.run_dir}  ({time.perf_counter() - started:.0f} s)")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

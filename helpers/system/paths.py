@@ -5,17 +5,36 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import platformdirs
+
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+"""Of a checkout; installed as a wheel, the folder that packages lie in, to which nothing is ever written."""
 NOTEBOOKS_DIR = PROJECT_ROOT / "notebooks"
 FIGURES_DIR = PROJECT_ROOT / "figures"
 DATA_DIR = PROJECT_ROOT / "data"
 
 
+def in_checkout() -> bool:
+    """Whether the package is used from a checkout of the project, with its notebooks."""
+    return (PROJECT_ROOT / "pyproject.toml").exists() and NOTEBOOKS_DIR.is_dir()
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in `folder`, or in the nearest folder above it that exists."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
 def runs_dir() -> Path:
-    """The folder that holds one folder a run: `$HELPERS_RUNS_DIR`, or `runs/` under the project's root."""
-    return Path(os.environ.get("HELPERS_RUNS_DIR") or PROJECT_ROOT / "runs").resolve()
+    """The folder that holds one folder a run: `$HELPERS_RUNS_DIR`, or `runs/` in the checkout or the current folder."""
+    if given := os.environ.get("HELPERS_RUNS_DIR"):
+        return Path(given).expanduser().resolve()
+    return (PROJECT_ROOT if in_checkout() else Path.cwd()) / "runs"
 
 
 def cache_dir() -> Path:
-    """The folder of the memory-mapped caches: beside the runs, since a data folder may be read-only."""
-    return runs_dir() / ".cache"
+    """The folder of the caches: beside the runs, or the user's own where that cannot be written or is no checkout."""
+    beside = runs_dir() / ".cache"
+    chosen = bool(os.environ.get("HELPERS_RUNS_DIR")) or in_checkout()
+    return beside if chosen and is_writable(beside) else platformdirs.user_cache_path("embedding-translation")

@@ -1,12 +1,69 @@
-"""Checks of settings, each of which raises `ConfigError` and names the setting and its value."""
+"""Settings as frozen dataclasses: pydantic checks types and ranges, and what is wrong becomes a `ConfigError`."""
 
 from __future__ import annotations
 
-import math
+import difflib
+import functools
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import pydantic
+from pydantic import ConfigDict, Field
 
 from helpers.errors import ConfigError
+
+T = TypeVar("T")
+Count = Annotated[int, Field(gt=0, lt=2**63)]
+Whole = Annotated[int, Field(ge=0, lt=2**63)]  # such as a seed: beyond 64 bits no generator takes one
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+# Strict: papermill hands over text where it knows no value, and the text "false" would be true.
+_CHECKS = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+
+
+@dataclass_transform(frozen_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Make a class of annotated defaults a frozen dataclass that refuses values of another type or out of range.
+
+    Raises (when it is instantiated):
+        ConfigError: names each setting, its value and what is needed.
+    """
+    checked = pydantic.dataclasses.dataclass(cls, frozen=True, config=_CHECKS)
+    initialise = checked.__init__
+
+    @functools.wraps(initialise)
+    def __init__(self: T, *values: object, **named: object) -> None:
+        try:
+            initialise(self, *values, **named)
+        except pydantic.ValidationError as error:
+            first = {found["loc"][:1]: found for found in reversed(error.errors())}  # a union tells each of its types
+            raise ConfigError(" ".join(_problem(checked, found) for found in reversed(first.values()))) from None
+
+    checked.__init__ = __init__
+    return checked
+
+
+def _problem(kind: type, found: Any) -> str:
+    """One line about one of pydantic's errors."""
+    if found["type"] == "value_error":  # of a check of our own, which has said what is wrong
+        return str(found["ctx"]["error"])
+    name, *inside = found["loc"]
+    if found["type"] == "unexpected_keyword_argument":
+        return unknown_name(str(name), field_names(kind))
+    place = f" (item {inside[0]})" if inside and isinstance(inside[0], int) else ""
+    return f"{name} = {found['input']!r}{place}: {found['msg'][0].lower()}{found['msg'][1:]}."
+
+
+def unknown_name(name: str, known: Collection[str]) -> str:
+    """What to say of a setting that nobody knows: the nearest name, and all."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown setting {name!r}.{hint} Known: {', '.join(sorted(known))}."
 
 
 def require(condition: bool, message: str) -> None:
@@ -15,67 +72,12 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def require_types(settings: object) -> None:
-    """Refuse what is no int, float or bool where a setting is one; beyond 64 bits no generator takes a seed.
-
-    Papermill hands over text where it knows no value, and the text "false" is true.
-    """
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        truth = isinstance(value, bool)
-        if field.type == "int":
-            whole = isinstance(value, int) and not truth and value < 2**63
-            require(whole, f"{field.name} = {value!r}: a whole number is needed, of 64 bits.")
-        elif field.type == "float":
-            require(isinstance(value, (int, float)) and not truth, f"{field.name} = {value!r}: a number is needed.")
-        elif field.type == "bool":
-            require(truth, f"{field.name} = {value!r}: True or False is needed.")
+def field_names(kind: Any) -> tuple[str, ...]:
+    """Names of the settings of a dataclass, in order."""
+    return tuple(field.name for field in fields(kind))
 
 
-def require_positive(settings: object, *names: str) -> None:
-    """Refuse settings that are not greater than 0, or not finite."""
-    for name in names:
-        value = getattr(settings, name)
-        require(0 < value < math.inf, f"{name} = {value!r}: must be greater than 0, and finite.")
-
-
-def require_fraction(settings: object, *names: str) -> None:
-    """Refuse settings below 0, and of 1 or more."""
-    for name in names:
-        value = getattr(settings, name)
-        require(0 <= value < 1, f"{name} = {value!r}: must be at least 0 and less than 1.")
-
-
-def require_not_negative(settings: object, *names: str) -> None:
-    """Refuse settings that are negative, or not finite."""
-    for name in names:
-        value = getattr(settings, name)
-        require(0 <= value < math.inf, f"{name} = {value!r}: must not be negative, and finite.")
-
-
-def require_text(name: str, value: object) -> None:
-    """Refuse what is neither None nor text or a path that UTF-8 can write."""
-    require(value is None or isinstance(value, (str, Path)), f"{name} = {value!r}: text is needed.")
-    try:  # it is written to the run's facts and given to the notebooks, both of which are UTF-8
-        str(value).encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{name} = {value!r}: the name is not UTF-8. Choose another.") from None
-
-
-def is_like(value: object, default: object) -> bool:
-    """Whether a number or a truth value has the type of the default; an integer will do for a float."""
-    accepted = (int, float) if isinstance(default, float) else type(default)
-    return isinstance(value, accepted) and isinstance(value, bool) == isinstance(default, bool)
-
-
-def field_names(settings: type) -> tuple[str, ...]:
-    """Names of the settings of a dataclass of this module."""
-    return tuple(field.name for field in fields(settings))
-
-
-def as_dict(settings: object) -> dict:
-    """A dataclass of this module as plain JSON values, in the order of its fields."""
-    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return {
-        name: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for name, v in values.items()
-    }
+def as_dict(settings: Any) -> dict[str, Any]:
+    """A dataclass of settings as plain JSON values, in the order of its fields."""
+    values = {name: getattr(settings, name) for name in field_names(settings)}
+    return {n: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for n, v in values.items()}

@@ -5,7 +5,6 @@ import re
 import shutil
 from importlib import metadata
 
-import numpy as np
 import pytest
 import torch
 
@@ -26,7 +25,6 @@ def run(tmp_path):
     torch.nn.init.zeros_(model[-1].bias)
     storage.save_model(folder, "linear", model, {"history": [{"epoch": 1, "mrr": 0.5, "seconds": 1.25}]})
     files.write_json(folder / "leaderboard.json", [{"model": "linear", "mrr": 0.5, "cpu_ms_per_query": 0.1}])
-    np.savez(folder / "split.npz", val_images=np.arange(3))
     (folder / "submission.csv").write_text("id,embedding\n")
     return folder
 
@@ -37,7 +35,6 @@ def test_digests_leave_timings_out_and_miss_nothing_else(run):
         "leaderboard.json",
         "models/linear.json",
         "models/linear.safetensors",
-        "split.npz",
         "submission.csv",
     }
     rows = [{"model": "linear", "mrr": 0.5, "cpu_ms_per_query": 0.7}]
@@ -46,7 +43,6 @@ def test_digests_leave_timings_out_and_miss_nothing_else(run):
     torch.nn.init.ones_(model[-1].weight)
     torch.nn.init.zeros_(model[-1].bias)
     storage.save_model(run, "linear", model, metadata)
-    np.savez_compressed(run / "split.npz", val_images=np.arange(3))
     (run / "models" / ".linear.json.x1.json").write_text("{")  # of a process that was killed while it wrote
     (run / "models" / "bigjump_plus.choice.json").write_text("{}")
     (run / ".ipynb_checkpoints").mkdir()
@@ -56,12 +52,10 @@ def test_digests_leave_timings_out_and_miss_nothing_else(run):
     files.write_json(run / "leaderboard.json", [rows[0] | {"mrr": 0.5000001}])
     torch.nn.init.constant_(model[-1].bias, 1e-30)
     storage.save_model(run, "linear", model, metadata)
-    np.savez(run / "split.npz", val_images=np.arange(4))
     (run / "submission.csv").unlink()
     assert differences(before, artefact_digests(run)) == [
         "leaderboard.json",
         "models/linear.safetensors",
-        "split.npz",
         "submission.csv",
     ]
 
@@ -103,7 +97,7 @@ def finished(tmp_path, monkeypatch):
     """A finished run `r` of notebooks that are replaced by one that writes `number` to the run's folder."""
     written = {"number": 1}
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
-    monkeypatch.setattr(series.pipeline, "open_run", lambda settings: None)
+    monkeypatch.setattr(series, "open_run", lambda overrides, **given: None)
     monkeypatch.setattr(
         series, "run_notebook", lambda path, output, given: files.write_json(output.parent / "x.json", written)
     )
@@ -150,10 +144,9 @@ def test_verify_without_a_manifest(tmp_path, finished, capsys):
 def test_a_file_that_is_not_what_its_name_says_counts_by_its_bytes(run):
     before = artefact_digests(run)
     (run / "notes.json").write_text("to do: look at rank 3")
-    np.savez(run / "mine.npz", rows=np.array([{"a": 1}], dtype=object))
     (run / "half.safetensors").write_bytes(b"12")
     found = artefact_digests(run)
-    assert differences(before, found) == ["half.safetensors", "mine.npz", "notes.json"]
+    assert differences(before, found) == ["half.safetensors", "notes.json"]
     assert manifest.changed(run, found) == []
     (run / "notes.json").write_text("done")
     assert manifest.changed(run, found) == ["notes.json"]

@@ -9,16 +9,15 @@ import pytest
 
 from helpers.errors import RunInUseError
 from helpers.runs import series
-from helpers.runs import settings as settings_of_a_run
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
-from helpers.system.locks import run_lock, training_lock
+from helpers.system.locks import lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from helpers.system.locks import run_lock
-with run_lock(Path(sys.argv[1])):
+from helpers.system.locks import lock
+with lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -36,36 +35,36 @@ def other(tmp_path):
 
 def test_a_second_owner_is_refused_and_the_first_is_named(tmp_path, other):
     with pytest.raises(RunInUseError, match=rf"r: in use by process {other.pid} on .*, started .*another run"):
-        with run_lock(tmp_path / "r"):
+        with lock(tmp_path / "r"):
             pass
-    with run_lock(tmp_path / "s"):
+    with lock(tmp_path / "s"):
         pass  # another run is free
 
 
 def test_one_training_of_a_model_at_a_time_beside_the_lock_of_the_series(tmp_path):
-    with run_lock(tmp_path / "r"), training_lock(tmp_path / "r", "linear"), training_lock(tmp_path / "r", "mlp1"):
+    with lock(tmp_path / "r"), lock(tmp_path / "r", training="linear"), lock(tmp_path / "r", training="mlp1"):
         with pytest.raises(RunInUseError, match=rf"r, training of linear: in use by process {os.getpid()}"):
-            with training_lock(tmp_path / "r", "linear"):
+            with lock(tmp_path / "r", training="linear"):
                 pass
-    with training_lock(tmp_path / "r", "linear"):
+    with lock(tmp_path / "r", training="linear"):
         pass
-    with run_lock(tmp_path / "r.linear"), training_lock(tmp_path / "r", "linear"):
+    with lock(tmp_path / "r.linear"), lock(tmp_path / "r", training="linear"):
         pass  # a run whose name looks like the training's
-    assert list((tmp_path / "r").iterdir()) == []  # no part of what the run holds
+    assert not (tmp_path / "r").exists()  # no part of what the run holds
 
 
 def test_a_killed_owner_holds_nothing(tmp_path, other):
     os.kill(other.pid, signal.SIGKILL)
     other.wait()
-    with run_lock(tmp_path / "r"):
-        assert (tmp_path / ".r.series.owner.json").exists()
-    assert not (tmp_path / ".r.series.owner.json").exists() and list((tmp_path / "r").iterdir()) == []
+    with lock(tmp_path / "r"):
+        assert (tmp_path / ".r.series.owner").exists()
+    assert not (tmp_path / ".r.series.owner").exists() and not (tmp_path / "r").exists()
 
 
 def test_the_series_refuses_a_run_in_use(tmp_path, other, monkeypatch, capsys):
     executed = []
     monkeypatch.setenv("HELPERS_RUNS_DIR", "unused")  # restored after the test; --runs-dir replaces it
-    monkeypatch.setattr(series.pipeline, "open_run", lambda settings: None)
+    monkeypatch.setattr(series, "open_run", lambda overrides, **given: None)
     monkeypatch.setattr(series, "run_notebook", lambda path, output, given: executed.append(output))
     assert series.main(["--runs-dir", str(tmp_path), "--run", "r"]) == 2
     assert f"in use by process {other.pid}" in capsys.readouterr().err and not executed
@@ -77,7 +76,14 @@ def test_demo_data_of_a_read_only_project_lie_beside_its_caches(tmp_path, monkey
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
     assert RunConfig().data_path == paths.DATA_DIR / "demo"
     assert RunConfig(text_dim=384).data_path == paths.DATA_DIR / "demo_384_1536"
-    monkeypatch.setattr(settings_of_a_run.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(paths, "is_writable", lambda folder: folder != paths.DATA_DIR)
     assert RunConfig().data_path == tmp_path / ".cache" / "demo"
     assert RunConfig(image_dim=512).data_path == tmp_path / ".cache" / "demo_1024_512"
     assert RunConfig(profile="challenge").data_path == paths.DATA_DIR / "challenge"
+
+
+def test_a_cache_that_cannot_be_shared_is_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
+    assert paths.cache_dir() == tmp_path / ".cache"
+    monkeypatch.setattr(paths, "is_writable", lambda folder: False)
+    assert paths.cache_dir().name == "embedding-translation" and tmp_path not in paths.cache_dir().parents

@@ -9,9 +9,11 @@ import torch
 from helpers.data.synthetic import write_demo
 from helpers.models import storage
 from helpers.models.geometry import GeometryConfig
-from helpers.runs import pipeline
+from helpers.runs import recipes
+from helpers.runs.recipes import find_or_make, fit_geometry, save_geometry, train
+from helpers.runs.run import open_run
 from helpers.runs.settings import RunConfig
-from helpers.training import cca_search
+from helpers.training import cca_search, plus
 from helpers.training.folds import make_folds
 from helpers.training.settings import BaselineConfig, PlusConfig
 
@@ -22,21 +24,21 @@ WIDTHS = {"text_dim": 12, "image_dim": 16}
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "runs"))
     folder = write_demo(tmp_path / "data", n_images=40, **WIDTHS)
-    return pipeline.open_run(RunConfig("challenge", run="a", data_dir=folder, **WIDTHS))
+    return open_run({}, profile="challenge", run="a", data_dir=folder, **WIDTHS)
 
 
 def test_what_is_missing_is_made_with_the_defaults_and_then_found_in_silence(run, capsys):
-    pipeline.ensure_geometry(run)
-    assert capsys.readouterr().err.count("made now, with the defaults of 02") == 1  # both at once
-    pipeline.ensure_geometry(run)
+    find_or_make(run, "least_squares", "procrustes")
+    assert capsys.readouterr().err.count("made now, with the defaults of notebook 02") == 1  # both at once
+    find_or_make(run, "least_squares", "procrustes")
     assert capsys.readouterr().err == ""
 
 
 def test_a_model_of_other_settings_is_kept_and_its_settings_are_said(run, capsys):
     settings = GeometryConfig(eps=0.1)
-    pipeline.save_geometry(run, pipeline.fit_geometry(run, settings), settings)
+    save_geometry(run, fit_geometry(run, settings), settings)
     before = storage.weights_digest(run.directory, "procrustes")
-    pipeline.ensure_geometry(run)
+    find_or_make(run, "least_squares", "procrustes")
     said = capsys.readouterr().err
     assert "procrustes: found in a/, made with other settings than the defaults: eps = 0.1." in said
     assert storage.weights_digest(run.directory, "procrustes") == before
@@ -44,63 +46,61 @@ def test_a_model_of_other_settings_is_kept_and_its_settings_are_said(run, capsys
 
 def test_a_missing_closed_form_takes_the_settings_of_the_one_that_is_there(run):
     settings = GeometryConfig(eps=0.5)
-    pipeline.save_geometry(run, pipeline.fit_geometry(run, settings), settings)
+    save_geometry(run, fit_geometry(run, settings), settings)
     before = storage.weights_digest(run.directory, "procrustes")
     for path in (run.directory / "models").glob("least_squares.*"):
         path.unlink()
-    pipeline.ensure_geometry(run)
+    find_or_make(run, "least_squares", "procrustes")
     assert storage.weights_digest(run.directory, "procrustes") == before
-    assert pipeline.stored_metadata(run, "least_squares")["settings"]["eps"] == 0.5
+    assert run.stored("least_squares")["settings"]["eps"] == 0.5
 
 
 def test_an_interrupted_training_does_not_go_on_with_other_products(run, monkeypatch):
-    data, settings = pipeline.device_data(run, torch.device("cpu")), BaselineConfig(epochs=2, hidden=4)
+    settings = BaselineConfig(epochs=2, hidden=4)
     found = []
-    monkeypatch.setattr(pipeline.loop, "train_baseline", lambda *given: found.append(given[-1].metadata) or [])
-    monkeypatch.setattr(pipeline, "_save_trained", lambda *_: [])
+    monkeypatch.setattr(recipes.loop, "train_baseline", lambda *given: found.append(given[-1].metadata) or [])
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(pipeline, "matmul_dtype", lambda *_, dtype=dtype: dtype)
-        pipeline.train_and_save_baseline(run, "linear", settings, data)
+        monkeypatch.setattr(recipes, "matmul_dtype", lambda *_, dtype=dtype: dtype)
+        train(run, "linear", settings)
     assert found[0]["products"] == ["cpu", "torch.float32"] != found[1].pop("products")
     assert found[0].pop("products") and found[0] == found[1]
 
 
-def test_weighted_cca_is_stored_with_what_inner_splits_chose(run, capsys):
-    pipeline.ensure_cca(run)
-    assert "made now, with the defaults of 02" in capsys.readouterr().err
-    pipeline.ensure_cca(run)
+def test_weighted_cca_is_stored_with_what_its_folds_chose(run, capsys):
+    find_or_make(run, "cca")
+    assert "made now, with the defaults of notebook 02" in capsys.readouterr().err
+    find_or_make(run, "cca")
     assert capsys.readouterr().err == ""
-    metadata = pipeline.stored_metadata(run, "cca")
-    fold_data = make_folds(pipeline.device_data(run), PlusConfig())
-    assert (metadata["setting"], metadata["fold_mrr"]) == cca_search.best_setting(fold_data)
-    assert pipeline.stored_mrr(run, "cca") == np.mean(1 / pipeline.stored_ranks(run, "cca")) > 0.2
+    metadata = run.stored("cca")
+    folds = make_folds(run.training_data, PlusConfig())
+    assert (metadata["setting"], metadata["fold_mrr"]) == cca_search.best_setting(folds)
+    assert run.mrr("cca") == np.mean(1 / run.ranks("cca")) > 0.2
 
 
 def test_plus_is_short_on_the_demo_data_alone(run, tmp_path):
-    assert pipeline.plus_defaults(replace(run, config=RunConfig())) == PlusConfig(**pipeline.QUICK_PLUS)
+    assert recipes.plus_defaults(replace(run, config=RunConfig())) == PlusConfig(**recipes.QUICK_PLUS)
     for own in (RunConfig(data_dir=tmp_path), RunConfig("challenge")):
-        assert pipeline.plus_defaults(replace(run, config=own)) == PlusConfig()
+        assert recipes.plus_defaults(replace(run, config=own)) == PlusConfig()
 
 
-def test_groups_of_the_split_reach_the_inner_splits(run):
-    grouped = pipeline.open_run(replace(run.config, group_duplicates=True))
-    groups = pipeline.device_data(grouped).groups
+def test_groups_of_the_split_reach_the_folds(run):
+    grouped = open_run({"group_duplicates": True}, profile="challenge", data_dir=run.config.data_dir, **WIDTHS)
+    groups = grouped.training_data.groups
     np.testing.assert_array_equal(groups, grouped.groups[grouped.split.train_images])
-    assert len(groups) == len(grouped.split.train_images) and pipeline.device_data(run).groups is None
+    assert len(groups) == len(grouped.split.train_images) and run.training_data.groups is None
 
 
 def test_a_model_of_another_device_is_kept_and_said(run, capsys, monkeypatch):
     def native(dtype):
-        monkeypatch.setattr(pipeline, "matmul_dtype", lambda device, wanted: dtype if wanted else torch.float32)
+        monkeypatch.setattr(recipes, "matmul_dtype", lambda device, wanted: dtype if wanted else torch.float32)
 
-    data, settings = pipeline.device_data(run, torch.device("cpu")), BaselineConfig(epochs=1, hidden=4)
-    monkeypatch.setattr(pipeline, "choose_device", lambda: torch.device("cpu"))
+    settings = BaselineConfig(epochs=1, hidden=4)
     native(torch.float32)
-    for name in pipeline.BASELINES:
-        pipeline.train_and_save_baseline(run, name, replace(settings, mixed_precision=name != "linear"), data)
+    for name in recipes.BASELINES:
+        train(run, name, replace(settings, mixed_precision=name != "linear"))
     capsys.readouterr()
     native(torch.bfloat16)
-    pipeline.ensure_baselines(run)
+    find_or_make(run, *recipes.BASELINES)
     said = [line for line in capsys.readouterr().err.splitlines() if "elsewhere" in line]
     # What asked for float32 is what it would be here.
     assert said == [f"{name}: found in a/, trained elsewhere, on cpu with torch.float32." for name in ("mlp1", "mlp2")]
@@ -109,26 +109,29 @@ def test_a_model_of_another_device_is_kept_and_said(run, capsys, monkeypatch):
 def test_an_ensemble_of_another_version_of_the_recipe_is_not_found(run, capsys, monkeypatch):
     settings = PlusConfig(epochs=1, hidden=4, members=1, temperatures=(0.05,), whitenings=(0.0,), cca_weights=(0.0,))
     assert not run.holds("bigjump_plus") and not run.has("bigjump_plus")
-    pipeline.train_and_save_plus(run, settings, pipeline.device_data(run))
+    train(run, "bigjump_plus", settings)
     assert run.has("bigjump_plus")
-    monkeypatch.setattr(pipeline.plus, "VERSION", pipeline.plus.VERSION + 1)
+    monkeypatch.setattr(plus, "VERSION", plus.VERSION + 1)
     assert run.holds("bigjump_plus") and not run.has("bigjump_plus")
-    made = []
-    monkeypatch.setattr(pipeline, "train_and_save_plus", lambda *given: made.append(given))
-    pipeline.ensure_plus(run)
-    assert made and "bigjump_plus: not in a/ by this version of its recipe; made now" in capsys.readouterr().err
+    monkeypatch.setattr(recipes, "_train_plus", lambda run, name, *_: made.append(name))
+    made: list[str] = []
+    find_or_make(run, "bigjump_plus")
+    assert made == ["bigjump_plus"]
+    assert "bigjump_plus: not in a/ by this version of its recipe; made now" in capsys.readouterr().err
 
 
 def test_a_model_of_another_split_is_made_anew(run, capsys):
-    pipeline.ensure_geometry(run)
+    find_or_make(run, "least_squares", "procrustes")
     capsys.readouterr()
-    pipeline.ensure_geometry(pipeline.open_run(replace(run.config, split_seed=7)))
-    assert "least_squares: not in a/ for this data and split" in capsys.readouterr().err
+    find_or_make(
+        open_run({"split_seed": 7}, profile="challenge", run="a", data_dir=run.config.data_dir, **WIDTHS), "procrustes"
+    )
+    assert "procrustes: not in a/ for this data and split" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"metadata": {}, "choice": 3}'])
 def test_a_damaged_choice_is_searched_for_again(tmp_path, text, capsys):
     path = tmp_path / "bigjump_plus.choice.json"
     path.write_text(text)
-    assert pipeline._stored_choice(path, {}) is None
+    assert recipes._kept_choice(path, {}) is None
     assert "bigjump_plus.choice.json: not readable; the search begins anew" in capsys.readouterr().err

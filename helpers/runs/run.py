@@ -1,0 +1,158 @@
+"""A run: its data, its split, its folder, and the models that are stored there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers.data.duplicates import duplicate_groups
+from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.split import Split, make_split
+from helpers.data.synthetic import write_demo
+from helpers.data.training_data import TrainingData, training_data
+from helpers.errors import ConfigError
+from helpers.evaluation import metrics
+from helpers.evaluation.settings import EvaluationConfig
+from helpers.models import storage
+from helpers.models.geometry import GeometryConfig
+from helpers.models.networks import predict
+from helpers.runs.settings import RunConfig
+from helpers.system.devices import choose_device, prefer_exact
+from helpers.system.files import write_json
+from helpers.system.settings import as_dict, field_names, unknown_name
+from helpers.training import plus
+from helpers.training.settings import BaselineConfig, BigJumpConfig
+
+T = TypeVar("T")
+STAGES = {"01": None, "02": GeometryConfig, "03": BaselineConfig, "04": BigJumpConfig, "05": EvaluationConfig}
+"""The settings that a notebook has beside `RunConfig`, which all share."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The data of a run, its split, and the folder of its artefacts.
+
+    Attributes:
+        groups: (M,) images of one group were kept in one split; None where each stands for itself.
+        overrides: settings of any stage, by name, other than what the notebook names itself.
+    """
+
+    config: RunConfig
+    data: PairedEmbeddings
+    split: Split
+    groups: np.ndarray | None = None
+    overrides: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        return self.config.run_dir
+
+    @property
+    def gallery(self) -> np.ndarray:
+        """(G, dy) validation images."""
+        return self.data.images[self.split.val_images]
+
+    @cached_property
+    def training_data(self) -> TrainingData:
+        """The training and validation splits on the device that training uses."""
+        return training_data(self.data.text, self.data.images, self.split, choose_device(), self.groups)
+
+    def settings(self, kind: type[T], **given: object) -> T:
+        """Settings of one stage: the given values, and those of the run's overrides that the stage has.
+
+        Raises:
+            ConfigError: a value is of another type or out of its range.
+        """
+        return kind(**{**given, **{n: v for n, v in self.overrides.items() if n in field_names(kind)}})
+
+    def metadata(self, settings: object, **more: object) -> dict[str, Any]:
+        """What is stored with a model: enough to rebuild it and to tell whether it belongs to this data and split."""
+        return {
+            "architecture": {"text_dim": self.data.text_dim, "image_dim": self.data.image_dim},
+            "data": self.data.fingerprint,
+            "split": self.split.digest,
+            "settings": as_dict(settings),
+            **more,
+        }
+
+    def stored(self, name: str) -> dict[str, Any] | None:
+        """The metadata of a stored model: architecture, settings, history, and what else was kept with it."""
+        return storage.load_metadata(self.directory, name)
+
+    def holds(self, name: str) -> bool:
+        """Whether the run holds a model `name`, trained on this very data and split."""
+        found = self.stored(name)
+        return found is not None and (found["data"], found["split"]) == (self.data.fingerprint, self.split.digest)
+
+    def has(self, name: str) -> bool:
+        """Whether it holds that model as this version of its recipe trains it."""
+        return self.holds(name) and (name != "bigjump_plus" or self.stored(name)["version"] == plus.VERSION)
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """One entry an epoch of a stored model's training; see `training.fit`."""
+        return storage.load_model(self.directory, name)[1]["history"]
+
+    def choice(self) -> plus.Choice:
+        """What the cross-validation folds chose for the stored ensemble of the recipe plus."""
+        return plus.Choice(**storage.load_model(self.directory, "bigjump_plus")[1]["choice"])
+
+    def model(self, name: str) -> nn.Module:
+        """A stored model, on the device that training uses."""
+        return storage.load_model(self.directory, name)[0].to(choose_device())
+
+    def ranks(self, name: str) -> np.ndarray:
+        """(V,) ranks of the images of the validation captions under a stored model: full gallery, by cosine."""
+        translated = predict(self.model(name), self.data.text, self.split.val_captions)
+        positive = torch.from_numpy(self.split.caption_to_gallery)
+        return metrics.ranks(torch.from_numpy(translated).to(choose_device()), self.gallery, positive)
+
+    def mrr(self, name: str) -> float:
+        """MRR of a stored model on the validation split; see `ranks`."""
+        return float(np.mean(1 / self.ranks(name)))
+
+    def save(self) -> None:
+        """Write to the run's folder what its data and its split were made from."""
+        facts = {"config": as_dict(self.config), "data": self.data.fingerprint, "split": self.split.digest}
+        write_json(self.directory / "run.json", facts)
+
+
+def say(message: str) -> None:
+    """A line for the reader that is no result: on stderr, so that compared outputs do not depend on it."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def open_run(overrides: Mapping[str, object], **given: object) -> Run:
+    """Load and validate the data of a run (writing the demo data on first use), and split it.
+
+    The split is recomputed rather than read: it takes milliseconds (with groups of near-duplicates about what one
+    product of all images with one another takes) and cannot be stale.
+
+    Args:
+        overrides: settings of any stage by their names; those of `RunConfig` count here.
+        given: settings of `RunConfig`.
+
+    Raises:
+        ConfigError: a name that no stage knows, or a value out of its range.
+        DataError: the data are not as they must be.
+        SplitError: a split would be empty.
+    """
+    known = [name for kind in (RunConfig, *filter(None, STAGES.values())) for name in field_names(kind)]
+    for name in overrides:
+        if name not in known:
+            raise ConfigError(unknown_name(name, set(known)))
+    config = RunConfig(**{**given, **{n: v for n, v in overrides.items() if n in field_names(RunConfig)}})
+    prefer_exact()
+    if config.is_demo:
+        write_demo(config.data_path, text_dim=config.text_dim, image_dim=config.image_dim)
+    data = load_paired(config.data_path, text_dim=config.text_dim, image_dim=config.image_dim)
+    groups = duplicate_groups(data.images) if config.group_duplicates else None
+    split = make_split(data.targets, data.n_images, config.val_ratio, config.split_seed, config.test_ratio, groups)
+    return Run(config, data, split, groups, overrides)
