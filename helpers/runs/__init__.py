@@ -1,0 +1,39 @@
+"""Runs of the series: settings, the models of a run and how they are made, the notebooks in order.
+
+settings: `RunConfig`, which data a run reads and how it is split.
+run: `open_run` and the `Run` that it gives.
+recipes: how each model of a run is found or made.
+leaderboard: every model of a run judged, and what judging leaves for `Translator`.
+parameters, series: the notebooks through papermill. manifest: what a run was made from, and what it made.
+"""
+
+from helpers.runs.parameters import plus_config
+from helpers.runs.recipes import (
+    BASELINES,
+    GEOMETRY_POWERS,
+    find_or_make,
+    fit_geometry,
+    plus_defaults,
+    save_cca,
+    save_geometry,
+    train,
+    training_statistics,
+)
+from helpers.runs.run import Run, open_run
+from helpers.runs.settings import RunConfig
+
+__all__ = [
+    "BASELINES",
+    "GEOMETRY_POWERS",
+    "Run",
+    "RunConfig",
+    "find_or_make",
+    "fit_geometry",
+    "open_run",
+    "plus_config",
+    "plus_defaults",
+    "save_cca",
+    "save_geometry",
+    "train",
+    "training_statistics",
+]

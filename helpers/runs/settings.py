@@ -1,0 +1,76 @@
+"""The settings that all notebooks of a run share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from helpers.errors import ConfigError
+from helpers.system import paths
+from helpers.system.settings import Count, Fraction, Whole, require, settings
+
+
+@settings
+class RunConfig:
+    """Which data a run reads, how it is split, and where its artefacts go.
+
+    Attributes:
+        profile: `demo` (synthetic data, written on first use) or `challenge` (files that you supply).
+        run: name of the folder under `runs/`; the profile's name where None.
+        data_dir: folder with `train.npz` and `captions.txt`; `data/<profile>` where None (the demo's lies beside the
+            caches where the project is read-only, and has its widths in its name where they are not the defaults). A
+            relative path is taken from the folder in which the kernel was started, then from the project's root.
+        text_dim, image_dim: widths that the data must have.
+        val_ratio: share of the images that validate: two or more of them.
+        split_seed: seed of the split by image; training has its own seed.
+        test_ratio: share of the images that no training and no choice sees, judged once at the end; 0 for none.
+        group_duplicates: keep images that nearly repeat one another in one split.
+    """
+
+    profile: Literal["demo", "challenge"] = "demo"
+    run: str | None = None
+    data_dir: str | Path | None = None
+    text_dim: Count = 1024
+    image_dim: Count = 1536
+    val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    split_seed: Whole = 42
+    test_ratio: Fraction = 0.0
+    group_duplicates: bool = False
+
+    def __post_init__(self) -> None:
+        name = self.run_name
+        plain = name not in ("", ".", "..") and Path(name).name == name and not name.startswith(".")
+        require(plain, f"run = {name!r}: a plain folder name is needed, without separators or a leading dot.")
+        for setting, value in (("run", name), ("data_dir", str(self.data_dir))):
+            try:  # it is written to UTF-8 files
+                value.encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"{setting} = {value!r}: not UTF-8. Choose another name.") from None
+        require(len(name.encode()) <= 200, f"run = {name!r}: longer than 200 bytes, which file systems may refuse.")
+
+    @property
+    def run_name(self) -> str:
+        return self.profile if self.run is None else self.run
+
+    @property
+    def run_dir(self) -> Path:
+        return paths.runs_dir() / self.run_name
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the data are the demo set, which is written on first use."""
+        return self.profile == "demo" and self.data_dir is None
+
+    @property
+    def data_path(self) -> Path:
+        if self.is_demo:
+            folder = paths.DATA_DIR if paths.in_checkout() and paths.is_writable(paths.DATA_DIR) else paths.cache_dir()
+            widths = self.text_dim, self.image_dim
+            usual = widths == (RunConfig.text_dim, RunConfig.image_dim)
+            # Two runs of other widths, side by side, would replace each other's data.
+            return folder / ("demo" if usual else "_".join(map(str, ("demo", *widths))))
+        given = Path(self.data_dir or paths.DATA_DIR / self.profile).expanduser()
+        candidates = (given.absolute(), paths.PROJECT_ROOT / given)
+        return next((path for path in candidates if path.exists()), candidates[0])
