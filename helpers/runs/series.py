@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import papermill
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
@@ -29,6 +32,14 @@ from helpers.system import paths
 from helpers.system.devices import choose_device
 from helpers.system.locks import lock
 from helpers.system.settings import as_dict, field_names
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """A kernel of the interpreter that runs the series, whichever kernel is first on the Jupyter path."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
 
 
 class TrainingProgress:
@@ -66,7 +77,10 @@ def run_notebook(path: Path, output: Path, parameters: Given) -> None:
             cwd=str(Path.cwd()),
             # A training bar then leaves its last state in the notebook, not every state it was ever in.
             coalesce_streams=True,
-            config=Config(KernelManager={"transport_encryption": "auto"}),
+            config=Config(
+                NotebookClient={"kernel_manager_class": ThisInterpreter},
+                KernelManager={"transport_encryption": "auto"},
+            ),
         )
     except DeadKernelError:
         raise NotebookError(f"{path.name}: its kernel died; out of memory is the usual cause.") from None
