@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import papermill
 
@@ -15,7 +16,7 @@ from helpers.system import paths
 from helpers.system.settings import field_names, require, unknown_name
 from helpers.training.settings import BigJumpConfig, PlusConfig
 
-Given = dict[str, object]
+Given = dict[str, Any]
 
 
 def notebooks(only: str | None = None) -> list[Path]:
@@ -47,7 +48,7 @@ def literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def deal(given: Mapping[str, object], chosen: list[Path]) -> dict[Path, Given]:
+def deal(given: Mapping[str, Any], chosen: list[Path]) -> dict[Path, Given]:
     """What each notebook is given: its own parameters by their names, any other setting of its stage by `overrides`.
 
     Raises:
@@ -69,7 +70,7 @@ def deal(given: Mapping[str, object], chosen: list[Path]) -> dict[Path, Given]:
     return dealt
 
 
-def flat(dealt: Mapping[str, object]) -> Given:
+def flat(dealt: Mapping[str, Any]) -> Given:
     """What a notebook is given, its overrides among the rest."""
     overrides = dealt.get("overrides", {})
     require(isinstance(overrides, dict), f"overrides = {overrides!r}: a dict is needed, such as {{'epochs': 10}}.")
@@ -100,7 +101,7 @@ def check(dealt: Mapping[Path, Given], recorded: bool = False) -> RunConfig:
     return RunConfig(**run)
 
 
-def plus_config(given: object, **more: object) -> PlusConfig:
+def plus_config(given: object, **more: Any) -> PlusConfig:
     """`PlusConfig` with some of its settings replaced.
 
     Raises:

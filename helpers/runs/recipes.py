@@ -15,8 +15,15 @@ import torch
 from torch import nn
 
 from helpers.models import cca, storage
-from helpers.models.geometry import CrossSpace, GeometryConfig, PairStatistics, fit_cross_space, pair_statistics
-from helpers.models.networks import build_model
+from helpers.models.geometry import (
+    AffineMap,
+    CrossSpace,
+    GeometryConfig,
+    PairStatistics,
+    fit_cross_space,
+    pair_statistics,
+)
+from helpers.models.networks import GeomLinear, GeomWithAdapter, build_model
 from helpers.runs.run import Run, say
 from helpers.system.devices import choose_device, device_name, matmul_dtype, seed_all
 from helpers.system.files import write_json
@@ -29,7 +36,7 @@ from helpers.training.state import Progress
 
 GEOMETRY_POWERS = {"least_squares": 1.0, "procrustes": 0.0}
 BASELINES = ("linear", "mlp1", "mlp2")
-QUICK_PLUS = {"fold_images": 100, "temperatures": (0.02, 0.033), "epochs": 8}
+QUICK_PLUS: dict[str, Any] = {"fold_images": 100, "temperatures": (0.02, 0.033), "epochs": 8}
 """Of the recipe plus, and of the folds of weighted CCA, on demo data: one fold in place of five, two temperatures, and
 eight epochs where the search would take 20 to 40, so that the series stays short. Weighted CCA does nearly all of it
 there in any case: with the whole training `plus` leads it by 0.006, with this one by 0.001."""
@@ -66,10 +73,13 @@ def fit_geometry(run: Run, settings: GeometryConfig) -> CrossSpace:
 def save_geometry(run: Run, fitted: CrossSpace, settings: GeometryConfig) -> None:
     """Store the rows `least_squares` and `procrustes` of a fitted family."""
     for name, power in GEOMETRY_POWERS.items():
-        model = build_model(name, run.data.text_dim, run.data.image_dim)
-        affine = fitted.affine(power)
-        model.set_affine(affine.matrix, affine.bias)
-        storage.save_model(run.directory, name, model, run.metadata(settings, power=power))
+        _store_affine(run, name, fitted.affine(power), run.metadata(settings, power=power))
+
+
+def _store_affine(run: Run, name: str, affine: AffineMap, metadata: dict[str, Any]) -> None:
+    model = GeomLinear(run.data.text_dim, run.data.image_dim)
+    model.set_affine(affine.matrix, affine.bias)
+    storage.save_model(run.directory, name, model, metadata)
 
 
 def _make_geometry(run: Run, name: str, settings: GeometryConfig) -> None:
@@ -82,7 +92,7 @@ def _make_geometry(run: Run, name: str, settings: GeometryConfig) -> None:
 
 def plus_defaults(run: Run) -> PlusConfig:
     """The defaults of the recipe plus, shorter on the demo data; see `QUICK_PLUS`."""
-    return PlusConfig(**(QUICK_PLUS if run.config.is_demo else {}))
+    return PlusConfig(**QUICK_PLUS) if run.config.is_demo else PlusConfig()
 
 
 def save_cca(run: Run, settings: PlusConfig) -> tuple[cca.Setting, float]:
@@ -97,9 +107,7 @@ def save_cca(run: Run, settings: PlusConfig) -> tuple[cca.Setting, float]:
     data = run.training_data
     setting, fold_mrr = cca_search.best_setting(make_folds(data, settings))
     (affine,) = cca.maps(data, [setting])
-    model = build_model("cca", run.data.text_dim, run.data.image_dim)
-    model.set_affine(affine.matrix, affine.bias)
-    storage.save_model(run.directory, "cca", model, run.metadata(settings, setting=setting, fold_mrr=fold_mrr))
+    _store_affine(run, "cca", affine, run.metadata(settings, setting=setting, fold_mrr=fold_mrr))
     return setting, fold_mrr
 
 
@@ -116,14 +124,16 @@ def train(run: Run, name: str, settings: Any, resume: bool = True) -> History:
     if name == "bigjump":
         find_or_make(run, *GEOMETRY_POWERS)
     with lock(run.directory, name):
-        return {"bigjump": _train_bigjump, "bigjump_plus": _train_plus}.get(name, _train_baseline)(
-            run, name, settings, resume
-        )
+        if name == "bigjump":
+            return _train_bigjump(run, name, settings, resume)
+        if name == "bigjump_plus":
+            return _train_plus(run, name, settings, resume)
+        return _train_baseline(run, name, settings, resume)
 
 
 def _train_baseline(run: Run, name: str, settings: BaselineConfig, resume: bool) -> History:
     seed_all(settings.seed)
-    shape = {"hidden": settings.hidden, "dropout": settings.dropout}
+    shape: dict[str, Any] = {"hidden": settings.hidden, "dropout": settings.dropout}
     model = build_model(name, run.data.text_dim, run.data.image_dim, **shape)
     progress = _progress(run, name, settings, resume)
     history = loop.train_baseline(model, run.training_data, settings, name, progress)
@@ -134,8 +144,8 @@ def _train_bigjump(run: Run, name: str, settings: BigJumpConfig, resume: bool) -
     """From the stored Procrustes map, which is part of where the training starts: another one, another training."""
     start, stored = storage.load_model(run.directory, "procrustes")
     seed_all(settings.seed)
-    shape = {"hidden": settings.hidden, "dropout": settings.dropout}
-    model = build_model(name, run.data.text_dim, run.data.image_dim, **shape)
+    shape: dict[str, Any] = {"hidden": settings.hidden, "dropout": settings.dropout}
+    model = GeomWithAdapter(run.data.text_dim, run.data.image_dim, **shape)
     model.geometry.load_state_dict(start.state_dict())
     progress = _progress(run, name, settings, resume, geometry=stored["settings"])
     history = loop.train_bigjump(model, run.training_data, settings, progress)
@@ -232,7 +242,7 @@ def _find_or_make(run: Run, name: str, recipe: Recipe, defaults: Any) -> None:
         say(f"{name}: not in {place} {lacks}; made now, with the defaults of notebook {recipe.notebook}.")
         recipe.make(run, name, defaults)
         return
-    usual, stored = as_dict(defaults), storage.load_model(run.directory, name)[1]
+    usual, stored = as_dict(defaults), run.stored(name)
     other = [f"{key} = {value!r}" for key, value in stored["settings"].items() if usual.get(key) != value]
     if other:
         say(f"{name}: found in {place}, made with other settings than the defaults: {', '.join(other)}.")

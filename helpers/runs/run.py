@@ -49,7 +49,7 @@ class Run:
     data: PairedEmbeddings
     split: Split
     groups: np.ndarray | None = None
-    overrides: Mapping[str, object] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -65,7 +65,7 @@ class Run:
         """The training and validation splits on the device that training uses."""
         return training_data(self.data.text, self.data.images, self.split, choose_device(), self.groups)
 
-    def settings(self, kind: type[T], **given: object) -> T:
+    def settings(self, kind: type[T], **given: Any) -> T:
         """Settings of one stage: the given values, and those of the run's overrides that the stage has.
 
         Raises:
@@ -83,26 +83,26 @@ class Run:
             **more,
         }
 
-    def stored(self, name: str) -> dict[str, Any] | None:
-        """The metadata of a stored model: architecture, settings, history, and what else was kept with it."""
-        return storage.load_metadata(self.directory, name)
+    def stored(self, name: str) -> dict[str, Any]:
+        """The metadata of a stored model: architecture, settings, history, and what else was kept; empty if absent."""
+        return storage.load_metadata(self.directory, name) or {}
 
     def holds(self, name: str) -> bool:
         """Whether the run holds a model `name`, trained on this very data and split."""
         found = self.stored(name)
-        return found is not None and (found["data"], found["split"]) == (self.data.fingerprint, self.split.digest)
+        return (found.get("data"), found.get("split")) == (self.data.fingerprint, self.split.digest)
 
     def has(self, name: str) -> bool:
         """Whether it holds that model as this version of its recipe trains it."""
-        return self.holds(name) and (name != "bigjump_plus" or self.stored(name)["version"] == plus.VERSION)
+        return self.holds(name) and (name != "bigjump_plus" or self.stored(name).get("version") == plus.VERSION)
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """One entry an epoch of a stored model's training; see `training.fit`."""
-        return storage.load_model(self.directory, name)[1]["history"]
+        return self.stored(name)["history"]
 
     def choice(self) -> plus.Choice:
         """What the cross-validation folds chose for the stored ensemble of the recipe plus."""
-        return plus.Choice(**storage.load_model(self.directory, "bigjump_plus")[1]["choice"])
+        return plus.Choice(**self.stored("bigjump_plus")["choice"])
 
     def model(self, name: str) -> nn.Module:
         """A stored model, on the device that training uses."""
@@ -129,7 +129,7 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def open_run(overrides: Mapping[str, object], **given: object) -> Run:
+def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
     """Load and validate the data of a run (writing the demo data on first use), and split it.
 
     The split is recomputed rather than read: it takes milliseconds (with groups of near-duplicates about what one

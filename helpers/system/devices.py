@@ -39,7 +39,7 @@ def prefer_exact() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling every new tensor takes a twentieth of a step; only code that reads what it never wrote would notice.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of it
     torch.backends.cudnn.benchmark = False
     torch.set_float32_matmul_precision("highest")  # no TF32
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of bfloat16 products in float32

@@ -33,11 +33,11 @@ def settings(cls: type[T]) -> type[T]:
     Raises (when it is instantiated):
         ConfigError: names each setting, its value and what is needed.
     """
-    checked = pydantic.dataclasses.dataclass(cls, frozen=True, config=_CHECKS)
+    checked: Any = pydantic.dataclasses.dataclass(cls, frozen=True, config=_CHECKS)
     initialise = checked.__init__
 
     @functools.wraps(initialise)
-    def __init__(self: T, *values: object, **named: object) -> None:
+    def __init__(self: Any, *values: Any, **named: Any) -> None:
         try:
             initialise(self, *values, **named)
         except pydantic.ValidationError as error:
