@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -209,6 +210,9 @@ def print_leaderboards(run_dir: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end a finished run
+            stream.reconfigure(errors="backslashreplace")
     options = parse_arguments(arguments)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     started = time.perf_counter()
