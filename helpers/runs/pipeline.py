@@ -23,7 +23,7 @@ from helpers.errors import CheckpointError
 from helpers.evaluation import metrics
 from helpers.models import cca, storage
 from helpers.models.geometry import CrossSpace, GeometryConfig, PairStatistics, fit_cross_space, pair_statistics
-from helpers.models.networks import build_model, predict
+from helpers.models.build import build_model, predict
 from helpers.runs.settings import RunConfig
 from helpers.system import files, settings
 from helpers.system.devices import choose_device, device_name, matmul_dtype, prefer_exact, seed_all

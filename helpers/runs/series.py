@@ -24,6 +24,7 @@ from helpers.data.pairs import QUERY_FILE, load_queries
 from helpers.errors import ConfigError, DataError, NotebookError, RunInUseError, SplitError
 from helpers.evaluation import leaderboard
 from helpers.runs import manifest, pipeline, settings
+from helpers.runs.leaderboard import TEST_LEADERBOARD
 from helpers.runs.parameters import build_settings, check_parameters, literal, notebooks, parse_value
 from helpers.runs.settings import RunConfig
 from helpers.system import settings
@@ -211,7 +212,7 @@ def given_parameters(options: argparse.Namespace) -> dict[str, object]:
 
 def print_leaderboards(run_dir: Path) -> None:
     """Print the validation leaderboard of a run and, where it has one, that of its test split."""
-    for name, title in (("leaderboard.json", ""), (leaderboard.TEST_LEADERBOARD, "test, which no choice has seen:\n")):
+    for name, title in (("leaderboard.json", ""), (TEST_LEADERBOARD, "test, which no choice has seen:\n")):
         if (run_dir / name).exists():
             rows = json.loads((run_dir / name).read_text(encoding="utf-8"))
             print("\n" + title + leaderboard.format_table(rows, leaderboard.ACCURACY_COLUMNS))

@@ -39,7 +39,7 @@ def prefer_exact() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling every new tensor takes a twentieth of a step; only code that reads what it never wrote would notice.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set on a module
     torch.backends.cudnn.benchmark = False
     torch.set_float32_matmul_precision("highest")  # no TF32
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of bfloat16 products in float32
@@ -78,10 +78,10 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def choose_device() -> torch.device:
-    """What the environment variable `HELPERS_DEVICE` names (`cpu`, `cuda:1`); else CUDA, Apple's MPS, or the CPU.
+    """The device to compute on: what `HELPERS_DEVICE` names (`cpu`, `cuda:1`), else CUDA, Apple's MPS, or the CPU.
 
     Raises:
-        ConfigError: the variable names no device that is there.
+        ConfigError: this environment variable names no device that is there.
     """
     if name := os.environ.get("HELPERS_DEVICE"):
         return _named_device(name)
@@ -102,7 +102,7 @@ def _named_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Tells devices apart on which one training gives other bits: their kind, and of a CUDA device its model."""
+    """Kind of a device, and of a CUDA device its model: where these differ, one training gives other bits."""
     return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
