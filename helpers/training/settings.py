@@ -163,7 +163,7 @@ class PlusConfig(OptimiserConfig):
         negative_share: share of the training images drawn as negatives at each step. A quarter of them trains as well as
             all do, in less time (benchmarks/results/accuracy_search.json).
         average_power: weights are averaged over training, the t-th step's with weight proportional to t^power.
-        fold_ratio: share of the training images that an fold holds out.
+        fold_ratio: share of the training images that a fold holds out.
         fold_images: images that the cross-validation folds hold out together, at least (ten splits at most).
         patience: the search stops where the last so many epochs, or a quarter of them all if that is more, brought
             clearly better.
