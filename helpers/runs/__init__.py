@@ -7,6 +7,7 @@ leaderboard: every model of a run judged, and what judging leaves for `Translato
 parameters, series: the notebooks through papermill. manifest: what a run was made from, and what it made.
 """
 
+from helpers.runs.leaderboard import evaluate, evaluate_test
 from helpers.runs.parameters import plus_config
 from helpers.runs.recipes import (
     BASELINES,
@@ -27,6 +28,8 @@ __all__ = [
     "GEOMETRY_POWERS",
     "Run",
     "RunConfig",
+    "evaluate",
+    "evaluate_test",
     "find_or_make",
     "fit_geometry",
     "open_run",

@@ -26,6 +26,7 @@ from helpers.data.pairs import QUERY_FILE, load_queries
 from helpers.errors import ConfigError, NotebookError, UserError
 from helpers.evaluation import leaderboard
 from helpers.runs import manifest
+from helpers.runs.leaderboard import LEADERBOARD, TEST_LEADERBOARD
 from helpers.runs.parameters import Given, check, deal, literal, notebooks, parse_value
 from helpers.runs.run import Run, open_run
 from helpers.runs.settings import RunConfig
@@ -202,7 +203,7 @@ def given_parameters(options: argparse.Namespace) -> Given:
 
 def print_leaderboards(run_dir: Path) -> None:
     """Print the validation leaderboard of a run and, where it has one, that of its test split."""
-    for name, title in (("leaderboard.json", ""), ("test_leaderboard.json", "test, which no choice has seen:\n")):
+    for name, title in ((LEADERBOARD, ""), (TEST_LEADERBOARD, "test, which no choice has seen:\n")):
         if (run_dir / name).exists():
             rows = json.loads((run_dir / name).read_text(encoding="utf-8"))
             print("\n" + title + leaderboard.format_table(rows, leaderboard.ACCURACY_COLUMNS))

@@ -240,13 +240,13 @@ def test_a_gpu_tells_copies_by_their_values_too(values, width, seed):
         np.testing.assert_array_equal(digests[:, None] == digests[None, :], equal)
 
 
-def test_facts_of_the_gallery_change_no_rank():
+def test_statistics_of_the_gallery_change_no_rank():
     rng = np.random.default_rng(0)
     gallery = np.repeat(rng.normal(size=(20, 6)) + 50, 2, axis=0)  # copies, and nearly one direction
     case = tensors(rng.normal(size=(30, 6)), gallery, rng.integers(0, 40, 30))
     known = vectors.GalleryStatistics.of(case[1])
     assert known.common is not None and len(np.unique(known.group)) == 20
-    np.testing.assert_array_equal(metrics.ranks(*case, metadata=known), metrics.ranks(*case))
+    np.testing.assert_array_equal(metrics.ranks(*case, statistics=known), metrics.ranks(*case))
 
 
 def test_copies_inside_a_group_are_no_evidence():

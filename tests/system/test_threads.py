@@ -14,7 +14,8 @@ from helpers.data import synthetic
 from helpers.data.training_data import TrainingData
 from helpers.evaluation import hubness, metrics
 from helpers.models import geometry
-from helpers.models.networks import build_model, fit_standardisation
+from helpers.models.build import build_model
+from helpers.models.networks import fit_standardisation
 from helpers.system.devices import one_blas_thread, seed_all
 from helpers.training.loop import epoch_order, make_optimiser, validation_mrr
 from helpers.training.objectives import BigJumpObjective, CombinedObjective
@@ -72,6 +73,7 @@ def trained(name, threads):
     return found | {"mrr": torch.tensor(validation_mrr(objective.judged(model), data))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "mlp1", "mlp2", "bigjump", "bigjump_plus"])
 def test_training(name):
     one, *others = (trained(name, threads) for threads in THREADS)

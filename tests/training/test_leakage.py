@@ -15,10 +15,12 @@ from helpers.errors import SplitError
 from helpers.evaluation import leaderboard
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models import geometry, storage
+from helpers.models.build import build_model
 from helpers.models.geometry import GeometryConfig
-from helpers.models.networks import build_model
-from helpers.runs import pipeline
+from helpers.runs import recipes
+from helpers.runs.leaderboard import evaluate, evaluate_test
 from helpers.runs.manifest import TIMINGS, artefact_digests
+from helpers.runs.run import Run
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import seed_all
 from helpers.training import loop, steps
@@ -33,7 +35,7 @@ def opened(text, images, targets, test_ratio=0.0, name="leak"):
     names = [f"{i}.jpg" for i in range(N_IMAGES)]
     data = PairedEmbeddings(text, images, targets, ["a caption"] * len(text), names, "fingerprint")
     split = make_split(targets, N_IMAGES, val_ratio=0.2, test_ratio=test_ratio)
-    return pipeline.Run(RunConfig(run=name), data, split)
+    return Run(RunConfig(run=name), data, split)
 
 
 @pytest.fixture
@@ -55,9 +57,10 @@ def other(run):
     return opened(text, images, run.data.targets)
 
 
+@pytest.mark.slow
 def test_weighted_cca_and_the_choice_of_its_setting(run, other, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
-    one, two = ((pipeline.save_cca(r, PlusConfig()), storage.weights_digest(r.directory, "cca")) for r in (run, other))
+    one, two = ((recipes.save_cca(r, PlusConfig()), storage.weights_digest(r.directory, "cca")) for r in (run, other))
     assert one == two
 
 
@@ -65,7 +68,7 @@ def test_weighted_cca_and_the_choice_of_its_setting(run, other, tmp_path, monkey
 def test_closed_forms(run, other, fit_on):
     settings = GeometryConfig(fit_on=fit_on)
     for power in (0.0, 1.0):
-        one, two = (pipeline.fit_geometry(each, settings).affine(power) for each in (run, other))
+        one, two = (recipes.fit_geometry(each, settings).affine(power) for each in (run, other))
         np.testing.assert_array_equal(one.matrix, two.matrix)
         np.testing.assert_array_equal(one.bias, two.bias)
 
@@ -73,7 +76,7 @@ def test_closed_forms(run, other, fit_on):
 @pytest.mark.parametrize("fit_on", ["captions", "caption_means"])
 def test_means_covariances_whitenings_and_spectra(run, other, fit_on):
     def fitted(each):
-        found = pipeline.fit_geometry(each, GeometryConfig(fit_on=fit_on))
+        found = recipes.fit_geometry(each, GeometryConfig(fit_on=fit_on))
         stats = found.statistics
         spectra = {name: geometry.spectrum(getattr(stats, name)) for name in ("cov_x", "cov_y")}
         roots = {f"{side} {name}": value for side in ("white_x", "white_y")
@@ -86,7 +89,7 @@ def test_means_covariances_whitenings_and_spectra(run, other, fit_on):
 
 def losses_of(run, name):
     """Loss and MRR of each epoch, and the model of the best one."""
-    data = pipeline.device_data(run, torch.device("cpu"))
+    data = run.training_data
     seed_all(0)
     model = build_model(name, DX, DY, hidden=SMALL["hidden"])
     if name == "bigjump":
@@ -107,16 +110,16 @@ def test_training(run, other, name):
 
 
 @pytest.mark.parametrize("test_ratio", [0.0, 0.2])
-def test_the_bank_of_negatives_holds_training_images_only(run, test_ratio):
+def test_the_negative_bank_holds_training_images_only(run, test_ratio):
     run = opened(run.data.text, run.data.images, run.data.targets, test_ratio)
-    data = pipeline.device_data(run, torch.device("cpu"))
+    data = run.training_data
     objective = BigJumpObjective(BigJumpConfig(**SMALL), data)
     expected = torch.nn.functional.normalize(torch.from_numpy(run.data.images[run.split.train_images]), dim=-1)
-    torch.testing.assert_close(objective.bank, expected)
+    torch.testing.assert_close(objective.negative_bank, expected)
 
 
 def test_the_queue_holds_training_images_only(run):
-    data = pipeline.device_data(run, torch.device("cpu"))
+    data = run.training_data
     settings = BigJumpConfig(**SMALL, queue_size=500, queue_schedule=(500,))
     objective = BigJumpObjective(settings, data)
     model = build_model("bigjump", DX, DY, hidden=SMALL["hidden"])
@@ -137,7 +140,7 @@ def test_a_caption_of_a_validation_image_in_training_is_refused(run):
 
 
 @pytest.mark.parametrize("side", ["val_captions", "test_captions"])
-def test_a_caption_of_the_test_side_elsewhere_is_refused(run, side):
+def test_a_caption_of_the_test_split_elsewhere_is_refused(run, side):
     split = make_split(run.data.targets, N_IMAGES, val_ratio=0.2, test_ratio=0.2)
     moved = {"val_captions": split.test_captions[0], "test_captions": split.val_captions[0]}[side]
     leaky = dataclasses.replace(split, **{side: np.append(getattr(split, side), moved)})
@@ -158,43 +161,44 @@ def huge(run):
 
 def whole(run):
     """Fit, train, choose and judge everything as the notebooks do; the leaderboard without timings."""
-    pipeline.save_geometry(run, pipeline.fit_geometry(run, GeometryConfig()), GeometryConfig())
-    pipeline.save_cca(run, PlusConfig())
-    data = pipeline.device_data(run, torch.device("cpu"))
-    for name in pipeline.BASELINES:
-        pipeline.train_and_save_baseline(run, name, BaselineConfig(**SMALL), data)
+    recipes.save_geometry(run, recipes.fit_geometry(run, GeometryConfig()), GeometryConfig())
+    recipes.save_cca(run, PlusConfig())
+    for name in recipes.BASELINES:
+        recipes.train(run, name, BaselineConfig(**SMALL))
     bigjump = BigJumpConfig(**SMALL, queue_size=100, queue_schedule=(0, 50, 100), unfreeze_epoch=2, refreeze_drop=0.0)
-    history = pipeline.train_and_save_bigjump(run, bigjump, data)
-    history += pipeline.train_and_save_plus(run, PlusConfig(**SMALL, members=2), data)
+    history = recipes.train(run, "bigjump", bigjump)
+    history += recipes.train(run, "bigjump_plus", PlusConfig(**SMALL, members=2))
     settings = EvaluationConfig(bootstrap_samples=50, gallery_size=5, gallery_rounds=2, latency_repeats=1)
-    rows, ranks = leaderboard.evaluate(run, settings)
+    rows, ranks = evaluate(run, settings)
     differences = leaderboard.differences_to_best(ranks, run.split.caption_to_gallery, settings)
     rows = [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
     return rows, differences, [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
 
 
-def test_the_test_side_changes_no_bit_of_what_is_trained_and_chosen(run, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_the_test_split_changes_no_bit_of_what_is_trained_and_chosen(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
     one = opened(run.data.text, run.data.images, run.data.targets, 0.2, "one")
     two = opened(*huge(one), 0.2, "two")
     assert not np.array_equal(one.data.targets, two.data.targets) and one.split.digest == two.split.digest
     assert whole(one) == whole(two)
     digests = artefact_digests(one.directory)
-    assert len(digests) == 18 and digests == artefact_digests(two.directory)  # models, bank, dot_product
+    assert len(digests) == 19 and digests == artefact_digests(two.directory)  # models, bank, dot_product
     assert storage.load_metadata(one.directory, "bigjump")["split"] != run.split.digest
 
 
-def test_the_test_leaderboard_judges_the_test_side_alone(run, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_the_test_leaderboard_judges_the_test_split_alone(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
     with_test = opened(run.data.text, run.data.images, run.data.targets, 0.2, "one")
     rows, _, _ = whole(with_test)
     settings = EvaluationConfig(bootstrap_samples=50, gallery_size=5, gallery_rounds=2, latency_repeats=1)
-    before = leaderboard.evaluate_test(with_test, settings)
+    before = evaluate_test(with_test, settings)
     assert [row["mrr"] for row in before] != [row["mrr"] for row in rows]
     text, images = run.data.text.copy(), run.data.images.copy()
     text[with_test.split.val_captions], images[with_test.split.train_images] = 1e3, -1e3
     changed = opened(text, images, run.data.targets, 0.2, "one")
     # The two corrections rightly come from the training images.
     plain = [[{k: v for k, v in row.items() if "hubness" not in k and "corrected" not in k} for row in table]
-             for table in (before, leaderboard.evaluate_test(changed, settings))]  # fmt: skip
+             for table in (before, evaluate_test(changed, settings))]  # fmt: skip
     assert plain[0] == plain[1]

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from helpers.data import training_data
 from helpers.data.split import make_split
+from helpers.models.build import build_model, predict
 from helpers.models.geometry import fit_cross_space, pair_statistics
-from helpers.models.networks import Standardise, build_model, predict
+from helpers.models.networks import Standardise
 from helpers.system.devices import seed_all
 from helpers.training import loop, steps
 from helpers.training.loop import epoch_order, learning_rate_factor, make_optimiser, micro_unfreeze, validation_mrr
@@ -100,7 +101,7 @@ def epochs_in_which_a_moves(start, seen):
     return [e for e, (old, new) in enumerate(zip(matrices, matrices[1:], strict=False), 1) if not torch.equal(old, new)]
 
 
-def test_both_sides_are_gathered_with_their_own_indices(paired, split, data):
+def test_training_and_validation_are_gathered_by_their_own_indices(paired, split, data):
     text, images, targets = paired
     np.testing.assert_array_equal(data.text, text[split.train_captions])
     np.testing.assert_array_equal(data.images[data.positive], images[targets[split.train_captions]])
