@@ -10,13 +10,17 @@ TEXT_DIM ?= 1024
 IMAGE_DIM ?= 1536
 EPOCHS ?=
 
-.PHONY: run test lab notebooks lint bench accuracy ablations turned figures clean
+.PHONY: run check test lab notebooks lint bench accuracy ablations turned figures clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m helpers.series --profile demo --run demo
 
-test: $(VENV)/.installed
-	$(BIN)/ruff check .
+# Before every commit, in under a minute: style, types, and the tests that are quick.
+check: lint
+	$(BIN)/python -m pytest tests -m "not slow" -n 2
+
+# Everything, the notebooks against their committed outputs included.
+test: lint
 	$(BIN)/python -m pytest --nbval -n 2
 
 lab: $(VENV)/.installed
@@ -29,6 +33,8 @@ notebooks: $(VENV)/.installed
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Times what the project claims to be fast, beside its floor and its peers: SIZE=challenge, DEVICE=cuda.
 bench: $(VENV)/.installed
@@ -66,7 +72,26 @@ figures: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) *.egg-info
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+# .installed records which Python made the environment, and where. It is made anew where it answers otherwise or not
+# at all: that Python is gone or was replaced, the folder was moved, an installation was cut short, or another PYTHON
+# is asked for. `venv` over an environment would keep its links, and with them its Python.
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+IDENTITY := $(VERSION); print(sys.prefix)
+FOUND := $(shell $(BIN)/python -c '$(IDENTITY)' 2>/dev/null)
+ifneq ($(FOUND),$(or $(shell cat $(VENV)/.installed 2>/dev/null),none))
+ANEW := yes
+else ifeq ($(origin PYTHON),command line)
+ANEW := $(if $(filter $(firstword $(FOUND)),$(shell $(PYTHON) -c '$(VERSION)' 2>/dev/null)),,yes)
+endif
+
+SERVES = $(shell $(PYTHON) -c 'import sys; print("yes" * (sys.version_info >= (3, 11)))' 2>/dev/null)
+IS = $(or $(shell $(PYTHON) -c 'import platform; print("is " + platform.python_version())' 2>/dev/null),does not run)
+REMEDY = make $(or $(firstword $(MAKECMDGOALS)),run) PYTHON=python3.11
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(if $(ANEW),FORCE)
+	$(if $(ANEW),$(if $(SERVES),,$(error Python 3.11 or newer is needed, and $(PYTHON) $(IS). Give one: $(REMEDY))))
+	$(if $(ANEW),rm -rf $(VENV) && $(PYTHON) -m venv $(VENV))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
-	touch $@
+	$(BIN)/python -c '$(IDENTITY)' > $@
+
+.PHONY: FORCE

@@ -1,6 +1,7 @@
 """Settings of the notebooks' regression check, and how the suite is shared out over processes and threads."""
 
 import os
+import shutil
 import tempfile
 
 import pytest
@@ -10,22 +11,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TQDM_DISABLE", "1")
 # The committed outputs are of a CPU; a GPU draws other dropout masks, so digits differ by more than rounding there.
 os.environ.setdefault("HELPERS_DEVICE", "cpu")
-# The suite makes artefacts of its own and leaves those under runs/ alone.
-os.environ.setdefault("HELPERS_RUNS_DIR", tempfile.mkdtemp(prefix="helpers-runs-"))
+
+
+def pytest_configure(config):
+    """One thread for each process of `-n 2` (the notebooks' kernels, which run last, have two), and one runs folder.
+
+    The suite makes artefacts of its own and leaves those under runs/ alone. Processes of `-n` and kernels inherit the
+    folder; who made it removes it.
+    """
+    if "HELPERS_RUNS_DIR" not in os.environ:
+        os.environ["HELPERS_RUNS_DIR"] = tempfile.mkdtemp(prefix="helpers-runs-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop("HELPERS_RUNS_DIR"), ignore_errors=True))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def pytest_collectstart(collector):
     """Messages on stderr are for the reader: they depend on what was there before, so nbval must not compare them."""
     if collector.__class__.__name__ == "IPyNbFile":
         collector.skip_compare = (*collector.skip_compare, "stderr", "image/png")
-
-
-def pytest_configure():
-    """With `-n 2` a thread for each of two processes; the kernels of the notebooks, which run last, have two."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        import torch
-
-        torch.set_num_threads(1)
 
 
 @pytest.hookimpl(optionalhook=True)
