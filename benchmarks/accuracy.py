@@ -53,7 +53,7 @@ def summarise(methods: Sequence[Method], problems: Sequence[protocol.Problem], s
     """Rows of the table, for the methods of which all runs are there, in whichever call they were computed."""
     found = {
         method.name: accuracy_table.gather(
-            partial(protocol.finished, method, kept=store), problems, accuracy_table.seeds_of(method, seeds)
+            partial(protocol.finished, method, store=store), problems, accuracy_table.seeds_of(method, seeds)
         )
         for method in methods
     }

@@ -5,7 +5,6 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text aroun
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,13 +43,13 @@ def all_tables() -> dict[str, str]:
         "captions": report.caption_table(results[0]),
         "shortened": "\n".join(f"* {report.order_statement(short)}." for short, _ in report.load_shortened()),
         "turned": report.turned_table(report.load_turned()),
-        "closed_form": closed_form_table(_result("closed_form_challenge")),
+        "closed_form": closed_form_table(common.load("closed_form", "challenge")),
         "same_accuracy": same_accuracy_table(),
     }
-    for device in ("", "_cuda"):
-        tables[f"step{device}"] = step_table(_result(f"step_challenge{device}"))
-        tables[f"ranking{device}"] = ranking_table(_result(f"ranking_challenge{device}"))
-        tables[f"plus_step{device}"] = plus_step_table(_result(f"plus_step_challenge{device}"))
+    makers = {"step": step_table, "ranking": ranking_table, "plus_step": plus_step_table}
+    for device, suffix in (("cpu", ""), ("cuda", "_cuda")):
+        for name, table_of in makers.items():
+            tables[name + suffix] = table_of(common.load(name, "challenge", device))
     return tables
 
 
@@ -109,16 +108,12 @@ def closed_form_table(result: dict) -> str:
 def same_accuracy_table() -> str:
     """MRR of the fast loss and of its reference implementation."""
     rows = []
-    for name, device in (("same_accuracy_8_epochs", "two cores"), ("same_accuracy_8_epochs_cuda", "GPU")):
-        result = _result(name)
+    for device, label in (("cpu", "two cores"), ("cuda", "GPU")):
+        result = common.load("same_accuracy", "8_epochs", device)
         fast, reference = (f"{max(result['mrr_by_epoch'][kind]):.4f}" for kind in ("fast", "reference"))
         of = result["difference"]
-        rows.append([device, fast, reference, f"{of['difference']:+z.5f} ({of['low']:+z.4f} to {of['high']:+z.4f})"])
+        rows.append([label, fast, reference, f"{of['difference']:+z.5f} ({of['low']:+z.4f} to {of['high']:+z.4f})"])
     return report.markdown(["device", "fast", "reference", "paired difference (95 % interval)"], rows)
-
-
-def _result(name: str) -> dict:
-    return json.loads((common.RESULTS_DIR / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _time(seconds: float) -> str:

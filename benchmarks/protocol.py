@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from benchmarks import store
 from benchmarks.baselines.method import Fitted, Method
+from benchmarks.store import Row, Store
 from helpers.data.pairs import PairedEmbeddings
 from helpers.data.split import Split, make_split
 from helpers.data.training_data import TrainingData, training_data
@@ -128,7 +128,7 @@ def precision_of(device: torch.device) -> tuple[str, str]:
     return device_name(device), str(matmul_dtype(device, True))
 
 
-def origin(method: str, problem: Problem) -> store.Row:
+def origin(method: str, problem: Problem) -> Row:
     """Of which method, on what and where a row was computed."""
     device, products = problem.precision
     return {
@@ -155,17 +155,17 @@ def run_key(search: str, chosen: dict, seed: int) -> str:
     return digest_of(search, chosen, correction, seed)[:KEY_DIGITS]
 
 
-def search(method: Method, problem: Problem, kept: store.Store) -> store.Row:
+def search(method: Method, problem: Problem, store: Store) -> Row:
     """What `method` chooses on the fold, from the table or computed."""
 
-    def compute() -> store.Row:
+    def compute() -> Row:
         started = time.perf_counter()
         chosen = method.search(problem.fold_data, problem.train)
         seconds = time.perf_counter() - started
         made = {"kind": "search", **origin(method.name, problem), "settings": method.metadata()}
         return {**made, "chosen": chosen, "seconds": seconds}
 
-    return kept.once(search_key(method, problem.digest, problem.precision), compute)
+    return store.once(search_key(method, problem.digest, problem.precision), compute)
 
 
 def with_hubness_reduction(fitted: Fitted, queries: torch.Tensor, problem: Problem) -> tuple[float, np.ndarray]:
@@ -177,17 +177,17 @@ def with_hubness_reduction(fitted: Fitted, queries: torch.Tensor, problem: Probl
     )
 
 
-def finished(method: Method, problem: Problem, seed: int, kept: store.Store) -> store.Row | None:
+def finished(method: Method, problem: Problem, seed: int, store: Store) -> Row | None:
     """As `final_run` where the result is there already, else None."""
-    found = kept.load(search_key(method, problem.digest, problem.precision))
-    return found and kept.load(run_key(found["key"], found["chosen"], seed))
+    found = store.load(search_key(method, problem.digest, problem.precision))
+    return found and store.load(run_key(found["key"], found["chosen"], seed))
 
 
-def final_run(method: Method, problem: Problem, seed: int, kept: store.Store) -> store.Row:
+def final_run(method: Method, problem: Problem, seed: int, store: Store) -> Row:
     """Fit on all training images as the search says, and score once; from the table or computed."""
-    found = search(method, problem, kept)
+    found = search(method, problem, store)
 
-    def compute() -> store.Row:
+    def compute() -> Row:
         started = time.perf_counter()
         fitted = method.fit(problem.train, found["chosen"], seed)
         seconds = time.perf_counter() - started
@@ -211,4 +211,4 @@ def final_run(method: Method, problem: Problem, seed: int, kept: store.Store) ->
             "hubness_ranks": corrected,
         }
 
-    return kept.once(run_key(found["key"], found["chosen"], seed), compute)
+    return store.once(run_key(found["key"], found["chosen"], seed), compute)

@@ -31,7 +31,7 @@ LARGE = {
 
 
 def counting(predictions: torch.Tensor, gallery: torch.Tensor, targets: torch.Tensor) -> float:
-    """MRR by `helpers.metrics`."""
+    """MRR by `helpers.evaluation.metrics`."""
     return float(np.mean(1 / metrics.ranks(predictions, gallery, targets)))
 
 

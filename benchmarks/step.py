@@ -79,7 +79,7 @@ def full_queue(size: common.Size, data: TrainingData) -> tuple[Setting, BigJumpO
 def ours(size: common.Size, data: TrainingData, updates: int = MANY) -> tuple[Callable[[], object], int]:
     """The step as an epoch takes it, with a full queue, and how many images stand in queue or batch.
 
-    Alone, so without the memory that an epoch keeps from step to step (`helpers.memory`).
+    Alone, so without the memory that an epoch keeps from step to step (`helpers.system.memory`).
 
     Args:
         updates: that the epoch would have; with one alone a GPU records no graph.

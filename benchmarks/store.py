@@ -13,6 +13,7 @@ the rows before it. They are stored twice as large, since ties make halves.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -100,8 +101,11 @@ class Store:
             columns = _columns([*held.values(), *(row for row in rows if row["key"] not in held)])
 
             def write(temporary: Path) -> None:
-                with open(temporary, "wb") as file:
-                    np.savez_compressed(file, **columns)
+                # As `np.savez_compressed` writes it, at a level that takes a seventh of the time for a tenth more room.
+                with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                    for name, values in columns.items():
+                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                            np.lib.format.write_array(member, values, allow_pickle=False)
 
             atomic_write(self.path, write)
 

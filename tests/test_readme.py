@@ -207,7 +207,8 @@ def commands(text: str) -> list[list[str]]:
 
 def test_commands_are_accepted_by_their_programs():
     notebooks = (path.read_text(encoding="utf-8").replace("\\n", "\n") for path in ROOT.glob("notebooks/*.ipynb"))
-    texts = [README, *notebooks]
+    documents = (path.read_text(encoding="utf-8") for path in ROOT.glob("docs/*.md"))
+    texts = [README, *documents, *notebooks]
     parsers = {"benchmarks.accuracy": accuracy.parse, "benchmarks.ablations": ablations.parse}
     seen = set()
     for module, *arguments in (command for text in texts for command in commands(text)):

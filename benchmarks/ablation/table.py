@@ -124,7 +124,7 @@ def order_agreement(short: Sequence[dict], full: Sequence[dict]) -> dict:
 
 
 def caption_changes(data: PairedEmbeddings, split: Split, on: np.ndarray, against: np.ndarray) -> dict:
-    """Which captions of the scored side rank better with `against` than with `on`, and which worse.
+    """Which of the scored captions rank better with `against` than with `on`, and which worse.
 
     A caption's rank over seeds is the harmonic mean, whose reciprocal is what the MRR averages.
 

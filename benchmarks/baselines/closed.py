@@ -69,14 +69,14 @@ def _affine(affine: geometry.AffineMap, device: torch.device) -> Fitted:
 
 
 def solve_power(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> Iterator[Fitted]:
-    """`helpers.geometry`'s family: `power` 0 is Procrustes, 1 ridge regression with `eps`."""
+    """`helpers.models.geometry`'s family: `power` 0 is Procrustes, 1 ridge regression with `eps`."""
     statistics = geometry.pair_statistics(*data.pairs)
     for setting in settings:
         yield _affine(geometry.fit_cross_space(statistics, setting["eps"]).affine(setting["power"]), data.device)
 
 
 def solve_cca(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> Iterator[Fitted]:
-    """Weighted canonical correlation analysis, see `helpers.cca`."""
+    """Weighted canonical correlation analysis, see `helpers.models.cca`."""
     for affine in cca.maps(data, settings):
         yield _affine(affine, data.device)
 

@@ -16,7 +16,7 @@ from helpers.data.vectors import normalise
 BLOCK = 8192
 JITTER = 1e-4
 """Added to the kernel of the landmarks (diagonal 1), which is singular where captions repeat."""
-WHITENING_EPS = 1e-2  # of the mean eigenvalue, as everywhere in helpers.geometry
+WHITENING_EPS = 1e-2  # of the mean eigenvalue, as everywhere in helpers.models.geometry
 
 
 class Features:

@@ -14,7 +14,7 @@ from helpers.training.settings import PlusConfig
 
 @dataclass(frozen=True)
 class Plus:
-    """`helpers.plus` as a method of the comparison, see `Method`.
+    """`helpers.training.plus` as a method of the comparison, see `Method`.
 
     Attributes:
         settings: of the recipe; the seed is that of the run.

@@ -41,7 +41,7 @@ class Trained:
 
     Attributes:
         settings: of the training; `epochs` is the most that may be chosen, and what the schedules span.
-        build: (settings, data) to a model and its objective, which has the interface of `helpers.objectives`.
+        build: (settings, data) to a model and its objective, which has the interface of `helpers.training.objectives`.
         rate_factors: learning rates to try, in units of the settings' own.
         schedule: share of the learning rate at (step, steps an epoch, settings).
         version: raise it where the code behind `build` changes what it computes.

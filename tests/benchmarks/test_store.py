@@ -79,11 +79,11 @@ def test_a_write_that_fails_leaves_the_table_as_it_was(tmp_path, monkeypatch):
     store.once("a", lambda: run_of("cca"))
     before = store.path.read_bytes()
 
-    def full_disk(file, **columns):
+    def full_disk(file, array, **options):
         file.write(b"half of a table")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(np, "savez_compressed", full_disk)
+    monkeypatch.setattr(np.lib.format, "write_array", full_disk)
     with pytest.raises(OSError, match="no space"):
         store.once("b", lambda: run_of("cca"))
     assert store.path.read_bytes() == before and list(store.rows()) == ["a"]
