@@ -68,7 +68,7 @@ class Variant(Protocol):
     """What the ablations ask of a variant.
 
     Attributes:
-        name: of its files. seeded: whether a seed changes the result.
+        name: of its rows. seeded: whether a seed changes the result.
     """
 
     name: str
