@@ -1,1 +1,1 @@
-"""Timings, always beside a floor or a peer, and comparisons of accuracy: of methods, and of the parts of BigJump."""
+"""Timings, each beside a lower bound or other libraries, and accuracy: of methods, and of the parts of BigJump."""

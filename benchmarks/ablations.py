@@ -1,8 +1,8 @@
 """Each claim of the published BigJump method as a paired difference in full-gallery MRR, all else as published.
 
 `python -m benchmarks.ablations --data-dir DIR --text-dim 384 --image-dim 1280 [--seeds 5] [--epochs N]`, or `--demo`.
-Every finished run is a file, so that an interrupted call goes on, and a variant is computed again where its settings or
-its version change.
+Every finished run is a row of a table, so that an interrupted call goes on, and a variant is computed again where its
+settings or its version change.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import torch
 from benchmarks import accuracy, accuracy_table, common, protocol
 from benchmarks.ablation import runs
 from benchmarks.ablation.claims import CLAIMS, Claim
-from benchmarks.ablation.table import caption_changes, order_agreement, table, variant_facts
-from benchmarks.ablation.variants import Shared, Side, Variant
-from helpers.ablations import order_statement
+from benchmarks.ablation.report import order_statement
+from benchmarks.ablation.table import caption_changes, order_agreement, table, variant_summary
+from benchmarks.ablation.variants import Fold, Shared, Variant
+from benchmarks.store import Store
 from helpers.data.pairs import PairedEmbeddings, load_paired
 from helpers.data.split import make_split
 from helpers.data.synthetic import write_demo
@@ -54,26 +55,26 @@ def run_all(
     problems: Sequence[protocol.Problem],
     seeds: int,
     shared: Shared,
-    store: protocol.Store,
+    store: Store,
 ) -> None:
     """Compute what is not there yet: variant by variant, so that an interrupted call leaves whole comparisons."""
-    sides = [Side(problem.fold_data) for problem in problems]
+    folds = [Fold(problem.fold_data) for problem in problems]
     for variant in variants:
-        for problem, side in zip(problems, sides, strict=True):
+        for problem, fold in zip(problems, folds, strict=True):
             for seed in accuracy_table.seeds_of(variant, seeds):
                 started = time.perf_counter()
-                mrr = runs.run(variant, side, problem, seed, shared, store)["mrr"]
+                mrr = runs.run(variant, fold, problem, seed, shared, store)["mrr"]
                 seconds = time.perf_counter() - started
                 where = f"{variant.name}, split {problem.split_seed}, seed {seed}"
                 print(f"{where}: MRR {mrr:.4f} ({seconds:.0f} s)", flush=True)
 
 
-def gather(problems: Sequence[protocol.Problem], seeds: int, shared: Shared, store: protocol.Store) -> Found:
+def gather(problems: Sequence[protocol.Problem], seeds: int, shared: Shared, store: Store) -> Found:
     """All variants of which all runs are there, in whichever call they were computed."""
     found = {}
     for variant in variants_of(list(CLAIMS.values())):
         find = partial(runs.finished, variant, shared=shared, store=store)
-        found[variant.name] = accuracy_table.gather(find, problems, accuracy_table.seeds_of(variant, seeds), store)
+        found[variant.name] = accuracy_table.gather(find, problems, accuracy_table.seeds_of(variant, seeds))
     return {name: finished for name, finished in found.items() if finished is not None}
 
 
@@ -95,15 +96,15 @@ def summarise(
     problems: Sequence[protocol.Problem],
     options: argparse.Namespace,
     shared: Shared,
-    store: protocol.Store,
+    store: Store,
 ) -> dict:
-    """Table of claims and facts of the variants, and how a shortened training orders the effects."""
+    """Table of claims and summaries of the variants, and how a shortened training orders the effects."""
     groups = {problem.split_seed: problem.positive.cpu().numpy() for problem in problems}
     claims = list(CLAIMS.values())
     found = gather(problems, options.seeds, shared, store)
     rows = table(claims, found, groups)
     add_caption_changes(rows, found, data, problems)
-    content = {"claims": rows, "variants": {name: variant_facts(runs, groups) for name, runs in found.items()}}
+    content = {"claims": rows, "variants": {name: variant_summary(runs, groups) for name, runs in found.items()}}
     if options.epochs is not None:
         at_full_length = {name: value for name, value in shared.items() if name != "epochs"}
         full = table(claims, gather(problems, options.seeds, at_full_length, store), groups)
@@ -116,13 +117,14 @@ def measure(
     data: PairedEmbeddings,
     name: str,
     options: argparse.Namespace,
-    store: protocol.Store,
+    results: Path,
     device: torch.device,
     more_shared: Shared | None = None,
 ) -> dict:
     """Run the claims in `options.only` (all where empty), write and print the table of all that is there."""
-    path = store.folder.parents[1] / f"{table_name(name, options)}.json"
+    path = results / f"{table_name(name, options)}.json"
     common.require_same_data(path, data.fingerprint)
+    store = store_of(name, results)
     problems = [protocol.make_problem(data, split, device) for split in options.splits]
     shared = dict(more_shared or {}) | ({} if options.epochs is None else {"epochs": options.epochs})
     chosen = [claim for claim in CLAIMS.values() if not options.only or claim.name in options.only]
@@ -131,6 +133,11 @@ def measure(
     write_json(path, result)
     show(result)
     return result
+
+
+def store_of(name: str, results: Path) -> Store:
+    """The runs on the data of that name."""
+    return Store(results / "ablations" / f"{name}.npz")
 
 
 def table_name(name: str, options: argparse.Namespace) -> str:
@@ -153,7 +160,7 @@ def metadata(data: PairedEmbeddings, name: str, options: argparse.Namespace, fir
         "seeds": options.seeds,
         "epochs": options.epochs or BigJumpConfig().epochs,
         "train_images": len(first.fold_data.images),
-        "inner_validation_images": len(first.fold_data.val_images),
+        "fold_validation_images": len(first.fold_data.val_images),
         "gallery": len(first.gallery),
         "sign": "difference = MRR of `on`, the choice claimed, minus MRR of `variant`: positive speaks for the choice",
         "interval": "95 %, paired bootstrap over images of reciprocal ranks averaged over seeds; not corrected for the "
@@ -192,8 +199,7 @@ def smoke(options: argparse.Namespace) -> dict:
         source = write_demo(Path(folder, "data"), **accuracy.SMOKE)
         data = load_paired(source, **sizes, cache_dir=Path(folder, "cache"))
         options.splits, options.seeds = [0], 2
-        store = accuracy.store_of(data, Path(folder, "results"), "ablations")
-        return measure(data, "smoke", options, store, choose_device(), SMOKE_SHARED)
+        return measure(data, "smoke", options, Path(folder, "results"), choose_device(), SMOKE_SHARED)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -220,8 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         smoke(options)
         return
     name, data = accuracy.named_data(options)
-    store = accuracy.store_of(data, common.RESULTS_DIR, "ablations")
-    measure(data, name, options, store, choose_device())
+    measure(data, name, options, common.RESULTS_DIR, choose_device())
 
 
 if __name__ == "__main__":

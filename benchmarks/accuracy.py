@@ -1,7 +1,8 @@
-"""Accuracy of every method of `benchmarks.peers` on any data, with choices made on the training images alone.
+"""Accuracy of every method of `benchmarks.baselines` on any data, with choices made on the training images alone.
 
 `python -m benchmarks.accuracy --data-dir DIR --text-dim 384 --image-dim 1280 [--splits 0 1] [--seeds 3]`, or `--demo`.
-Every finished search and run is a file, so that an interrupted call goes on and a changed method is computed again.
+Every finished search and run is a row of a table, so that an interrupted call goes on, and a changed method is computed
+again.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 
 from benchmarks import accuracy_table, common, protocol
-from benchmarks.peers import METHODS
-from benchmarks.peers.method import Method
+from benchmarks.baselines import METHODS
+from benchmarks.baselines.method import Method
+from benchmarks.store import Store
 from helpers.data.pairs import PairedEmbeddings, load_paired
 from helpers.data.synthetic import write_demo
 from helpers.errors import DataError, SplitError
@@ -33,30 +35,25 @@ SPLITS, SEEDS = [0, 1], 3
 SMOKE = {"n_images": 60, "text_dim": 12, "image_dim": 16}
 
 
-def run_all(methods: Sequence[Method], problems: Sequence[protocol.Problem], seeds: int, store: protocol.Store) -> None:
+def run_all(methods: Sequence[Method], problems: Sequence[protocol.Problem], seeds: int, store: Store) -> None:
     """Compute what is not there yet: method by method, so that an interrupted call leaves whole rows."""
     for method in methods:
         for problem in problems:
             for seed in accuracy_table.seeds_of(method, seeds):
                 started = time.perf_counter()
-                _, result = protocol.final_run(method, problem, seed, store)
+                result = protocol.final_run(method, problem, seed, store)
                 print(
                     f"{method.name}, split {problem.split_seed}, seed {seed}: MRR {result['mrr']:.4f}, corrected "
-                    f"{result['hubness']['mrr']:.4f} ({time.perf_counter() - started:.0f} s)",
+                    f"{result['hubness_mrr']:.4f} ({time.perf_counter() - started:.0f} s)",
                     flush=True,
                 )
 
 
-def summarise(
-    methods: Sequence[Method], problems: Sequence[protocol.Problem], seeds: int, store: protocol.Store
-) -> list[dict]:
+def summarise(methods: Sequence[Method], problems: Sequence[protocol.Problem], seeds: int, store: Store) -> list[dict]:
     """Rows of the table, for the methods of which all runs are there, in whichever call they were computed."""
     found = {
         method.name: accuracy_table.gather(
-            partial(protocol.finished, method, store=store),
-            problems,
-            accuracy_table.seeds_of(method, seeds),
-            store,
+            partial(protocol.finished, method, store=store), problems, accuracy_table.seeds_of(method, seeds)
         )
         for method in methods
     }
@@ -83,18 +80,17 @@ def projected(data: PairedEmbeddings, text_dim: int, image_dim: int) -> PairedEm
     )
 
 
+def demo_name(text_dim: int, image_dim: int) -> str:
+    """Name of the tables of demo data."""
+    return f"demo_{text_dim}_{image_dim}"
+
+
 def named_data(options: argparse.Namespace) -> tuple[str, PairedEmbeddings]:
     """What the command line names, and a name for its tables: the folder's, or `demo` with its widths."""
     widths = {"text_dim": options.text_dim, "image_dim": options.image_dim}
     if options.demo:
-        name = f"demo_{options.text_dim}_{options.image_dim}"
-        return name, load_paired(write_demo(RunConfig(**widths).data_path, **widths), **widths)
+        return demo_name(**widths), load_paired(write_demo(RunConfig(**widths).data_path, **widths), **widths)
     return options.data_dir.resolve().name, load_paired(options.data_dir, **widths)
-
-
-def store_of(data: PairedEmbeddings, results: Path, benchmark: str = "accuracy") -> protocol.Store:
-    """A data set's own folder for a benchmark."""
-    return protocol.Store(results / benchmark / data.fingerprint[:8])
 
 
 def compare(
@@ -102,12 +98,13 @@ def compare(
     name: str,
     methods: Sequence[Method],
     options: argparse.Namespace,
-    store: protocol.Store,
     device: torch.device,
 ) -> list[dict]:
     """Run what `options.only` names of `methods` (all where empty), write and print the table of all that is there."""
-    path = store.folder.parents[1] / f"{table_name(name, options, device)}.json"
+    path = options.results_dir / f"{table_name(name, options, device)}.json"
     common.require_same_data(path, data.fingerprint)
+    store = Store(options.results_dir / "accuracy" / f"{problem_name(name, options)}.npz")
+    store.path.parent.mkdir(parents=True, exist_ok=True)  # before hours are spent
     kept = {"train_images": options.train_images, "train_captions": options.train_captions}
     problems = [protocol.make_problem(data, split, device, **kept) for split in options.splits]
     chosen = [method for method in methods if not options.only or method.name in options.only]
@@ -145,15 +142,21 @@ def command(options: argparse.Namespace, of: Sequence[str]) -> str:
     return " ".join(parts)
 
 
-def table_name(name: str, options: argparse.Namespace, device: torch.device) -> str:
-    """`accuracy`, the data's name, and what differs from the defaults; the device where it is not the CPU."""
-    parts = ["accuracy", name]
+def problem_name(name: str, options: argparse.Namespace) -> str:
+    """The data's name, and what is kept or made of them where they are not taken as they are."""
+    parts = [name]
     if options.train_images is not None:
         parts.append(f"{options.train_images}_images")
     if options.train_captions is not None:
         parts.append(f"{options.train_captions}_captions_each")
     if options.project:
         parts.append(f"projected_{options.project[0]}_{options.project[1]}")
+    return "_".join(parts)
+
+
+def table_name(name: str, options: argparse.Namespace, device: torch.device) -> str:
+    """`accuracy`, the problem's name, and splits and seeds where not the usual; the device where it is not the CPU."""
+    parts = ["accuracy", problem_name(name, options)]
     parts += common.other_runs(options.splits, SPLITS, options.seeds, SEEDS)
     return "_".join(parts + ([] if device.type == "cpu" else [device.type]))
 
@@ -163,10 +166,9 @@ def smoke(options: argparse.Namespace) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         sizes = {name: SMOKE[name] for name in ("text_dim", "image_dim")}
         data = load_paired(write_demo(Path(folder, "data"), **SMOKE), **sizes, cache_dir=Path(folder, "cache"))
-        options.splits, options.seeds, options.project = [0], 1, None
+        options.splits, options.seeds, options.project, options.results_dir = [0], 1, None, Path(folder, "results")
         methods = [method.tiny() for method in METHODS.values()]
-        store = store_of(data, Path(folder, "results"))
-        return compare(data, "smoke", methods, options, store, choose_device())
+        return compare(data, "smoke", methods, options, choose_device())
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -202,9 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, data = named_data(options)
         if options.project:
             data = projected(data, *options.project)
-        store = store_of(data, options.results_dir)
-        store.folder.mkdir(parents=True, exist_ok=True)  # before hours are spent
-        compare(data, name, list(METHODS.values()), options, store, choose_device())
+        compare(data, name, list(METHODS.values()), options, choose_device())
     except (DataError, SplitError, OSError) as error:  # bad input; what else fails shows where
         raise SystemExit(f"error: {error}") from error
 

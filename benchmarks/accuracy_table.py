@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks import protocol
-from benchmarks.peers.method import Method
+from benchmarks.baselines.method import Method
+from benchmarks.store import Row
 from helpers.evaluation import metrics
 
-Find = Callable[[protocol.Problem, int], tuple[str, dict] | None]
-"""(problem, seed) to the name and the result of a run, or None where it is not there."""
+Find = Callable[[protocol.Problem, int], Row | None]
+"""(problem, seed) to the row of a run, or None where it is not there."""
 
 SAMPLES = 2000
 TEST = {"difference": "to_best_other", "low": "to_best_other_low", "high": "to_best_other_high", "p": "p"}
@@ -46,11 +47,12 @@ class Finished:
     """All runs of a method.
 
     Attributes:
-        results: {split seed: one result a seed}.
-        reciprocal: {split seed: (2, V) reciprocal ranks averaged over seeds}.
+        results: {split seed: one row a seed}.
+        reciprocal: {split seed: (1 or 2, V) reciprocal ranks averaged over seeds}, by plain cosine; of a method also
+            with hubness reduction.
     """
 
-    results: Mapping[int, Sequence[dict]]
+    results: Mapping[int, Sequence[Row]]
     reciprocal: Mapping[int, np.ndarray]
 
 
@@ -59,22 +61,21 @@ def seeds_of(method: Method, seeds: int) -> range:
     return range(seeds if method.seeded else 1)
 
 
-def gather(
-    find: Find, problems: Sequence[protocol.Problem], seeds: Iterable[int], store: protocol.Store
-) -> Finished | None:
+def gather(find: Find, problems: Sequence[protocol.Problem], seeds: Iterable[int]) -> Finished | None:
     """The runs of a method on every problem with every seed, or None unless `find` knows all of them."""
     results, reciprocal = {}, {}
     for problem in problems:
         runs = [find(problem, seed) for seed in seeds]
         if not all(runs):
             return None
-        results[problem.split_seed] = [result for _, result in runs]
-        reciprocal[problem.split_seed] = np.mean([1 / store.load_ranks(name) for name, _ in runs], axis=0)
+        results[problem.split_seed] = runs
+        rankings = [name for name in ("ranks", "hubness_ranks") if runs[0][name] is not None]
+        reciprocal[problem.split_seed] = np.mean([[1 / run[name] for name in rankings] for run in runs], axis=0)
     return Finished(results, reciprocal)
 
 
 def interval(finished: Finished, groups: Mapping[int, np.ndarray], row: int) -> tuple[float, float]:
-    """95 % interval of the MRR, by plain cosine (`row` 0) or with the correction (1)."""
+    """95 % interval of the MRR, by plain cosine (`row` 0) or with hubness reduction (1)."""
     ends = [
         metrics.bootstrap_interval(values[row], groups[split], samples=SAMPLES)
         for split, values in finished.reciprocal.items()
@@ -111,7 +112,7 @@ def _row(name: str, finished: Finished, groups: Mapping[int, np.ndarray]) -> dic
         "mrr_high": high,
         "mrr_by_split": {str(s): float(np.mean([run["mrr"] for run in results])) for s, results in by_split.items()},
         "mrr_by_run": {str(s): [run["mrr"] for run in results] for s, results in by_split.items()},
-        "hubness_mrr": float(np.mean([run["hubness"]["mrr"] for run in runs])),
+        "hubness_mrr": float(np.mean([run["hubness_mrr"] for run in runs])),
         "hubness_mrr_low": hubness_low,
         "hubness_mrr_high": hubness_high,
         "chosen": {str(split): results[0]["chosen"] for split, results in by_split.items()},

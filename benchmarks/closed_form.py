@@ -1,4 +1,4 @@
-"""From memory-mapped arrays to A and b, and from an npz to memory maps: time, memory, and their floors.
+"""From memory-mapped arrays to A and b, and from an npz to memory maps: time and memory, beside decompression alone.
 
 `python -m benchmarks.closed_form --size challenge`.
 """
@@ -93,7 +93,7 @@ def main() -> None:
     names = ("decompress_seconds", "first_seconds", "second_seconds")
     medians = [statistics.median(times) for times in zip(*pairs, strict=True)]
     loading = dict(zip(names, medians, strict=True))
-    loading["first_over_decompress"] = statistics.median(first / floor for floor, first, _ in pairs)
+    loading["first_over_decompress"] = statistics.median(first / decompress for decompress, first, _ in pairs)
     print(f"closed form of {captions:,} pairs: {geometry['seconds']:.1f} s, {geometry['extra_mb']:.0f} MB extra")
     print(f"first load {loading['first_over_decompress']:.2f} x decompression, later {loading['second_seconds']:.3f} s")
     common.save(

@@ -1,4 +1,4 @@
-"""What every benchmark shares: sizes, interleaved timing, facts of the machine, and the results file."""
+"""What every benchmark shares: sizes, interleaved timing, a description of the machine, and the results file."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def interleaved(candidates: dict[str, Callable[[], object]], repeats: int, devic
 
 
 def replayed(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """`call` as it is, or on a GPU recorded as a graph: what a floor is made of must not wait for the host."""
+    """`call` as it is, or on a GPU recorded as a graph: a lower bound must not wait for the host."""
     if device.type != "cuda":
         return call
     call()  # libraries are set up outside the graph

@@ -13,14 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from benchmarks import common
-from helpers import ablations, plots
+from benchmarks.ablation import report
+from helpers import plots
 
 STEP_LABELS = {
-    "floor": "bare matrix products (floor)",
+    "matmul_lower_bound": "bare matrix products (lower bound)",
     "ours": "ours: unique images, counts",
     "ours_one_by_one": "ours, kernel by kernel",
-    "written_out_bfloat16": "written out, bfloat16",
-    "written_out_float32": "written out, float32",
+    "reference_bfloat16": "reference implementation, bfloat16",
+    "reference_float32": "reference implementation, float32",
     "pytorch_metric_learning": "pytorch-metric-learning,\nCrossBatchMemory",
     "lightly": "lightly, memory bank",
 }
@@ -30,16 +31,16 @@ AXIS_LABELS = {
     "image_dim": "image width (dimensions)",
     "images": "training images (count; widths 128)",
 }
-METHOD_COLOURS = plots.MODEL_COLOURS | {"vse_mlp": "#44AA99", "queue_nce": "#000000"}
-BY_SIZE = ("bigjump_plus", "vse_mlp", "queue_nce", "cca", "procrustes", "least_squares")
+METHOD_COLOURS = plots.MODEL_COLOURS | {"vse_mlp": "#44AA99", "queue_infonce": "#000000"}
+BY_SIZE = ("bigjump_plus", "vse_mlp", "queue_infonce", "cca", "procrustes", "least_squares")
 """Methods of the figure by size."""
 METHOD_LABELS = plots.MODEL_LABELS | {
     "ridge": "Least squares, ridge searched",
     "kernel_ridge": "Kernel ridge",
     "asif": "ASIF-like",
     "vse_mlp": "VSE++ MLP",
-    "residual_nce": "Residual InfoNCE",
-    "queue_nce": "Queue InfoNCE",
+    "residual_infonce": "Residual InfoNCE",
+    "queue_infonce": "Queue InfoNCE",
 }
 
 
@@ -47,7 +48,7 @@ def step_bars(ax: Axes, rows: list[dict]) -> Axes:
     """Time of one step, a bar a candidate, with its ratio to ours."""
     rows = sorted(rows, key=lambda row: row["median_seconds"])
     unit, scale = ("s", 1) if rows[-1]["median_seconds"] > 0.1 else ("ms", 1000)
-    colours = {"floor": plots.MODEL_COLOURS["chance"], "ours": plots.MODEL_COLOURS["bigjump"]}
+    colours = {"matmul_lower_bound": plots.MODEL_COLOURS["chance"], "ours": plots.MODEL_COLOURS["bigjump"]}
     for place, row in enumerate(rows):
         time, name = scale * row["median_seconds"], row["candidate"]
         ax.barh(place, time, color=colours.get(name, plots.BLUE), height=0.7)
@@ -62,13 +63,13 @@ def step_bars(ax: Axes, rows: list[dict]) -> Axes:
 
 
 def scaling_curves(time: Axes, memory: Axes, rows: list[dict], axis: str) -> None:
-    """Milliseconds of a step and of its floor against one size; on the other axes the step's memory."""
+    """Milliseconds of a step and of its matrix products against one size; on the other axes the step's memory."""
     rows = [row for row in rows if row["axis"] == axis]
     values = [row["value"] for row in rows]
     step = [1e3 * row["seconds"] for row in rows]
-    floor = [1e3 * row["floor_seconds"] for row in rows]
+    products = [1e3 * row["lower_bound_seconds"] for row in rows]
     time.plot(values, step, "-o", color=plots.MODEL_COLOURS["bigjump"], label="step")
-    time.plot(values, floor, "--", color=plots.MODEL_COLOURS["chance"], label="matrix products")
+    time.plot(values, products, "--", color=plots.MODEL_COLOURS["chance"], label="matrix products")
     memory.plot(values, [row["step_memory_mb"] for row in rows], "-s", color=plots.BLUE, ms=4)
     for ax, what in ((time, "time (ms per step)"), (memory, "memory of the step (MB)")):
         ax.set_xscale("log")
@@ -157,13 +158,13 @@ def main() -> None:
             fig, ax = plt.subplots(figsize=(8.4, 3.8))
             size_curves(ax, results)
             print(plots.save_figure(fig, "_".join(["accuracy_by_size", name, *map(str, splits)])))
-    if results := ablations.load():
-        print(plots.save_figure(ablations.effects_figure(results), "ablations"))
-    for short, full in ablations.load_shortened():
+    if results := report.load():
+        print(plots.save_figure(report.effects_figure(results), "ablations"))
+    for short, full in report.load_shortened():
         name = f"ablations_order_{short['data']['name']}_{short['epochs']}_epochs"
-        print(plots.save_figure(ablations.order_figure(short, full), name))
-    if turned := ablations.load_turned():
-        print(plots.save_figure(ablations.turned_figure(turned), "turned"))
+        print(plots.save_figure(report.order_figure(short, full), name))
+    if turned := report.load_turned():
+        print(plots.save_figure(report.turned_figure(turned), "turned"))
     for device in ("cpu", "cuda"):
         suffix = "" if device == "cpu" else f"_{device}"
         step = common.load("step", "challenge", device) or common.load("step", "small", device)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from benchmarks import common
-from benchmarks.step import Setting, floor, random_data, settings_of
+from benchmarks.step import Setting, matmul_lower_bound, random_data, settings_of
 from helpers.data.training_data import TrainingData
 from helpers.training.loop import train_bigjump
 from helpers.training.settings import BigJumpConfig
@@ -36,8 +36,8 @@ def settings_for(size: common.Size, device: str) -> BigJumpConfig:
     """The published defaults at this size; on the CPU at the challenge's, one epoch with the whole queue."""
     if device == "cpu" and size == common.SIZES["challenge"]:
         return replace(settings_of(size), epochs=1, unfreeze_epoch=1)
-    slices = tuple(min(size.queue, entries) for entries in BigJumpConfig().queue_schedule)
-    return replace(settings_of(size), queue_schedule=slices)
+    schedule = tuple(min(size.queue, entries) for entries in BigJumpConfig().queue_schedule)
+    return replace(settings_of(size), queue_schedule=schedule)
 
 
 def trained(size: common.Size, data: TrainingData, settings: BigJumpConfig) -> list[float]:
@@ -49,7 +49,7 @@ def trained(size: common.Size, data: TrainingData, settings: BigJumpConfig) -> l
 
 def product_seconds(size: common.Size, data: TrainingData) -> float:
     """Of the bare products of one step against all images, which the first epochs need not score."""
-    products = floor(size, data, size.images)
+    products = matmul_lower_bound(size, data, size.images)
 
     def several() -> None:
         for _ in range(PRODUCTS):

@@ -52,7 +52,7 @@ def training(data: TrainingData, settings: PlusConfig, members: int, rank: int) 
     return steps
 
 
-def floor(data: TrainingData, settings: PlusConfig, members: int, rank: int) -> Callable[[], None]:
+def matmul_lower_bound(data: TrainingData, settings: PlusConfig, members: int, rank: int) -> Callable[[], None]:
     """The bare matrix products of `STEPS` steps, in their precision, with operands at hand.
 
     Of each member: forward, weight gradients, and the input gradient of the second layer (the first needs none);
@@ -90,7 +90,7 @@ def main() -> None:
         steps = training(data, settings, count, rank)
         candidates[name] = memory.reused()(steps)  # entered anew at each call
         candidates[f"{name}, memory given back"] = steps
-        candidates[f"{name}, floor"] = floor(data, settings, count, rank)
+        candidates[f"{name}, matmul lower bound"] = matmul_lower_bound(data, settings, count, rank)
     seconds = common.interleaved(candidates, size.repeats, options.device)
     steps_per_epoch = math.ceil(len(data.positive) / settings.batch_size)
     rows = [
@@ -98,12 +98,12 @@ def main() -> None:
             "candidate": name,
             "step_seconds": statistics.median(times) / STEPS,
             "epoch_seconds": statistics.median(times) / STEPS * steps_per_epoch,
-            "over_floor": common.median_ratio(times, seconds[f"{name.partition(',')[0]}, floor"]),
+            "over_lower_bound": common.median_ratio(times, seconds[f"{name.partition(',')[0]}, matmul lower bound"]),
         }
         for name, times in seconds.items()
     ]
     for row in rows:
-        print(f"{row['candidate']:30s} {row['step_seconds']:8.4f} s a step   {row['over_floor']:5.2f} x its floor")
+        print(f"{row['candidate']:30s} {row['step_seconds']:8.4f} s a step   {row['over_lower_bound']:5.2f} x products")
     metadata = {"members": members, "rank": rank, "batch": settings.batch_size, "steps_per_epoch": steps_per_epoch}
     common.save("plus_step", options.size, options.device, {**metadata, "rows": rows})
 

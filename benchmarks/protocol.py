@@ -1,6 +1,6 @@
-"""How the comparison of methods is run: one split, choices on its training images alone, each result in its own file.
+"""How the comparison of methods is run: one split, choices on its training images alone, each result a row of a table.
 
-No choice is made on images that are scored. A search sees the fold of the training images; a final fit sees all
+No choice is made on images that are scored. A search sees a fold of the training images; a final fit sees all
 of them and an empty validation split; only then is it scored, once.
 """
 
@@ -9,27 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.peers.method import Fitted, Method
+from benchmarks.baselines.method import Fitted, Method
+from benchmarks.store import Row, Store
 from helpers.data.pairs import PairedEmbeddings
 from helpers.data.split import Split, make_split
 from helpers.data.training_data import TrainingData, training_data
 from helpers.errors import SplitError
 from helpers.evaluation import hubness, metrics
 from helpers.system.devices import device_name, matmul_dtype, prefer_exact
-from helpers.system.files import atomic_write, write_json
 
 VAL_RATIO = 0.1
 FOLD_SEED = 1000
 """Added to the split's seed for the fold."""
 VERSION = 1
-"""Part of every result's name: raise it when the protocol changes."""
+"""Part of every key: raise it when the protocol changes."""
+KEY_DIGITS = 16
+"""Of a digest: 64 bits tell some thousand rows apart for certain."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Problem:
     """One split of one data set.
 
     Attributes:
-        split_seed: of the split; inner seeds derive from it.
+        split_seed: of the split; the seed of the fold derives from it.
         digest: of the data, the split and the training images kept.
-        inner: the training images, split again; what choices are made on.
+        fold_data: the training images, split again; what choices are made on.
         train: all training images, with an empty validation split.
-        text, gallery, own: captions (V, dx), images (G, dy) and gallery rows (V,) to be scored.
+        text, gallery, positive: captions (V, dx), images (G, dy) and gallery rows (V,) to be scored.
     """
 
     split_seed: int
@@ -51,6 +52,10 @@ class Problem:
     text: torch.Tensor
     gallery: torch.Tensor
     positive: torch.Tensor
+
+    @property
+    def precision(self) -> tuple[str, str]:
+        return precision_of(self.text.device)
 
 
 def make_problem(
@@ -76,8 +81,8 @@ def make_problem(
     if train_captions is not None:
         split = _fewer_captions(split, train_captions, split_seed)
     outer = training_data(data.text, data.images, split, device)
-    make_fold = make_split(split.train_caption_image, len(split.train_images), VAL_RATIO, FOLD_SEED + split_seed)
-    fold_data = training_data(outer.text.cpu().numpy(), outer.images.cpu().numpy(), make_fold, device)
+    fold = make_split(split.train_caption_image, len(split.train_images), VAL_RATIO, FOLD_SEED + split_seed)
+    fold_data = training_data(outer.text.cpu().numpy(), outer.images.cpu().numpy(), fold, device)
     empty = {name: getattr(outer, name)[:0] for name in ("val_text", "val_images", "val_positive")}
     digest = digest_of(data.fingerprint, split.digest)
     return Problem(
@@ -114,72 +119,53 @@ def _fewer_captions(split: Split, at_most: int, seed: int) -> Split:
 
 
 def digest_of(*parts: object) -> str:
-    """SHA-256 (hex) of JSON values: names files after what determines their content."""
+    """SHA-256 (hex) of JSON values."""
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 
 
-@dataclass(frozen=True)
-class Store:
-    """The folder of the results: a JSON file each and, for a run, its ranks, so that a table can be made anew."""
-
-    folder: Path
-
-    def once(self, name: str, compute: Callable[[], dict]) -> dict:
-        """The result `name`, computed and written if it is not there yet."""
-        if self.load(name) is None:
-            write_json(self.folder / f"{name}.json", compute())
-        return self.load(name)
-
-    def load(self, name: str) -> dict | None:
-        """The result `name`, or None where it is not there yet."""
-        path = self.folder / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-    def save_ranks(self, name: str, *ranks: np.ndarray) -> None:
-        """Write one or more (V,) ranks of a run; before its result, which says that the run is complete."""
-        # Ties make halves, so that twice a rank is whole.
-        doubled = np.rint(2 * np.stack(ranks)).astype(np.uint32)
-
-        def write(temporary: Path) -> None:
-            with open(temporary, "wb") as file:
-                np.savez_compressed(file, doubled_ranks=doubled)
-
-        atomic_write(self.folder / f"{name}.npz", write)
-
-    def load_ranks(self, name: str) -> np.ndarray:
-        """Ranks of a run as they were saved: by plain cosine, then, of a method, with the correction."""
-        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
-            return file["doubled_ranks"] / 2
+def precision_of(device: torch.device) -> tuple[str, str]:
+    """The device and the type of its matrix products: results of different ones are no runs of one method."""
+    return device_name(device), str(matmul_dtype(device, True))
 
 
-def precision_of(device: torch.device) -> list[str]:
-    """The device and its product type: results of different ones are no runs of one method."""
-    return [device_name(device), str(matmul_dtype(device, True))]
+def origin(method: str, problem: Problem) -> Row:
+    """Of which method, on what and where a row was computed."""
+    device, products = problem.precision
+    return {
+        "method": method,
+        "split": problem.split_seed,
+        "problem": problem.digest,
+        "device": device,
+        "products": products,
+    }
 
 
-def search_name(method: Method, problem: Problem) -> str:
-    """Name of a search's file: changes with everything that determines the result, the precision of the device too."""
-    digest = digest_of(VERSION, method.metadata(), problem.digest, precision_of(problem.text.device))
-    return f"{method.name}_split{problem.split_seed}_search_{digest[:8]}"
+def search_key(method: Method, problem_digest: str, precision: Sequence[str]) -> str:
+    """Key of a search's row: changes with everything that determines the result, the device's precision too.
+
+    Args:
+        precision: see `precision_of`.
+    """
+    return digest_of(VERSION, method.name, method.metadata(), problem_digest, list(precision))[:KEY_DIGITS]
 
 
-def run_name(method: Method, problem: Problem, seed: int, found: dict) -> str:
-    """Name of a final run's files: the search's, with what it chose and the seed."""
+def run_key(search: str, chosen: dict, seed: int) -> str:
+    """Key of a final run's row: that of the search, with what it chose and the seed."""
     correction = [hubness.QUERY_BANK_SIZE, hubness.IMAGE_SAMPLE, hubness.SHARPNESS, hubness.ITERATIONS]
-    digest = digest_of(search_name(method, problem), found["chosen"], correction)
-    return f"{method.name}_split{problem.split_seed}_seed{seed}_{digest[:8]}"
+    return digest_of(search, chosen, correction, seed)[:KEY_DIGITS]
 
 
-def search(method: Method, problem: Problem, store: Store) -> dict:
-    """What `method` chooses on the fold."""
+def search(method: Method, problem: Problem, store: Store) -> Row:
+    """What `method` chooses on the fold, from the table or computed."""
 
-    def compute() -> dict:
+    def compute() -> Row:
         started = time.perf_counter()
         chosen = method.search(problem.fold_data, problem.train)
         seconds = time.perf_counter() - started
-        return {"method": method.name, "metadata": method.metadata(), "chosen": chosen, "seconds": seconds}
+        made = {"kind": "search", **origin(method.name, problem), "settings": method.metadata()}
+        return {**made, "chosen": chosen, "seconds": seconds}
 
-    return store.once(search_name(method, problem), compute)
+    return store.once(search_key(method, problem.digest, problem.precision), compute)
 
 
 def with_hubness_reduction(fitted: Fitted, queries: torch.Tensor, problem: Problem) -> tuple[float, np.ndarray]:
@@ -191,33 +177,38 @@ def with_hubness_reduction(fitted: Fitted, queries: torch.Tensor, problem: Probl
     )
 
 
-def finished(method: Method, problem: Problem, seed: int, store: Store) -> tuple[str, dict] | None:
+def finished(method: Method, problem: Problem, seed: int, store: Store) -> Row | None:
     """As `final_run` where the result is there already, else None."""
-    found = store.load(search_name(method, problem))
-    name = found and run_name(method, problem, seed, found)
-    result = name and store.load(name)
-    return (name, result) if result else None
+    found = store.load(search_key(method, problem.digest, problem.precision))
+    return found and store.load(run_key(found["key"], found["chosen"], seed))
 
 
-def final_run(method: Method, problem: Problem, seed: int, store: Store) -> tuple[str, dict]:
-    """Fit on all training images as the search says, and score once; the run's name and result."""
+def final_run(method: Method, problem: Problem, seed: int, store: Store) -> Row:
+    """Fit on all training images as the search says, and score once; from the table or computed."""
     found = search(method, problem, store)
-    name = run_name(method, problem, seed, found)
 
-    def compute() -> dict:
+    def compute() -> Row:
         started = time.perf_counter()
         fitted = method.fit(problem.train, found["chosen"], seed)
         seconds = time.perf_counter() - started
         queries = fitted.predict(problem.text)
         plain = metrics.ranks(queries, problem.gallery, problem.positive)
         beta, corrected = with_hubness_reduction(fitted, queries, problem)
-        store.save_ranks(name, plain, corrected)
-        metadata = {"method": method.name, "split": problem.split_seed, "seed": seed}
-        scores = {**metrics.summarise(plain), "hubness": metrics.summarise(corrected)}
+        scores = metrics.summarise(plain)
+        scores |= {f"hubness_{name}": value for name, value in metrics.summarise(corrected).items()}
         chosen = {key: value for key, value in found["chosen"].items() if key not in ("candidates", "history")}
-        chosen |= {"beta": beta}
         cost = {"parameters": fitted.parameters, "seconds": seconds, "search_seconds": found["seconds"]}
-        cost |= {"threads": torch.get_num_threads(), "products": precision_of(problem.text.device)[1]}
-        return {**metadata, **scores, "chosen": chosen, **cost}
+        return {
+            "kind": "run",
+            **origin(method.name, problem),
+            "seed": seed,
+            "search": found["key"],
+            "chosen": chosen | {"beta": beta},
+            **scores,
+            **cost,
+            "threads": torch.get_num_threads(),
+            "ranks": plain,
+            "hubness_ranks": corrected,
+        }
 
-    return name, store.once(name, compute)
+    return store.once(run_key(found["key"], found["chosen"], seed), compute)

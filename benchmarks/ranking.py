@@ -31,7 +31,7 @@ LARGE = {
 
 
 def counting(predictions: torch.Tensor, gallery: torch.Tensor, targets: torch.Tensor) -> float:
-    """MRR by `helpers.metrics`."""
+    """MRR by `helpers.evaluation.metrics`."""
     return float(np.mean(1 / metrics.ranks(predictions, gallery, targets)))
 
 
@@ -110,15 +110,15 @@ def main() -> None:
     gallery = torch.randn(size.gallery, size.image_dim, generator=generator)
     targets = torch.arange(size.queries) % size.gallery
     predictions = gallery[targets] + 8 * torch.randn(size.queries, size.image_dim, generator=generator)
-    sides = tuple(part.to(options.device) for part in (predictions, gallery, targets))
-    ours = counting(*sides)
+    parts = tuple(part.to(options.device) for part in (predictions, gallery, targets))
+    ours = counting(*parts)
     for other in (argsort, with_torchmetrics):
-        assert abs(other(*sides) - ours) < 1e-5, f"{other.__name__} disagrees"
+        assert abs(other(*parts) - ours) < 1e-5, f"{other.__name__} disagrees"
     candidates = {
-        "floor": lambda: normalise(sides[0]) @ normalise(sides[1]).T,
-        "ours": lambda: counting(*sides),
-        "argsort": lambda: argsort(*sides),
-        "torchmetrics": lambda: with_torchmetrics(*sides),
+        "matmul_lower_bound": lambda: normalise(parts[0]) @ normalise(parts[1]).T,
+        "ours": lambda: counting(*parts),
+        "argsort": lambda: argsort(*parts),
+        "torchmetrics": lambda: with_torchmetrics(*parts),
         **search_candidates(predictions, gallery.numpy()),
     }
     seconds = common.interleaved(candidates, 3, options.device)

@@ -1,7 +1,7 @@
-"""The fast loss trains the same model as the written-out one: same seed, same data, MRR epoch by epoch.
+"""The fast loss trains the same model as its reference implementation: same seed, same data, MRR epoch by epoch.
 
-`python -m benchmarks.same_accuracy --data-dir DIR --text-dim 384 --image-dim 1280`. The written-out loss holds a queue
-of vectors and a logit for every entry; both run in the device's mixed precision, so that they differ in rounding.
+`python -m benchmarks.same_accuracy --data-dir DIR --text-dim 384 --image-dim 1280`. The reference
+has a logit for every entry of the queue; both run in the device's mixed precision, so that they differ in rounding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from helpers.training.objectives import BigJumpObjective
 from helpers.training.settings import BigJumpConfig
 
 
-class WrittenOutObjective(BigJumpObjective):
+class ReferenceObjective(BigJumpObjective):
     """BigJump's terms with InfoNCE as it reads: vectors in the queue, one logit an entry, autograd."""
 
     capturable = False  # `newest` asks the device how many entries there are
@@ -42,7 +42,7 @@ class WrittenOutObjective(BigJumpObjective):
 
 
 def train(run: pipeline.Run, objective_type: type, settings: BigJumpConfig) -> tuple[list[float], np.ndarray]:
-    """MRR of each epoch, and the validation ranks of the model kept."""
+    """The MRR of each epoch, and the validation ranks of the model kept."""
     data = pipeline.device_data(run)
     affine = pipeline.fit_geometry(run, GeometryConfig()).affine()
     seed_all(settings.seed)
@@ -66,15 +66,15 @@ def main() -> None:
     )
     settings = BigJumpConfig(epochs=options.epochs)
     fast_mrr, fast = train(run, BigJumpObjective, settings)
-    slow_mrr, slow = train(run, WrittenOutObjective, settings)
+    slow_mrr, slow = train(run, ReferenceObjective, settings)
     difference = metrics.paired_difference(fast, slow, run.split.caption_to_gallery)
     low, high = metrics.bootstrap_interval(1 / slow, run.split.caption_to_gallery)
-    print(f"fast {max(fast_mrr):.4f}, written out {max(slow_mrr):.4f} ({low:.4f} to {high:.4f}): {difference}")
+    print(f"fast {max(fast_mrr):.4f}, reference {max(slow_mrr):.4f} ({low:.4f} to {high:.4f}): {difference}")
     content = {
         "command": "python -m benchmarks.same_accuracy --data-dir DIR "
         f"--text-dim {options.text_dim} --image-dim {options.image_dim} --epochs {options.epochs}",
-        "mrr_by_epoch": {"fast": fast_mrr, "written_out": slow_mrr},
-        "written_out_interval": [low, high],
+        "mrr_by_epoch": {"fast": fast_mrr, "reference": slow_mrr},
+        "reference_interval": [low, high],
         "difference": difference,
     }
     common.save("same_accuracy", f"{options.epochs}_epochs", choose_device().type, content)

@@ -1,4 +1,4 @@
-"""What one training step costs as work grows: batch, queue, width, images; time, memory, and the floor beside it.
+"""What one training step costs as work grows: batch, queue, width, images; time and memory, beside the bare products.
 
 `python -m benchmarks.scaling --size challenge`.
 """
@@ -33,20 +33,20 @@ NARROW = {"text_dim": 128, "image_dim": 128}
 
 
 def measure(size: common.Size, device: str) -> dict:
-    """Median seconds of a step and of its floor, and the memory that stepping adds to data and weights.
+    """Median seconds of a step and of its matrix products, and the memory that stepping adds to data and weights.
 
     The latter holds gradients, the optimiser's state and whatever a step allocates on its way.
     """
     data = step.random_data(size, device)
     ours, present = step.ours(size, data)
-    candidates = {"ours": ours, "floor": step.floor(size, data, present)}
+    candidates = {"ours": ours, "matmul_lower_bound": step.matmul_lower_bound(size, data, present)}
     memory = _added_memory_mb(ours, device)
     seconds = common.interleaved(candidates, 3, device)
     return {
         "images_scored": present,
         "seconds": statistics.median(seconds["ours"]),
-        "floor_seconds": statistics.median(seconds["floor"]),
-        "over_floor": common.median_ratio(seconds["ours"], seconds["floor"]),
+        "lower_bound_seconds": statistics.median(seconds["matmul_lower_bound"]),
+        "over_lower_bound": common.median_ratio(seconds["ours"], seconds["matmul_lower_bound"]),
         "step_memory_mb": memory,
     }
 
@@ -84,8 +84,8 @@ def main() -> None:
             rows.append({"axis": axis, "value": value, **measured(size, options.device)})
             row = rows[-1]
             print(
-                f"{axis:10s} {value:9,d}   {1e3 * row['seconds']:8.1f} ms   {row['over_floor']:5.2f} x floor   "
-                f"{row['step_memory_mb']:6.0f} MB"
+                f"{axis:10s} {value:9,d}   {1e3 * row['seconds']:8.1f} ms   "
+                f"{row['over_lower_bound']:5.2f} x products   {row['step_memory_mb']:6.0f} MB"
             )
     common.save("scaling", options.size, options.device, {"narrow": NARROW, "rows": rows})
 

@@ -1,4 +1,4 @@
-"""One BigJump training step: ours, the written-out method, the peers' queues, and the floor of its matrix products.
+"""One BigJump training step: ours, a reference implementation, the queues of other libraries, and the bare products.
 
 `python -m benchmarks.step --size challenge`. Weights and rows do not matter to the time, so the data are random.
 """
@@ -80,7 +80,7 @@ def full_queue(size: common.Size, data: TrainingData) -> tuple[Setting, BigJumpO
 def ours(size: common.Size, data: TrainingData, updates: int = MANY) -> tuple[Callable[[], object], int]:
     """The step as an epoch takes it, with a full queue, and how many images stand in queue or batch.
 
-    Alone, so without the memory that an epoch keeps from step to step (`helpers.memory`).
+    Alone, so without the memory that an epoch keeps from step to step (`helpers.system.memory`).
 
     Args:
         updates: that the epoch would have; with one alone a GPU records no graph.
@@ -91,7 +91,7 @@ def ours(size: common.Size, data: TrainingData, updates: int = MANY) -> tuple[Ca
     return lambda: step(setting.batch()), max(present, size.batch)
 
 
-def written_out(size: common.Size, data: TrainingData, mixed_precision: bool) -> Callable[[], object]:
+def reference_implementation(size: common.Size, data: TrainingData, mixed_precision: bool) -> Callable[[], object]:
     """The method as it reads: a queue of image vectors, one logit a queue entry, autograd throughout."""
     setting = Setting(size, data, settings_of(size, mixed_precision))
     model, s, dtype = setting.model, setting.settings, setting.dtype
@@ -110,8 +110,8 @@ def written_out(size: common.Size, data: TrainingData, mixed_precision: bool) ->
         queue_logits = (z.to(dtype) @ queue.T).float() / s.temperature_end  # (B, Q)
         queue_logits = queue_logits.masked_fill(positive[:, None] == queue_images[None, :], -torch.inf)
         positives = batch_logits.masked_fill(positive[:, None] != positive[None, :], -torch.inf).logsumexp(1)
-        nce = (torch.cat([batch_logits, queue_logits], 1).logsumexp(1) - positives).mean()
-        loss = nce + s.cosine_weight * losses.cosine_loss(prediction, target)
+        infonce = (torch.cat([batch_logits, queue_logits], 1).logsumexp(1) - positives).mean()
+        loss = infonce + s.cosine_weight * losses.cosine_loss(prediction, target)
         loss = loss + s.moment_weight * losses.moment_loss(prediction, target, with_std=False)
         loss = loss + s.agreement_weight * losses.agreement_loss(prediction, positive)
         setting.optimiser.zero_grad(set_to_none=True)
@@ -125,7 +125,7 @@ def written_out(size: common.Size, data: TrainingData, mixed_precision: bool) ->
     return step
 
 
-def floor(size: common.Size, data: TrainingData, columns: int) -> Callable[[], object]:
+def matmul_lower_bound(size: common.Size, data: TrainingData, columns: int) -> Callable[[], object]:
     """The bare matrix products that one step needs, in the step's own precision, with operands at hand.
 
     `columns` images are scored: those that stand in the queue or the batch.
@@ -138,7 +138,7 @@ def floor(size: common.Size, data: TrainingData, columns: int) -> Callable[[], o
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, device=data.device).to(dtype)
 
-    m = -(-columns // COLUMN_MULTIPLE) * COLUMN_MULTIPLE  # other widths would make the floor too high
+    m = -(-columns // COLUMN_MULTIPLE) * COLUMN_MULTIPLE  # other widths would make the bound too high
     b, dx, dy, hidden = size.batch, size.text_dim, size.image_dim, settings_of(size).hidden
     bank, z, weights = random(m, dy), random(b, dy), random(b, m)
     x, h, w1, w2, a = random(b, dx), random(b, hidden), random(hidden, dx), random(dy, hidden), random(dy, dx)
@@ -156,7 +156,7 @@ def crossbatch_memory(size: common.Size, data: TrainingData) -> Callable[[], obj
     from pytorch_metric_learning.losses import CrossBatchMemory, NTXentLoss
 
     loss_of = CrossBatchMemory(NTXentLoss(temperature=0.06), embedding_size=size.image_dim, memory_size=size.queue)
-    return _peer(
+    return _library_step(
         size, data, lambda z, y, positive: loss_of(z, positive, enqueue_mask=_no_row(positive)), loss_of, fill=True
     )
 
@@ -166,14 +166,14 @@ def memory_bank(size: common.Size, data: TrainingData) -> Callable[[], object]:
     from lightly.loss import NTXentLoss  # needs a torchvision that fits the installed torch
 
     loss_of = NTXentLoss(temperature=0.06, memory_bank_size=(size.queue, size.image_dim)).to(data.device)
-    return _peer(size, data, lambda z, y, positive: loss_of(z, y), loss_of, fill=False)
+    return _library_step(size, data, lambda z, y, positive: loss_of(z, y), loss_of, fill=False)
 
 
 def _no_row(positive: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(positive, dtype=torch.bool)
 
 
-def _peer(size: common.Size, data: TrainingData, loss: Callable, module: object, *, fill: bool) -> Callable:
+def _library_step(size: common.Size, data: TrainingData, loss: Callable, module: object, *, fill: bool) -> Callable:
     setting = Setting(size, data, settings_of(size))
     if fill:  # the memory as a long training would have filled it
         entries = torch.randint(size.images, (size.queue,), device=data.device)
@@ -199,12 +199,12 @@ def main() -> None:
     data = random_data(size, options.device)
     step, present = ours(size, data)
     candidates = {
-        "floor": floor(size, data, present),
+        "matmul_lower_bound": matmul_lower_bound(size, data, present),
         "ours": step,
-        "written_out_bfloat16": written_out(size, data, mixed_precision=True),
-        "written_out_float32": written_out(size, data, mixed_precision=False),
+        "reference_bfloat16": reference_implementation(size, data, mixed_precision=True),
+        "reference_float32": reference_implementation(size, data, mixed_precision=False),
     }
-    if options.device == "cuda":  # as all but ours and the floor are launched
+    if options.device == "cuda":  # as all but ours and the bare products are launched
         candidates["ours_one_by_one"], _ = ours(size, data, updates=1)
     unavailable = {}
     for name, make in (("pytorch_metric_learning", crossbatch_memory), ("lightly", memory_bank)):
@@ -222,7 +222,7 @@ def main() -> None:
             "median_seconds": statistics.median(times),
             "seconds": times,
             "over_ours": common.median_ratio(times, seconds["ours"]),
-            "over_floor": common.median_ratio(times, seconds["floor"]),
+            "over_lower_bound": common.median_ratio(times, seconds["matmul_lower_bound"]),
         }
         for name, times in seconds.items()
     ]

@@ -1,6 +1,7 @@
 """For which data a claim that fails might hold: one comparison a claim, on demo data with one property changed.
 
-`python -m benchmarks.turned [--seeds 3]`. Runs are kept as those of `benchmarks.ablations`, which shares them.
+`python -m benchmarks.turned [--seeds 3]`. Runs are kept as those of `benchmarks.ablations`, with which those
+on the demo data as they are are shared.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import torch
 
 from benchmarks import ablations, accuracy, common, protocol
 from benchmarks.ablation.claims import CLAIMS, Claim
+from benchmarks.ablation.report import TURNED_NAME, turned_table
 from benchmarks.ablation.table import table
 from benchmarks.ablation.variants import Shared
-from helpers.ablations import TURNED_NAME, turned_table
 from helpers.data import synthetic
 from helpers.data.pairs import load_paired
 from helpers.system.devices import choose_device, matmul_dtype
@@ -45,7 +46,13 @@ ASKED = {
     "agreement": "captions_4_no_agreement",
     "all_parts": "smallest",
 }
-"""{claim: variant that it is measured against}. The slices are left out: these data never fill a queue of 65,536."""
+"""{claim: variant that it is measured against}. The queue-size schedule is left out: these data fill no queue."""
+
+
+def turn_name(turn: str, sizes: Mapping[str, int]) -> str:
+    """Name of the table of a turn: that of the demo data, and what is changed."""
+    name = accuracy.demo_name(sizes["text_dim"], sizes["image_dim"])
+    return name if not TURNS[turn] else f"{name}_{turn.replace(' ', '_')}"
 
 
 def claims() -> list[Claim]:
@@ -74,7 +81,7 @@ def measure(
             widths = {key: sizes[key] for key in WIDTHS}
             data = load_paired(source, **widths, cache_dir=Path(folder, "cache"))
             problem = protocol.make_problem(data, 0, device)
-            store = accuracy.store_of(data, results, "ablations")
+            store = ablations.store_of(turn_name(name, sizes), results)
             print(f"{name}: {data.n_captions:,} captions of {data.n_images:,} images", flush=True)
             ablations.run_all(ablations.variants_of(asked), [problem], seeds, shared, store)
             found = ablations.gather([problem], seeds, shared, store)

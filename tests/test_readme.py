@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablations, accuracy, common
-from benchmarks.peers import METHODS
+from benchmarks.baselines import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = {
     "bigjump_plus": "**BigJump plus** (ours)",
-    "queue_nce": "queue InfoNCE",
+    "queue_infonce": "queue InfoNCE",
     "vse_mlp": "VSE++ MLP",
     "cca": "weighted CCA",
     "procrustes": "Procrustes",
@@ -28,7 +28,7 @@ NAMES = {
     "linear": "LinearProj",
     "mlp1": "MLP1",
     "mlp2": "MLP2",
-    "residual_nce": "residual InfoNCE",
+    "residual_infonce": "residual InfoNCE",
 }
 
 
@@ -152,11 +152,11 @@ def test_parts_of_bigjump_are_worth_what_was_measured(data):
 
 def test_speed_table():
     step = {row["candidate"]: row for row in result("step_challenge")["rows"]}
-    ours, floor = (f"{step[name]['median_seconds']:.3f} s" for name in ("ours", "floor"))
-    assert f"| {ours} | its bare matrix products {floor}" in README
-    assert f"(ours is {step['ours']['over_floor']:.2f} x that)" in README
-    slower = [f"{step[f'written_out_{dtype}']['over_ours']:.1f} x ours" for dtype in ("bfloat16", "float32")]
-    assert f"written out, bfloat16 {slower[0]}, float32 {slower[1]}" in README
+    ours, products = (f"{step[name]['median_seconds']:.3f} s" for name in ("ours", "matmul_lower_bound"))
+    assert f"| {ours} | its bare matrix products {products}" in README
+    assert f"(ours is {step['ours']['over_lower_bound']:.2f} x that)" in README
+    slower = [f"{step[f'reference_{dtype}']['over_ours']:.1f} x ours" for dtype in ("bfloat16", "float32")]
+    assert f"the reference implementation, bfloat16 {slower[0]}, float32 {slower[1]}" in README
     ranking = result("ranking_challenge")
     ranks = {row["candidate"]: row for row in ranking["rows"]}
     slower = [f"{ranks[name]['over_ours']:.1f} x ours" for name in ("argsort", "torchmetrics")]
@@ -177,13 +177,13 @@ def test_speed_on_a_gpu():
     )
     step = {row["candidate"]: row for row in result("step_challenge_cuda")["rows"]}
     slower = [
-        f"{step[name]['over_ours']:.1f} x ours" for name in ("written_out_bfloat16", "written_out_float32", "lightly")
+        f"{step[name]['over_ours']:.1f} x ours" for name in ("reference_bfloat16", "reference_float32", "lightly")
     ]
-    shown = "the method written out, bfloat16 {}, float32 {}; lightly's memory bank {}".format(*slower)
+    shown = "the reference implementation, bfloat16 {}, float32 {}; lightly's memory bank {}".format(*slower)
     assert f"| {1000 * step['ours']['median_seconds']:.2f} ms | {shown} |" in README
     plus = {row["candidate"]: row for row in result("plus_step_challenge_cuda")["rows"]}
     times = [f"{1000 * plus[name]['step_seconds']:.2f} ms" for name in ("network", "ensemble")]
-    over = [f"{plus[name]['over_floor']:.1f} x" for name in ("network", "ensemble")]
+    over = [f"{plus[name]['over_lower_bound']:.1f} x" for name in ("network", "ensemble")]
     assert "| {}, {} | bare matrix products: ours is {} and {} that |".format(*times, *over) in README
     ranks = {row["candidate"]: row for row in result("ranking_challenge_cuda")["rows"]}
     slower = [
@@ -192,10 +192,10 @@ def test_speed_on_a_gpu():
     ]
     assert f"| {1000 * ranks['ours']['median_seconds']:.0f} ms | {slower[0]} ours; full-matrix {slower[1]}" in README
     same = result("same_accuracy_8_epochs_cuda")
-    fast, written = (max(same["mrr_by_epoch"][name]) for name in ("fast", "written_out"))
+    fast, reference = (max(same["mrr_by_epoch"][name]) for name in ("fast", "reference"))
     d = same["difference"]
     interval = f"{d['difference']:.4f} ({d['low']:.4f} to +{d['high']:.4f};"
-    assert f"MRR {fast:.4f} against {written:.4f}, paired difference {interval}" in README
+    assert f"MRR {fast:.4f} against {reference:.4f}, paired difference {interval}" in README
 
 
 def commands(text: str) -> list[list[str]]:
@@ -207,7 +207,8 @@ def commands(text: str) -> list[list[str]]:
 
 def test_commands_are_accepted_by_their_programs():
     notebooks = (path.read_text(encoding="utf-8").replace("\\n", "\n") for path in ROOT.glob("notebooks/*.ipynb"))
-    texts = [README, *notebooks]
+    documents = (path.read_text(encoding="utf-8") for path in ROOT.glob("docs/*.md"))
+    texts = [README, *documents, *notebooks]
     parsers = {"benchmarks.accuracy": accuracy.parse, "benchmarks.ablations": ablations.parse}
     seen = set()
     for module, *arguments in (command for text in texts for command in commands(text)):

@@ -137,8 +137,8 @@ _ALL = (
         ),
     ),
     Claim(
-        "slices",
-        "growing slices of the queue help",
+        "queue_schedule",
+        "a queue-size schedule that grows helps",
         (
             Comparison(
                 "queue grows 16k, 32k, 65k, not full size at once",

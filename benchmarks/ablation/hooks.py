@@ -30,7 +30,9 @@ class OwnImageCounted(LastEpoch):
 
     def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         counts = self.queue.counts(self.queue_used)
-        return nce_with_own_counted(prediction, self.negative_bank, positive, counts, self.temperature, self.dtype)
+        return infonce_with_own_image_counted(
+            prediction, self.negative_bank, positive, counts, self.temperature, self.dtype
+        )
 
 
 class EveryImage(LastEpoch):
@@ -61,7 +63,7 @@ class MomentWithStd(LastEpoch):
         return {**super().terms(prediction, positive), "moment": self.settings.moment_weight * moment}
 
 
-def nce_with_own_counted(
+def infonce_with_own_image_counted(
     prediction: torch.Tensor,
     bank: torch.Tensor,
     positive: torch.Tensor,
@@ -71,7 +73,7 @@ def nce_with_own_counted(
 ) -> torch.Tensor:
     """`losses.multi_positive_infonce`, but the denominator also holds q_own e^{s_own}; same arguments.
 
-    The logits are written out and left to autograd: slower than the helper, and plain.
+    A reference implementation: one matrix of logits, left to autograd; slower than the helper, and plain.
     """
     batch_counts = torch.zeros_like(queue_counts).index_add_(
         0, positive, torch.ones_like(positive, dtype=queue_counts.dtype)

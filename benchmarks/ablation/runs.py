@@ -1,73 +1,73 @@
-"""One training of a variant: named after what determines it, scored once at its last epoch, kept as a file.
+"""One training of a variant: scored once at its last epoch, kept as a row under what determines it.
 
-A training sees the training split of the fold. The inner validation split serves the rule that freezes A again,
+A training sees the training split of the fold. Its validation split serves the rule that freezes A again,
 and the history by epoch; no epoch and no setting is chosen on it, and nothing at all on the images that are scored.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from benchmarks import protocol
-from benchmarks.ablation.variants import Shared, Side, Variant
-from benchmarks.peers.trained import fitted
+from benchmarks.ablation.variants import Fold, Shared, Variant
+from benchmarks.baselines.trained import fitted
+from benchmarks.store import Row, Store
 from helpers.evaluation import metrics
 from helpers.training import losses
 
 VERSION = 1
-"""Part of every result's name: raise it when what is scored, or how, changes."""
+"""Part of every key: raise it when what is scored, or how, changes."""
 
 
-def run_name(variant: Variant, problem: protocol.Problem, seed: int, shared: Shared) -> str:
-    """Name of a run's files: changes with everything that determines the result, the precision of the device too."""
-    precision = protocol.precision_of(problem.text.device)
-    digest = protocol.digest_of(VERSION, variant.metadata(shared), problem.digest, seed, precision)
-    return f"{variant.name}_split{problem.split_seed}_seed{seed}_{digest[:8]}"
+def run_key(variant: Variant, problem_digest: str, seed: int, shared: Shared, precision: Sequence[str]) -> str:
+    """Key of a run's row: changes with everything that determines the result, the device's precision too.
+
+    Args:
+        precision: see `protocol.precision_of`.
+    """
+    metadata = variant.metadata(shared)
+    digest = protocol.digest_of(VERSION, variant.name, metadata, problem_digest, seed, list(precision))
+    return digest[: protocol.KEY_DIGITS]
 
 
-def finished(
-    variant: Variant, problem: protocol.Problem, seed: int, shared: Shared, store: protocol.Store
-) -> tuple[str, dict] | None:
-    """The name and the result of a run, or None where it is not there yet."""
-    name = run_name(variant, problem, seed, shared)
-    result = store.load(name)
-    return (name, result) if result else None
+def finished(variant: Variant, problem: protocol.Problem, seed: int, shared: Shared, store: Store) -> Row | None:
+    """The row of a run, or None where it is not there yet."""
+    return store.load(run_key(variant, problem.digest, seed, shared, problem.precision))
 
 
-def run(
-    variant: Variant, side: Side, problem: protocol.Problem, seed: int, shared: Shared, store: protocol.Store
-) -> dict:
-    """Train and score a variant, unless its result is there already.
+def run(variant: Variant, fold: Fold, problem: protocol.Problem, seed: int, shared: Shared, store: Store) -> Row:
+    """Train and score a variant, unless its row is there already.
 
     A training that diverges knows nothing: it is scored at chance, and says so in `diverged`.
     """
-    name = run_name(variant, problem, seed, shared)
 
-    def compute() -> dict:
+    def compute() -> Row:
         started, diverged = time.perf_counter(), None
         try:
-            model, history = variant.train(side, seed, shared)
+            model, history = variant.train(fold, seed, shared)
         except FloatingPointError as error:
             model, history, diverged = None, [], str(error)
         seconds = time.perf_counter() - started
         rank, spread = _score(model, problem, seed)
-        store.save_ranks(name, rank)
         return {
-            "variant": variant.name,
-            "split": problem.split_seed,
+            "kind": "run",
+            **protocol.origin(variant.name, problem),
             "seed": seed,
+            "settings": variant.metadata(shared),
             **metrics.summarise(rank),
             "spread_within_images": spread,
             "fold_mrr": [entry["mrr"] for entry in history],
             "geometry_free": [entry["epoch"] for entry in history if entry["geometry_free"]],
             "diverged": diverged,
             "seconds": seconds,
+            "ranks": rank,
         }
 
-    return store.once(name, compute)
+    return store.once(run_key(variant, problem.digest, seed, shared, problem.precision), compute)
 
 
 def _score(model: torch.nn.Module | None, problem: protocol.Problem, seed: int) -> tuple[np.ndarray, float | None]:

@@ -32,7 +32,7 @@ def verdict(low: float, high: float) -> str:
     return "helps" if low > 0 else "harms" if high < 0 else "not clear"
 
 
-def variant_facts(finished: Finished, groups: Groups) -> dict:
+def variant_summary(finished: Finished, groups: Groups) -> dict:
     """Means over the runs of a variant; differences between seeds show in `mrr_by_run`."""
     runs = [run for results in finished.results.values() for run in results]
     low, high = accuracy_table.interval(finished, groups, 0)
@@ -62,7 +62,7 @@ def difference_by_run(on: Finished, against: Finished) -> list[float]:
 
 
 def epochs_to_level_of_on(on: Finished, against: Finished) -> list[int | None]:
-    """Epochs that `against` needs, seed by seed, to 95 % of the final inner MRR of `on`; None for never.
+    """Epochs that `against` needs, seed by seed, to 95 % of the final fold MRR of `on`; None for never.
 
     A worse start may be quick to get near a worse end of its own, which `epochs_to_95` cannot tell.
     """
@@ -77,7 +77,7 @@ def row(comparison: Comparison, claim: Claim, found: Mapping[str, Finished], gro
     """One comparison; `found` holds the runs of both its sides."""
     on, against = (found[variant.name] for variant in (comparison.on, comparison.against))
     test = accuracy_table.paired_test(on, against, groups)
-    metadata = {"": variant_facts(against, groups), "on_": variant_facts(on, groups)}
+    metadata = {"": variant_summary(against, groups), "on_": variant_summary(on, groups)}
     measures = ("mrr", *(name for name in claim.measures if name in metadata[""]))
     per_split = (max(map(len, (a, b))) for a, b in zip(on.results.values(), against.results.values(), strict=True))
     if "epochs_to_95" in measures:
@@ -124,7 +124,7 @@ def order_agreement(short: Sequence[dict], full: Sequence[dict]) -> dict:
 
 
 def caption_changes(data: PairedEmbeddings, split: Split, on: np.ndarray, against: np.ndarray) -> dict:
-    """Which captions of the scored side rank better with `against` than with `on`, and which worse.
+    """Which of the scored captions rank better with `against` than with `on`, and which worse.
 
     A caption's rank over seeds is the harmonic mean, whose reciprocal is what the MRR averages.
 

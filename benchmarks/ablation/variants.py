@@ -1,7 +1,8 @@
 """How a variant is made: BigJump with settings, start or objective changed, a baseline, or a closed form.
 
-Each gives `facts(shared)`, everything that determines its result beside data and seed, and `train(side, seed, shared)`;
-`shared` are settings that all trainings of a call have in common, such as a smaller number of epochs.
+Each gives `metadata(shared)`, everything that determines its result beside data and seed, and
+`train(fold, seed, shared)`; `shared` are settings that all trainings of a call have in common, such as a smaller number
+of epochs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserCo
 Shared = Mapping[str, float]
 
 
-class Side:
+class Fold:
     """The training split of a problem, with the closed forms that are fitted on it once.
 
     Attributes:
@@ -67,7 +68,7 @@ class Variant(Protocol):
     """What the ablations ask of a variant.
 
     Attributes:
-        name: of its files. seeded: whether a seed changes the result.
+        name: of its rows. seeded: whether a seed changes the result.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Variant(Protocol):
     def metadata(self, shared: Shared) -> dict:
         """Everything that determines a result beside data and seed, as JSON values."""
 
-    def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
+    def train(self, fold: Fold, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
         """The model after its last epoch, and its history (empty for a closed form)."""
 
 
@@ -94,9 +95,9 @@ class BigJump:
 
     Attributes:
         overrides: of `BigJumpConfig`.
-        start: see `Side.start`.
+        start: see `Fold.start`.
         objective: a subclass of `hooks.LastEpoch`.
-        products: gives a context to train in; `objective` must tell it apart, since it is no part of the facts.
+        products: gives a context to train in; `objective` must tell it apart, since it is no part of the metadata.
         version: raise it where the code of `start` or `objective` changes what it computes.
     """
 
@@ -115,14 +116,14 @@ class BigJump:
         kind = {"start": self.start, "objective": self.objective.__name__, "version": self.version}
         return {**kind, **_without_seed(self.settings(shared))}
 
-    def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
+    def train(self, fold: Fold, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
         settings = replace(self.settings(shared), seed=seed)
         seed_all(seed)
-        model = build_model("bigjump", *side.widths, hidden=settings.hidden, dropout=settings.dropout)
-        affine = side.start(self.start, seed)
+        model = build_model("bigjump", *fold.widths, hidden=settings.hidden, dropout=settings.dropout)
+        affine = fold.start(self.start, seed)
         model.geometry.set_affine(affine.matrix, affine.bias)
         with self.products():
-            return model, fit(model.to(side.data.device), self.objective(settings, side.data), self.name)
+            return model, fit(model.to(fold.data.device), self.objective(settings, fold.data), self.name)
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,11 @@ class Baseline:
     def metadata(self, shared: Shared) -> dict:
         return {"version": self.version, **_without_seed(BaselineConfig(**_known(BaselineConfig, shared)))}
 
-    def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
+    def train(self, fold: Fold, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
         settings = BaselineConfig(**_known(BaselineConfig, shared), seed=seed)
         seed_all(seed)
-        model = build_model(self.name, *side.widths, hidden=settings.hidden, dropout=settings.dropout)
-        return model, fit(model.to(side.data.device), LastEpochCombined(settings, side.data), self.name)
+        model = build_model(self.name, *fold.widths, hidden=settings.hidden, dropout=settings.dropout)
+        return model, fit(model.to(fold.data.device), LastEpochCombined(settings, fold.data), self.name)
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ class ClosedForm:
     def metadata(self, shared: Shared) -> dict:
         return {"power": self.power, "eps": GeometryConfig().eps, "version": self.version}
 
-    def train(self, side: Side, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
-        affine = side.space.affine(self.power)
-        model = build_model("procrustes", *side.widths)
+    def train(self, fold: Fold, seed: int, shared: Shared) -> tuple[nn.Module, list[dict]]:
+        affine = fold.space.affine(self.power)
+        model = build_model("procrustes", *fold.widths)
         model.set_affine(affine.matrix, affine.bias)
-        return model.to(side.data.device), []
+        return model.to(fold.data.device), []

@@ -277,10 +277,9 @@ class CrossSpace:
         return (self.right * self.weights(power)) @ self.left.T
 
     def weights(self, power: float) -> np.ndarray:
-        """S^p (k,), and 0 where there is no correlation: some directions have none where images are fewer than
-        dimensions, or lie in a subspace.
+        """S^p (k,), and 0 where there is no correlation.
 
-        The singular vectors of such directions are whatever rounding makes of them, and S^0 would count them in full.
+        Some directions have none where images are fewer than dimensions, or lie in a subspace. The singular vectors of such directions are whatever rounding makes of them, and S^0 would count them in full.
         """
         return np.where(self.correlations > RANK_TOLERANCE * self.correlations[0], self.correlations**power, 0)
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ import torch
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import ablations, accuracy, protocol, turned
+from benchmarks import ablations, protocol, turned
 from benchmarks.ablation import hooks, rounding, runs, table
 from benchmarks.ablation.claims import BFLOAT16, CLAIMS, FLOAT32, REFERENCE
-from benchmarks.ablation.variants import BigJump, ClosedForm, Side
+from benchmarks.ablation.variants import BigJump, ClosedForm, Fold
 from benchmarks.accuracy_table import Finished
+from benchmarks.store import Store
 from helpers.data.pairs import PairedEmbeddings, load_paired
 from helpers.data.split import make_split
 from helpers.data.synthetic import write_demo
@@ -52,21 +54,21 @@ def problem(data) -> protocol.Problem:
 
 
 @pytest.fixture(scope="module")
-def side(problem) -> Side:
-    return Side(problem.fold_data)
+def fold(problem) -> Fold:
+    return Fold(problem.fold_data)
 
 
 @pytest.fixture
-def store(data, tmp_path) -> protocol.Store:
-    return accuracy.store_of(data, tmp_path / "results", "ablations")
+def store(tmp_path) -> Store:
+    return ablations.store_of("here", tmp_path / "results")
 
 
 def unit(rows: int, width: int, seed: int) -> torch.Tensor:
     return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def looped_nce(z: torch.Tensor, bank: torch.Tensor, counts: list[float], tau: float, own_counts: bool) -> float:
-    """InfoNCE written out, candidate by candidate."""
+def looped_infonce(z: torch.Tensor, bank: torch.Tensor, counts: list[float], tau: float, own_counts: bool) -> float:
+    """InfoNCE, candidate by candidate."""
     e = (z.double() @ bank.double().T / tau).exp().tolist()
     images, rows = OWN.tolist(), []
     for i, image in enumerate(images):
@@ -79,9 +81,9 @@ def looped_nce(z: torch.Tensor, bank: torch.Tensor, counts: list[float], tau: fl
 
 def test_own_image_counted_equals_loops():
     z, bank = unit(6, 4, 0).requires_grad_(), unit(7, 4, 1)
-    loss = hooks.nce_with_own_counted(z, bank, OWN, COUNTS, 0.3, torch.float32)
-    assert float(loss.detach()) == pytest.approx(looped_nce(z.detach(), bank, COUNTS.tolist(), 0.3, True), rel=1e-5)
-    assert float(loss.detach()) > looped_nce(z.detach(), bank, COUNTS.tolist(), 0.3, False)
+    loss = hooks.infonce_with_own_image_counted(z, bank, OWN, COUNTS, 0.3, torch.float32)
+    assert float(loss.detach()) == pytest.approx(looped_infonce(z.detach(), bank, COUNTS.tolist(), 0.3, True), rel=1e-5)
+    assert float(loss.detach()) > looped_infonce(z.detach(), bank, COUNTS.tolist(), 0.3, False)
     loss.backward()
     assert z.grad.isfinite().all()
 
@@ -90,9 +92,9 @@ def test_own_image_counted_is_the_helpers_loss_where_no_own_image_is_queued():
     counts = COUNTS.clone()
     counts[OWN] = 0
     found = []
-    for nce in (hooks.nce_with_own_counted, losses.multi_positive_infonce):
+    for infonce in (hooks.infonce_with_own_image_counted, losses.multi_positive_infonce):
         z = unit(6, 4, 0).requires_grad_()
-        loss = nce(z, unit(7, 4, 1), OWN, counts, 0.1, torch.float32)
+        loss = infonce(z, unit(7, 4, 1), OWN, counts, 0.1, torch.float32)
         loss.backward()
         found.append((loss.detach(), z.grad))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
@@ -122,10 +124,10 @@ def objective(problem):
 def test_objectives_take_their_negatives_from_the_epoch_of_the_queue_on(objective, kind, counts, own_counts):
     made, z = objective(kind, temperature_start=0.3, temperature_end=0.3), unit(6, 4, 0)
     made.start_epoch(1)
-    expected = looped_nce(z, made.negative_bank, [0.0] * 7, 0.3, False)
+    expected = looped_infonce(z, made.negative_bank, [0.0] * 7, 0.3, False)
     assert float(made.terms(z, OWN)["infonce"]) == pytest.approx(expected, rel=1e-5)
     made.start_epoch(2)
-    expected = looped_nce(z, made.negative_bank, counts, 0.3, own_counts)
+    expected = looped_infonce(z, made.negative_bank, counts, 0.3, own_counts)
     assert float(made.terms(z, OWN)["infonce"]) == pytest.approx(expected, rel=1e-5)
 
 
@@ -140,28 +142,28 @@ def test_moment_with_std_equals_loops_and_changes_nothing_else(objective):
     assert list(terms) == list(before) and all(torch.equal(terms[n], before[n]) for n in terms if n != "moment")
 
 
-def test_starts_have_the_scale_and_the_mean_that_they_claim(side):
-    mean_x, mean_y = side.space.statistics.mean_x, side.space.statistics.mean_y
-    maps = {name: side.start(name, 0) for name in ("procrustes", "least_squares", "random", "mean")}
+def test_starts_have_the_scale_and_the_mean_that_they_claim(fold):
+    mean_x, mean_y = fold.space.statistics.mean_x, fold.space.statistics.mean_y
+    maps = {name: fold.start(name, 0) for name in ("procrustes", "least_squares", "random", "mean")}
     for affine in maps.values():
         np.testing.assert_allclose(affine.matrix @ mean_x + affine.bias, mean_y, rtol=1e-9)
     assert np.linalg.norm(maps["random"].matrix) == pytest.approx(np.linalg.norm(maps["procrustes"].matrix))
-    assert not np.allclose(maps["random"].matrix, side.start("random", 1).matrix)
+    assert not np.allclose(maps["random"].matrix, fold.start("random", 1).matrix)
     assert not maps["mean"].matrix.any()
-    np.testing.assert_array_equal(maps["least_squares"].matrix, side.space.affine(1.0).matrix)
+    np.testing.assert_array_equal(maps["least_squares"].matrix, fold.space.affine(1.0).matrix)
 
 
-def test_reference_is_the_published_method_as_the_helpers_train_it(side):
+def test_reference_is_the_published_method_as_the_helpers_train_it(fold):
     assert REFERENCE.settings({}) == BigJumpConfig()
-    model, history = REFERENCE.train(side, 3, SMALL)
+    model, history = REFERENCE.train(fold, 3, SMALL)
     settings = BigJumpConfig(**SMALL, seed=3)
     seed_all(3)
     theirs = build_model("bigjump", 12, 16, hidden=16)
-    affine = side.space.affine()
+    affine = fold.space.affine()
     theirs.geometry.set_affine(affine.matrix, affine.bias)
-    expected = train_bigjump(theirs, side.data, settings)
+    expected = train_bigjump(theirs, fold.data, settings)
     assert [{**entry, "seconds": 0} for entry in history] == [{**entry, "seconds": 0} for entry in expected]
-    assert validation_mrr(model, side.data) == history[-1]["mrr"]  # the last epoch, whichever was best
+    assert validation_mrr(model, fold.data) == history[-1]["mrr"]  # the last epoch, whichever was best
 
 
 def test_every_variant_differs_from_the_reference_in_one_thing():
@@ -182,6 +184,7 @@ def test_every_variant_differs_from_the_reference_in_one_thing():
                 )
 
 
+@pytest.mark.slow
 def test_smoke_runs_every_variant_and_every_claim(capsys):
     ablations.main(["--smoke"])
     shown = capsys.readouterr().out
@@ -189,11 +192,13 @@ def test_smoke_runs_every_variant_and_every_claim(capsys):
     assert all(row.words in shown for claim in CLAIMS.values() for row in claim.comparisons)
 
 
+@pytest.mark.slow
 def test_turned_data_answer_every_claim_that_is_asked(capsys):
     turned.main(["--smoke"])
     shown = capsys.readouterr().out
     words = [row.words for claim in turned.claims() for row in claim.comparisons]
-    assert len(words) == len(turned.ASKED) and all(shown.count(line) == 2 for line in words)
+    assert len(words) == len(turned.ASKED) and all(f"| {line} |" in shown for line in words)
+    assert "| comparison | as it is | linear |" in shown
     assert "as it is: 300 captions of 60 images" in shown
 
 
@@ -210,11 +215,11 @@ class Counting:
     def metadata(self, shared) -> dict:
         return {"power": self.power, **shared}
 
-    def train(self, side, seed, shared):
+    def train(self, fold, seed, shared):
         if seed == self.interrupted_at:
             raise KeyboardInterrupt
         self.calls.append(seed)
-        return ClosedForm(self.name, self.power).train(side, seed, shared)
+        return ClosedForm(self.name, self.power).train(fold, seed, shared)
 
 
 def test_an_interrupted_call_goes_on_and_what_changes_is_computed_again(problem, store):
@@ -230,36 +235,38 @@ def test_an_interrupted_call_goes_on_and_what_changes_is_computed_again(problem,
     assert calls == [0, 1, 2, 0, 0]
 
 
-def measure(data: PairedEmbeddings, store: protocol.Store, **options: object) -> dict:
+def measure(data: PairedEmbeddings, results: Path, **options: object) -> dict:
     shared = {name: value for name, value in SMALL.items() if name != "epochs"}
-    return ablations.measure(data, "here", argparse.Namespace(**{**vars(OPTIONS), **options}), store, CPU, shared)
+    return ablations.measure(data, "here", argparse.Namespace(**{**vars(OPTIONS), **options}), results, CPU, shared)
 
 
-def test_claims_are_measured_one_by_one_and_their_results_kept(data, store, tmp_path, monkeypatch):
-    first = measure(data, store, only=["agreement"], epochs=3)
+@pytest.mark.slow
+def test_claims_are_measured_one_by_one_and_their_results_kept(data, tmp_path, monkeypatch):
+    first = measure(data, tmp_path, only=["agreement"], epochs=3)
     (claim,) = first["claims"]
     assert [row["on"] for row in claim["comparisons"]] == ["reference", "captions_2", "captions_4"]
     for row in claim["comparisons"]:
         assert row["seeds"] == 2 and row["spread_within_images"] > 0 and row["on_spread_within_images"] > 0
         assert row["difference"] == pytest.approx(row["on_mrr"] - row["mrr"], abs=1e-6)
         assert row["difference"] == pytest.approx(np.mean(row["difference_by_run"]), abs=1e-6)
-    both = measure(data, store, only=["start", "nonlinear"], epochs=3)
+    both = measure(data, tmp_path, only=["start", "nonlinear"], epochs=3)
     assert [claim["claim"] for claim in both["claims"]] == ["start", "agreement", "nonlinear"]
     assert all(
         1 <= row["epochs_to_95"] <= 3 and row["on_epochs_to_95"] >= 1 for row in both["claims"][0]["comparisons"]
     )
     assert all({"gain_most", "lose_most"} <= set(row["caption_changes"]) for row in both["claims"][2]["comparisons"])
     monkeypatch.setattr(runs, "_score", None)  # nothing is trained or scored again
-    assert measure(data, store, only=["agreement"], epochs=3) == both
-    assert json.loads((tmp_path / "results" / "ablations_here_2_seeds_3_epochs.json").read_text()) == both
+    assert measure(data, tmp_path, only=["agreement"], epochs=3) == both
+    assert json.loads((tmp_path / "ablations_here_2_seeds_3_epochs.json").read_text()) == both
 
 
-def test_shortened_trainings_are_compared_with_those_of_full_length(data, store):
+@pytest.mark.slow
+def test_shortened_trainings_are_compared_with_those_of_full_length(data, tmp_path):
     wanted = {"only": ["cosine", "moment", "whitening"], "seeds": 1}
-    before = measure(data, store, **wanted, epochs=2)["order_agreement"]
+    before = measure(data, tmp_path, **wanted, epochs=2)["order_agreement"]
     assert before["comparisons"] == 0 and before["spearman"] is None
-    assert "order_agreement" not in measure(data, store, **wanted)
-    order = measure(data, store, **wanted, epochs=2)["order_agreement"]
+    assert "order_agreement" not in measure(data, tmp_path, **wanted)
+    order = measure(data, tmp_path, **wanted, epochs=2)["order_agreement"]
     # Three of the loss, and BigJump against Procrustes, whose runs are there; closed forms know no length.
     assert (order["comparisons"], order["epochs"], order["full_epochs"]) == (4, 2, 25)
 
@@ -300,20 +307,20 @@ def test_epochs_to_the_level_of_on_are_counted_seed_by_seed():
     assert table.epochs_to_level_of_on(on, on) == [2, 2]
 
 
-def test_a_training_that_diverges_is_scored_at_chance(side, problem, store):
+def test_a_training_that_diverges_is_scored_at_chance(fold, problem, store):
     variant = BigJump("diverges", {"learning_rate": 1e30, "clip_norm": 1e30})
-    result = runs.run(variant, side, problem, 0, {"epochs": 2, "hidden": 16}, store)
+    result = runs.run(variant, fold, problem, 0, {"epochs": 2, "hidden": 16}, store)
     assert "the loss is" in result["diverged"] and "lower the learning rate" in result["diverged"]
     n = len(problem.gallery)
     assert result["mrr"] == pytest.approx(np.mean(1 / np.arange(1, n + 1)), rel=0.05)
 
 
-def test_garbage_among_the_scored_images_changes_no_training(data, problem, side):
+def test_garbage_among_the_scored_images_changes_no_training(data, problem, fold):
     scored = np.isin(data.images[:, 0], problem.gallery[:, 0].numpy())
     images, text = np.array(data.images), np.array(data.text)
     images[scored], text[scored[data.targets]] = 1e3, -1e3
     other = protocol.make_problem(replace(data, images=images, text=text), 0, CPU)
-    models = [REFERENCE.train(of, 0, SMALL)[0].state_dict() for of in (side, Side(other.fold_data))]
+    models = [REFERENCE.train(of, 0, SMALL)[0].state_dict() for of in (fold, Fold(other.fold_data))]
     assert all(torch.equal(*pair) for pair in zip(*(model.values() for model in models), strict=True))
 
 
@@ -362,7 +369,7 @@ PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "mv", "addmv", 
 """More than are replaced, so that one which begins to be used is noticed."""
 
 
-def test_bfloat16_products_replace_every_product_of_a_training_step(monkeypatch, side):
+def test_bfloat16_products_replace_every_product_of_a_training_step(monkeypatch, fold):
     """Forward, backward and loss: what is left of the kind would run in the slow fallback."""
     left, rounded = [], []
 
@@ -376,13 +383,13 @@ def test_bfloat16_products_replace_every_product_of_a_training_step(monkeypatch,
     monkeypatch.setattr(rounding, "matmul_dtype", lambda device, wanted: torch.float32)
     variant = replace(BFLOAT16, products=contextlib.ExitStack)
     with Watch(), rounding.bfloat16_products():
-        variant.train(side, 0, {**SMALL, "epochs": 1})
+        variant.train(fold, 0, {**SMALL, "epochs": 1})
     assert not left and rounded
 
 
-def test_the_sides_of_the_claim_on_precision_differ_in_rounding_alone(side):
-    histories = [variant.train(side, 0, SMALL)[1] for variant in (BFLOAT16, FLOAT32)]
+def test_the_sides_of_the_claim_on_precision_differ_in_rounding_alone(fold):
+    histories = [variant.train(fold, 0, SMALL)[1] for variant in (BFLOAT16, FLOAT32)]
     first, second = ([entry["loss"] for entry in history] for history in histories)
     assert first != second and first == pytest.approx(second, rel=2e-2)
-    reference = [entry["loss"] for entry in REFERENCE.train(side, 0, SMALL)[1]]
+    reference = [entry["loss"] for entry in REFERENCE.train(fold, 0, SMALL)[1]]
     assert reference == (first if matmul_dtype(CPU, True) == torch.bfloat16 else second)

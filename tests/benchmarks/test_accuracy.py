@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from torch.nn.functional import normalize
 
 from benchmarks import accuracy, accuracy_table, draw, protocol
-from benchmarks.peers import METHODS, losses
-from benchmarks.peers.closed import ClosedForm, fold_mrr, grid, solve_power
-from benchmarks.peers.method import SEARCH_SEED, Fitted
+from benchmarks.baselines import METHODS, losses
+from benchmarks.baselines.closed import ClosedForm, fold_mrr, grid, solve_power
+from benchmarks.baselines.method import SEARCH_SEED, Fitted
+from benchmarks.store import Store
 from helpers.data.pairs import PairedEmbeddings, load_paired
 from helpers.data.synthetic import write_demo
 from helpers.evaluation import metrics
@@ -65,8 +66,8 @@ class Counting:
 
 
 def compare(data: PairedEmbeddings, methods: list, folder: Path, **options: object) -> list[dict]:
-    store = accuracy.store_of(data, folder / "results")
-    return accuracy.compare(data, "tiny", methods, argparse.Namespace(**{**vars(OPTIONS), **options}), store, CPU)
+    options = {**vars(OPTIONS), "results_dir": folder / "results", **options}
+    return accuracy.compare(data, "tiny", methods, argparse.Namespace(**options), CPU)
 
 
 def unit(rows: int, width: int, seed: int, dtype=torch.float64) -> torch.Tensor:
@@ -97,7 +98,7 @@ def test_triplet_without_negatives_is_zero_and_finite():
 
 
 @pytest.mark.parametrize("tau", [0.3, 0.01])
-def test_symmetric_nce_equals_loops(tau):
+def test_symmetric_infonce_equals_loops(tau):
     z, bank = unit(6, 4, 0, torch.float32), unit(7, 4, 1, torch.float32)
     e = (z.double() @ bank.double().T / tau).exp().tolist()
     images = OWN.tolist()
@@ -108,10 +109,10 @@ def test_symmetric_nce_equals_loops(tau):
         mine = sum(e[i][u] for i, positive in enumerate(images) if positive == u)
         to_caption.append(-math.log(mine / sum(row[u] for row in e)))
     expected = (np.mean(to_image) + np.mean(to_caption)) / 2
-    assert float(losses.symmetric_nce(z, bank, OWN, tau, torch.float32)) == pytest.approx(expected, rel=1e-5)
+    assert float(losses.symmetric_infonce(z, bank, OWN, tau, torch.float32)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_queue_nce_equals_loops_and_leaves_out_the_own_image():
+def test_queue_infonce_equals_loops_and_leaves_out_the_own_image():
     z, bank, tau = unit(6, 4, 0, torch.float32), unit(7, 4, 1, torch.float32), torch.tensor(0.3)
     entries = [0, 0, 3, 6, 6, 1, 2]
     e = (z.double() @ bank.double().T / 0.3).exp().tolist()
@@ -120,12 +121,13 @@ def test_queue_nce_equals_loops_and_leaves_out_the_own_image():
         negatives = sum(e[i][u] for u in [*OWN.tolist(), *entries] if u != positive)
         terms.append(-math.log(e[i][positive] / (e[i][positive] + negatives)))
     counts = torch.bincount(torch.tensor(entries), minlength=7).float()
-    loss = losses.queue_nce(z, bank, OWN, counts, tau.requires_grad_(), torch.float32)
+    loss = losses.queue_infonce(z, bank, OWN, counts, tau.requires_grad_(), torch.float32)
     assert loss.item() == pytest.approx(np.mean(terms), rel=1e-5)
     loss.backward()
     assert tau.grad.isfinite() and tau.grad != 0
 
 
+@pytest.mark.slow
 def test_smoke_runs_every_method(capsys):
     accuracy.main(["--smoke"])
     shown = capsys.readouterr().out
@@ -169,7 +171,7 @@ def test_second_call_computes_nothing_and_an_interrupted_one_goes_on(data, tmp_p
     assert calls == ["search", 0, 1, 2]
 
 
-def test_a_changed_setting_or_training_side_is_computed_again(data, tmp_path):
+def test_a_changed_setting_or_training_split_is_computed_again(data, tmp_path):
     calls: list = []
     compare(data, [Counting(calls)], tmp_path)
     compare(data, [Counting(calls, strength=2.0)], tmp_path)
@@ -243,11 +245,12 @@ def test_results_of_other_data_are_never_replaced(data, tmp_path):
 def test_results_of_another_precision_are_other_results(data, tmp_path, monkeypatch):
     calls: list = []
     compare(data, [Counting(calls)], tmp_path)
-    monkeypatch.setattr(protocol, "precision_of", lambda device: ["cuda", "torch.bfloat16"])
+    monkeypatch.setattr(protocol, "precision_of", lambda device: ("cuda", "torch.bfloat16"))
     compare(data, [Counting(calls)], tmp_path)
     assert calls == ["search", 0] * 2
 
 
+@pytest.mark.slow
 def test_garbage_among_the_scored_images_changes_no_choice(data, tmp_path):
     problem = protocol.make_problem(data, 0, CPU)
     scored = np.isin(data.images[:, 0], problem.gallery[:, 0].numpy())
@@ -256,8 +259,8 @@ def test_garbage_among_the_scored_images_changes_no_choice(data, tmp_path):
     found = {}
     for folder, changed in (("as_is", data), ("garbage", replace(data, images=images, text=text))):
         compare(changed, [method.tiny() for method in METHODS.values()], tmp_path / folder)
-        files = (tmp_path / folder / "results").rglob("*_search_*.json")
-        found[folder] = {path.name: json.loads(path.read_text()) | {"seconds": 0} for path in files}
+        rows = Store(tmp_path / folder / "results" / "accuracy" / "tiny.npz").rows().values()
+        found[folder] = {row["method"]: row["chosen"] for row in rows if row["kind"] == "search"}
     assert found["as_is"] == found["garbage"] and len(found["as_is"]) == len(METHODS)
 
 
@@ -293,15 +296,6 @@ def test_a_table_has_intervals_and_tests_and_one_method_alone_is_compared_with_n
     assert all(0 <= row["p"] <= 1 and row["mrr_low"] <= row["mrr"] <= row["mrr_high"] for row in rows)
     (row,) = compare(data, methods[:1], tmp_path)
     assert row["p"] is None and row["to_best_other"] is None and row["best_other"] is None
-
-
-def test_ranks_are_kept_to_the_half(tmp_path):
-    store = protocol.Store(tmp_path / "not" / "there")
-    ranks = np.random.default_rng(0).integers(2, 2_000_000, (2, 50)) / 2
-    store.save_ranks("run", *ranks)
-    assert np.array_equal(store.load_ranks("run"), ranks)
-    with pytest.raises(FileNotFoundError, match="other.npz"):
-        store.load_ranks("other")
 
 
 def test_paired_test_agrees_with_the_paired_difference_of_metrics():

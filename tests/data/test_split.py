@@ -22,7 +22,9 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("n_images,val_ratio,split_seed", [(40, 0.1, 42), (40, 0.25, 0), (25, 0.29, 7), (3, 0.99, 1)])
+@pytest.mark.parametrize(
+    ("n_images", "val_ratio", "split_seed"), [(40, 0.1, 42), (40, 0.25, 0), (25, 0.29, 7), (3, 0.99, 1)]
+)
 def test_the_first_of_a_seeded_permutation_validate(n_images, val_ratio, split_seed):
     expected = np.random.default_rng(split_seed).permutation(n_images)[: int(val_ratio * n_images)]
     split = make_split(np.arange(n_images), n_images, val_ratio, split_seed)

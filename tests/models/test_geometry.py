@@ -95,7 +95,7 @@ def test_rotation_is_scipy_procrustes_where_widths_agree():
     np.testing.assert_allclose(fitted.rotation(0.0), expected.T, atol=1e-8)
 
 
-@pytest.mark.parametrize("dx,dy", [(7, 11), (11, 7)])
+@pytest.mark.parametrize(("dx", "dy"), [(7, 11), (11, 7)])
 def test_procrustes_factor_is_orthonormal_and_mean_maps_to_mean(dx, dy):
     stats = pair_statistics(*paired(dx=dx, dy=dy))
     fitted = fit_cross_space(stats, eps=1e-2)

@@ -83,7 +83,7 @@ def test_inputs_are_named_with_their_digest(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message", [(None, "no such file"), ("{", "damaged"), ("{}", "damaged"), ("3", "damaged")]
+    ("content", "message"), [(None, "no such file"), ("{", "damaged"), ("{}", "damaged"), ("3", "damaged")]
 )
 def test_a_manifest_that_cannot_be_read(tmp_path, content, message):
     if content:

@@ -303,7 +303,7 @@ def test_a_kernel_that_dies_is_no_traceback_either(runs, folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (["--profile", "challenge", "--data-dir", "nowhere"], "train.npz: no such file"),
         (["-p", "val_ratio", "0.0001"], "leaves 0 for validation"),

@@ -35,18 +35,19 @@ def other(tmp_path):
 
 @pytest.mark.slow
 def test_a_second_owner_is_refused_and_the_first_is_named(tmp_path, other):
-    with pytest.raises(RunInUseError, match=rf"r: in use by process {other.pid} on .*, started .*another run"):
-        with lock(tmp_path / "r"):
-            pass
+    in_use = rf"r: in use by process {other.pid} on .*, started .*another run"
+    with pytest.raises(RunInUseError, match=in_use), lock(tmp_path / "r"):
+        pass
     with lock(tmp_path / "s"):
         pass  # another run is free
 
 
 def test_one_training_of_a_model_at_a_time_beside_the_lock_of_the_series(tmp_path):
+    in_use = rf"r, training of linear: in use by process {os.getpid()}"
     with lock(tmp_path / "r"), lock(tmp_path / "r", training="linear"), lock(tmp_path / "r", training="mlp1"):
-        with pytest.raises(RunInUseError, match=rf"r, training of linear: in use by process {os.getpid()}"):
-            with lock(tmp_path / "r", training="linear"):
-                pass
+        again = lock(tmp_path / "r", training="linear")
+        with pytest.raises(RunInUseError, match=in_use), again:
+            pass
     with lock(tmp_path / "r", training="linear"):
         pass
     with lock(tmp_path / "r.linear"), lock(tmp_path / "r", training="linear"):

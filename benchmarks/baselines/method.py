@@ -1,0 +1,51 @@
+"""What a method of the comparison does: it chooses on a fold of the training images, and fits once on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from helpers.data.training_data import TrainingData
+
+SEARCH_SEED = 0
+"""Of every training that a choice is made from."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A translator: `predict` maps captions (N, dx) to (N, dy) float32; `parameters` are the numbers that it stores."""
+
+    predict: Callable[[torch.Tensor], torch.Tensor]
+    parameters: int
+
+
+class Method(Protocol):
+    """One row of the comparison.
+
+    Attributes:
+        name: of the row.
+        seeded: whether a seed changes the result; a method without chance is fitted once.
+    """
+
+    name: str
+    seeded: bool
+
+    def metadata(self) -> dict:
+        """Everything that determines a result beside data and seed, as JSON values; a change makes a new row."""
+
+    def tiny(self) -> Method:
+        """The same method at a size for tests."""
+
+    def search(self, fold_data: TrainingData, train: TrainingData) -> dict:
+        """Choose by the MRR on the validation split of the fold; what was chosen, as JSON values.
+
+        Args:
+            fold_data: the training images, split again.
+            train: all of them, for methods that make cross-validation folds of their own.
+        """
+
+    def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
+        """Fit on all training images as `chosen` says; the validation split of `data` is empty."""
