@@ -20,7 +20,7 @@ from torchmetrics.retrieval import RetrievalMRR
 from benchmarks import common
 from helpers.data.vectors import normalise
 from helpers.evaluation import metrics
-from helpers.models.networks import build_model
+from helpers.models.build import build_model
 from helpers.serving.translator import Translator
 
 LARGE = {

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 
 from benchmarks import common
 from helpers.evaluation import metrics
+from helpers.models.build import build_model
 from helpers.models.geometry import GeometryConfig
-from helpers.models.networks import build_model
 from helpers.runs import pipeline
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import choose_device, seed_all
@@ -30,10 +30,10 @@ class WrittenOutObjective(BigJumpObjective):
     capturable = False  # `newest` asks the device how many entries there are
 
     def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-        entries = self.queue.newest(self.slice).long()  # (Q,)
+        entries = self.queue.newest(self.queue_used).long()  # (Q,)
         z = F.normalize(prediction.float(), dim=-1)
         logits = torch.cat([positive, entries])  # (B + Q,) images of the columns
-        scores = (z.to(self.dtype) @ self.bank[logits].T).float() / self.temperature  # (B, B + Q)
+        scores = (z.to(self.dtype) @ self.negative_bank[logits].T).float() / self.temperature  # (B, B + Q)
         mine = positive[:, None] == logits[None, :]
         positives = scores.masked_fill(~mine, -torch.inf)[:, : len(positive)].logsumexp(1)
         in_queue = torch.arange(len(logits), device=positive.device) >= len(positive)

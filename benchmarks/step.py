@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from benchmarks import common
 from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
-from helpers.models.networks import build_model, fit_standardisation
+from helpers.models.build import build_model
+from helpers.models.networks import fit_standardisation
 from helpers.system.devices import COLUMN_MULTIPLE, autocast, matmul_dtype, seed_all
 from helpers.training import losses
 from helpers.training.loop import make_optimiser

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import seaborn as sns
@@ -18,34 +19,36 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.transforms import Bbox
 
-from helpers.models import networks
+from helpers.models.build import ROWS
 from helpers.models.geometry import effective_rank
 from helpers.system import paths
 from helpers.system.settings import require
 
-_LABELS = (
-    "Chance",
-    "Least squares",
-    "Procrustes",
-    "Weighted CCA",
-    "LinearProj",
-    "MLP1",
-    "MLP2",
-    "BigJump",
-    "BigJump plus",
-)
-_COLOURS = ("#8C8C8C", "#56B4E9", "#0072B2", "#999933", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#882255")
-MODEL_LABELS = dict(zip(networks.MODEL_ROWS, _LABELS, strict=True))
-MODEL_COLOURS = dict(zip(networks.MODEL_ROWS, _COLOURS, strict=True))
-MODEL_LINES = dict(zip(networks.MODEL_ROWS, (":", "--", "--", "--", "-.", "-.", "-.", "-", "-"), strict=True))
+MODEL_LABELS = {name: row.label for name, row in ROWS.items()}
+MODEL_COLOURS = {
+    "chance": "#8C8C8C",
+    "least_squares": "#56B4E9",
+    "procrustes": "#0072B2",
+    "cca": "#999933",
+    "linear": "#E69F00",
+    "mlp1": "#CC79A7",
+    "mlp2": "#009E73",
+    "bigjump": "#D55E00",
+    "bigjump_plus": "#882255",
+}
+"""A model that has none here takes one of `FALLBACK_COLOURS`."""
+_LINES_OF_KIND = {"chance": ":", "closed form": "--", "baseline": "-.", "contrastive": "-"}
+MODEL_LINES = {name: _LINES_OF_KIND[row.kind] for name, row in ROWS.items()}
 SPACE_COLOURS = {"captions": "#332288", "images": "#CC6677"}
 FALLBACK_COLOURS = ("#44AA99", "#AA4499", "#117733", "#000000", "#DDCC77", "#88CCEE")
 LINES = ("-", "--", "-.", ":")
 BLUE, ORANGE, DARK = "#0072B2", "#E69F00", "#333333"
 _MRR_LABEL = "MRR (0 to 1)"
-_BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}  # where curves may run anywhere inside
-Rows = Sequence[Mapping]  # one mapping an epoch, or a model
+_BESIDE: Look = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}  # where curves may run anywhere inside
+Rows = Sequence[Mapping[str, Any]]  # one mapping an epoch, or a model
+Look = dict[str, Any]  # keywords of matplotlib, which takes values of many types
 
 
 def use_style() -> None:
@@ -53,16 +56,16 @@ def use_style() -> None:
     style.use("helpers.style")
 
 
-def _look(name: str, index: int, note: str = "") -> dict[str, str]:
+def _look(name: str, index: int, note: str = "") -> Look:
     colour = (MODEL_COLOURS | SPACE_COLOURS).get(name, FALLBACK_COLOURS[index % len(FALLBACK_COLOURS)])
     return {"color": colour, "label": MODEL_LABELS.get(name, name) + note}
 
 
-def _curve(name: str, index: int, note: str = "") -> dict[str, str]:
+def _curve(name: str, index: int, note: str = "") -> Look:
     return _look(name, index, note) | {"ls": MODEL_LINES.get(name, LINES[index % len(LINES)])}
 
 
-def _finish(ax: Axes, xlabel: str, ylabel: str, **legend: object) -> Axes:
+def _finish(ax: Axes, xlabel: str, ylabel: str, **legend: Any) -> Axes:
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if xlabel == "epoch":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -96,7 +99,8 @@ def split_scatter(ax: Axes, points: np.ndarray, is_validation: np.ndarray) -> Ax
     """Images on their first two principal components, `points` (M, 2), coloured by `is_validation` (M,)."""
     points, held = np.asarray(points), np.asarray(is_validation, dtype=bool)
     for name, mask, size, colour in (("training", ~held, 5, "#B5B5B5"), ("validation", held, 10, ORANGE)):
-        ax.scatter(*points[mask].T, s=size, color=colour, lw=0, rasterized=True, label=f"{name} ({mask.sum():,})")
+        look: Look = {"color": colour, "label": f"{name} ({mask.sum():,})"}
+        ax.scatter(points[mask, 0], points[mask, 1], s=size, lw=0, rasterized=True, **look)
     return _finish(ax, "PC 1 (embedding units)", "PC 2 (embedding units)", title="images", markerscale=2)
 
 
@@ -111,7 +115,7 @@ def captions_per_image(ax: Axes, counts: np.ndarray) -> Axes:
 
 
 def power_curve(ax: Axes, powers: Sequence[float], mrr: Sequence[float]) -> Axes:
-    """MRR against the power p of the whitening; p = 0 is Procrustes, p = 1 least squares."""
+    """MRR against the power p of the canonical correlations; p = 0 is whitened Procrustes, p = 1 least squares."""
     ax.plot(powers, mrr, "-o", color=DARK, ms=4, label="closed form")
     for power, model in ((0.0, "procrustes"), (1.0, "least_squares")):
         if min(powers) <= power <= max(powers):
@@ -122,7 +126,7 @@ def power_curve(ax: Axes, powers: Sequence[float], mrr: Sequence[float]) -> Axes
 
 
 def eps_curves(ax: Axes, eps_values: Sequence[float], mrr: Mapping[tuple[str, str], Sequence[float]]) -> Axes:
-    """MRR against the ridge `eps`, one curve a (model, what it was fitted on); a line style each for the latter."""
+    """MRR against the ridge `eps`, one curve for each model and what it was fitted on."""
     styles = dict(zip(dict.fromkeys(fit_on for _, fit_on in mrr), ("-o", "--s", ":^"), strict=False))
     for index, ((name, fit_on), values) in enumerate(mrr.items()):
         ax.semilogx(eps_values, values, styles[fit_on], **_look(name, index, f", {fit_on.replace('_', ' ')}"))
@@ -144,7 +148,7 @@ def rank_cdf(ax: Axes, ranks: Mapping[str, np.ndarray], gallery_size: int) -> Ax
 def rank_histogram(ax: Axes, ranks: np.ndarray, gallery_size: int) -> Axes:
     """Share of the queries in each band of ranks; bands grow by a constant factor."""
     edges = np.unique(np.geomspace(1, gallery_size + 1, 25).round()) - 0.5
-    ax.hist(ranks, bins=edges, weights=np.full(len(ranks), 100 / len(ranks)), color=BLUE, ec="white", lw=0.6)
+    ax.hist(ranks, bins=edges.tolist(), weights=np.full(len(ranks), 100 / len(ranks)), color=BLUE, ec="white", lw=0.6)
     ax.set_xscale("log")
     ax.axvline(np.median(ranks), color=ORANGE, ls="--", label=f"median rank {np.median(ranks):g}")
     return _finish(ax, f"rank of the true image (of {gallery_size:,})", "queries (% per band of ranks)")
@@ -165,13 +169,15 @@ def mean_and_covariance_match(ax: Axes, target_cov: np.ndarray, mapped_covs: Map
     return _finish(ax, "principal axis of the target (rank of variance)", "predicted / target variance (ratio)")
 
 
-def _by_epoch(ax: Axes, history: Rows, key: str, **line: object) -> None:
+def _by_epoch(ax: Axes, history: Rows, key: str, **line: Any) -> None:
     require(any(key in row for row in history), f"{key!r} is in no epoch of the history.")
     ax.plot([row["epoch"] for row in history], [row.get(key, np.nan) for row in history], marker="o", ms=3, **line)
 
 
-def training_curves(ax: Axes, histories: Mapping, key: str = "mrr", references: Mapping | None = None) -> Axes:
-    """`key` of each epoch for `{model: rows}`, with a dotted line for each `{label: value}` of `references`."""
+def training_curves(
+    ax: Axes, histories: Mapping[str, Rows], key: str = "mrr", references: Mapping[str, float] | None = None
+) -> Axes:
+    """MRR, or another `key` of the history, by epoch; one curve a model, and a dotted line for each reference."""
     for index, (name, history) in enumerate(histories.items()):
         _by_epoch(ax, history, key, **_curve(name, index))
     for index, (name, value) in enumerate((references or {}).items()):
@@ -229,16 +235,17 @@ def _label_points(
 ) -> None:
     """Write each label beside its point, where it meets no other label, no point and nothing `drawn` if it can."""
     ax.figure.canvas.figure.draw_without_rendering()  # settles the layout, hence the pixels
-    centres, taken = [ax.transData.transform(point[:2]) for point in (*points, *drawn)], []
-    sides = [(dx, dy) for dy in (0, 14, -14, 26, -26, 38, -38, 50, -50) for dx in (13, -13)]
+    centres = [ax.transData.transform(point[:2]) for point in (*points, *drawn)]
+    taken: list[Bbox] = []
+    offsets = [(dx, dy) for dy in (0, 14, -14, 26, -26, 38, -38, 50, -50) for dx in (13, -13)]
     for x, y, text in points:
-        for dx, dy in sides:
-            place = {"xytext": (dx, dy), "ha": "left" if dx > 0 else "right", "va": "center"}
+        for dx, dy in offsets:
+            place: Look = {"xytext": (dx, dy), "ha": "left" if dx > 0 else "right", "va": "center"}
             note = ax.annotate(text, (x, y), textcoords="offset points", fontsize=9, **place)
             box = note.get_window_extent()
             inside = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and ax.bbox.containsy(box.y0)
             meets = any(box.overlaps(b) for b in taken) or any(box.padded(5).contains(*c) for c in centres)
-            if (inside and ax.bbox.containsy(box.y1) and not meets) or (dx, dy) == sides[-1]:
+            if (inside and ax.bbox.containsy(box.y1) and not meets) or (dx, dy) == offsets[-1]:
                 break
             note.remove()
         taken.append(box)

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.errors import ConfigError
-from helpers.models import networks
+from helpers.models import build
 
 rng = np.random.default_rng(0)
-MODELS = networks.MODEL_ROWS
+MODELS = build.MODEL_ROWS
 MRR = dict(zip(MODELS, (0.003, 0.52, 0.61, 0.63, 0.66, 0.70, 0.69, 0.78, 0.82), strict=True))
 COST = dict(zip(MODELS, (None, 0.11, 0.11, 0.11, 0.12, 0.21, 0.4, 0.13, 1.2), strict=True))
 SIZE = dict(zip(MODELS, (0, 1.6e6, 1.6e6, 1.6e6, 1.6e6, 2.6e6, 5.2e6, 1.9e6, 20e6), strict=True))
@@ -114,9 +114,16 @@ def test_rank_histogram_loses_no_query(ax):
     assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(100)
 
 
-def test_every_model_has_its_own_colour_and_label():
-    assert set(plots.MODEL_COLOURS) == set(plots.MODEL_LABELS) == set(MODELS)
-    assert len(set(plots.MODEL_COLOURS.values())) == len(MODELS)
+def test_no_two_models_share_a_colour_or_a_label():
+    assert set(plots.MODEL_COLOURS) <= set(plots.MODEL_LABELS) == set(plots.MODEL_LINES) == set(MODELS)
+    for looks in (plots.MODEL_COLOURS, plots.MODEL_LABELS):
+        assert len(set(looks.values())) == len(looks)
+
+
+def test_a_model_without_a_colour_is_drawn_all_the_same(ax, monkeypatch):
+    monkeypatch.delitem(plots.MODEL_COLOURS, "mlp1")
+    plots.leaderboard_bars(ax, ROWS)
+    assert len(ax.patches) == len(MODELS)
 
 
 def test_save_figure_writes_the_same_bytes_twice_and_nothing_else(ax, tmp_path):

@@ -29,17 +29,19 @@ class OwnImageCounted(LastEpoch):
     capturable = False  # plain and slow is enough here, and its gradient was never recorded
 
     def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-        counts = self.queue.counts(self.slice)
-        return nce_with_own_counted(prediction, self.bank, positive, counts, self.temperature, self.dtype)
+        counts = self.queue.counts(self.queue_used)
+        return nce_with_own_counted(prediction, self.negative_bank, positive, counts, self.temperature, self.dtype)
 
 
 class EveryImage(LastEpoch):
     """Every training image once in place of the queue, from the epoch on in which the queue would be used."""
 
     def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-        counts = torch.zeros(len(self.bank), device=self.bank.device)
-        counts[: len(self.data.images)] = float(self.slice > 0)
-        return losses.multi_positive_infonce(prediction, self.bank, positive, counts, self.temperature, self.dtype)
+        counts = torch.zeros(len(self.negative_bank), device=self.negative_bank.device)
+        counts[: len(self.data.images)] = float(self.queue_used > 0)
+        return losses.multi_positive_infonce(
+            prediction, self.negative_bank, positive, counts, self.temperature, self.dtype
+        )
 
 
 class Bfloat16(LastEpoch):
@@ -48,7 +50,7 @@ class Bfloat16(LastEpoch):
     def __init__(self, settings: BigJumpConfig, data: TrainingData) -> None:
         super().__init__(settings, data)
         self.dtype = torch.bfloat16
-        self.bank = self.bank.to(self.dtype)
+        self.negative_bank = self.negative_bank.to(self.dtype)
 
 
 class MomentWithStd(LastEpoch):

@@ -18,8 +18,8 @@ from torch import nn
 from benchmarks.ablation.hooks import LastEpoch, LastEpochCombined
 from helpers.data.training_data import TrainingData
 from helpers.models import geometry
+from helpers.models.build import build_model
 from helpers.models.geometry import GeometryConfig
-from helpers.models.networks import build_model
 from helpers.system.devices import seed_all
 from helpers.system.settings import as_dict, field_names
 from helpers.training.loop import fit

@@ -12,8 +12,9 @@ from benchmarks.peers import losses
 from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
 from helpers.models import geometry
+from helpers.models.build import build_model
 from helpers.models.geometry import GeometryConfig
-from helpers.models.networks import MLP, Standardise, build_model
+from helpers.models.networks import MLP, Standardise
 from helpers.training.objectives import BigJumpObjective, CombinedObjective, Objective
 from helpers.training.queue import ImageQueue
 from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig

@@ -8,6 +8,7 @@ constant, which can undo most of what its length does, and of what all translati
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ FILE = "dot_product.safetensors"
 
 @one_blas_thread()
 def length_direction(images: np.ndarray) -> np.ndarray:
-    """w (dy,) with w . y + constant the length of image y, as well as ridge regression over the images can say.
+    """The direction (dy,) along which images grow longer, by ridge regression.
+
+    w . y + constant is the length of image y, as well as a linear function can say.
 
     Args:
         images: (M, dy) training images; of many, a sample of `IMAGE_SAMPLE` is taken.
@@ -55,8 +58,8 @@ def competing_score(queries: torch.Tensor, images: np.ndarray) -> float:
     return float(scores.topk(math.ceil(COMPETITORS * len(chosen)), dim=1).values.mean())
 
 
-def correction(bank: torch.Tensor, images: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """(dy,) float32 to subtract from every unit translation of a model, before dot products with image vectors.
+def correction(query_bank: torch.Tensor, images: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """The vector (dy,) float32 to subtract from each unit translation of a model before dot products with images.
 
     Two things are subtracted. First what all translations have in common, their mean, in the proportion of its share of
     their energy: a model that answers nearly always the same (least squares) loses it, one whose translations differ
@@ -66,17 +69,17 @@ def correction(bank: torch.Tensor, images: np.ndarray, direction: np.ndarray) ->
     of y that `direction` gives.
 
     Args:
-        bank: (Q, dy) translated training captions, any length.
+        query_bank: (Q, dy) translated training captions, any length.
         images: (M, dy) training images.
         direction: (dy,) `length_direction` of these images.
     """
-    unit = normalise(bank)
+    unit = normalise(query_bank)
     mean = unit.mean(0)
     common = mean.square().sum() * mean
     return common.cpu().numpy() + (competing_score(unit - common, images) * direction).astype(np.float32)
 
 
-def save(run_dir: Path, corrections: dict[str, np.ndarray]) -> None:
+def save(run_dir: Path, corrections: Mapping[str, np.ndarray]) -> None:
     """Store the correction (dy,) of each model in a run's folder."""
     tensors = {name: torch.from_numpy(value) for name, value in corrections.items()}
     write_judged(Path(run_dir) / FILE, tensors, corrections, {})

@@ -1,13 +1,20 @@
-"""Hubness reduction: each gallery image is corrected by how many training captions flock to it.
+"""Hubness reduction by Sinkhorn normalisation: each image is corrected by how many training captions flock to it.
 
 In high-dimensional spaces a few images are near to very many queries (Radovanovic et al., 2010) and take ranks that
 belong to others. How much each image attracts can be measured with captions whose images are not in the gallery at
-all: a bank of training captions.
+all: the query bank, which holds training captions.
+
+The family, by what is subtracted from beta cos(q, g): the inverted softmax, a log-sum-exp over the bank for each image
+(Smith et al., 2017), which QB-Norm (Bogolin et al., 2022) applies where it is safe to; DualIS, the same over a bank of
+queries and one of gallery items (Wang et al., 2023); NNN, a multiple of the mean over the nearest queries of the bank
+(Chowdhury et al., 2024); SN and DBSN, Sinkhorn's iterations over one bank or both (Pan et al., 2025). This is SN with a
+query bank; without the softmax over the images, one of its iterations would be the inverted softmax.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +26,7 @@ from helpers.evaluation.metrics import QUERY_BLOCK
 from helpers.models.storage import open_judged, write_judged
 
 QUERY_BANK_SIZE = 12_000
-"""Training captions in the bank; where there are more, a seeded sample."""
+"""Training captions in the query bank; where there are more, a seeded sample."""
 ITERATIONS = 2
 """A second pass brings 0.002 of MRR over one where the gallery holds nothing foreign (benchmarks/results/
 accuracy_search.json: with as many random vectors or noisy copies beside it costs 0.002 and 0.010), twenty no more."""
@@ -34,84 +41,91 @@ QUERY_BANK_FILE = "hubness.safetensors"
 
 
 def popularity(
-    bank: torch.Tensor, gallery: torch.Tensor | np.ndarray, beta: float, iterations: int = ITERATIONS
+    query_bank: torch.Tensor, gallery: torch.Tensor | np.ndarray, beta: float, iterations: int = ITERATIONS
 ) -> torch.Tensor:
-    """What to subtract from the cosine of each gallery image, so that all attract the bank alike.
+    """What to subtract from the cosine of each gallery image, so that all attract the query bank alike.
 
-    Every bank caption q spreads one unit of attention over the images, a softmax of beta cos(q, g) - f_g; f starts at
-    0, and each iteration adds the logarithm of what image g received in all, relative to an equal share. These are
-    Sinkhorn's updates (Cuturi, 2013) of the images' side; cos - f / beta is then the corrected score. Copies of an
-    image count as one image, so a gallery row repeated changes no other row's score.
+    Every caption q of the query bank spreads one unit of attention over the images, a softmax of
+    beta cos(q, g) - f_g; f starts at 0, and each iteration adds the logarithm of what image g received in all, relative
+    to an equal share. These are Sinkhorn's updates (Cuturi, 2013) of the image potentials; cos - f / beta is then the
+    corrected score. Copies of an image count as one image, so a gallery row repeated changes no other row's score.
 
     The scores are computed in blocks, four times in all for two iterations, so that memory depends on the number of
     images only by the result, and the gallery may be a memory map.
 
     Args:
-        bank: (Q, d) translated training captions, any length.
+        query_bank: (Q, d) translated training captions, any length.
         gallery: (M, d) images; a tensor, an array or a memory map.
         beta: inverse temperature, positive.
         iterations: one or more.
 
     Returns:
-        (M,) float32 on the bank's device, in units of cosine. Positive for images that attract more than their share.
+        (M,) float32 on the query bank's device, in units of cosine. Positive for images that attract more than their
+        share.
 
     Raises:
-        ValueError: the bank or the gallery is empty.
+        ValueError: the query bank or the gallery is empty.
     """
-    if not len(bank) or not len(gallery):
-        raise ValueError(f"{len(bank)} bank captions, {len(gallery)} gallery images: both need one or more.")
+    if not len(query_bank) or not len(gallery):
+        raise ValueError(
+            f"{len(query_bank)} captions in the query bank, {len(gallery)} gallery images: both need one or more."
+        )
     group = groups_of_copies(gallery)
-    copies = torch.from_numpy(np.bincount(group)[group]).to(bank.device).float()  # (M,)
-    equal_share = math.log(len(bank) / (int(group.max()) + 1))
-    bank = normalise(bank)
-    f = torch.zeros(len(gallery), device=bank.device)
+    copies = torch.from_numpy(np.bincount(group)[group]).to(query_bank.device).float()  # (M,)
+    equal_share = math.log(len(query_bank) / (int(group.max()) + 1))
+    query_bank = normalise(query_bank)
+    f = torch.zeros(len(gallery), device=query_bank.device)
     for _ in range(iterations):
-        whole = torch.full((len(bank),), -torch.inf, device=bank.device)  # (Q,) log of the softmax's denominator
-        for left, rows, scores in _blocks(bank, gallery, beta):
+        whole = torch.full(
+            (len(query_bank),), -torch.inf, device=query_bank.device
+        )  # (Q,) log of the softmax's denominator
+        for left, rows, scores in _blocks(query_bank, gallery, beta):
             part = slice(left, left + scores.shape[1])
             scores.sub_(f[part] + copies[part].log())
             whole[rows] = torch.logaddexp(whole[rows], scores.logsumexp(1))
         received = torch.full_like(f, -torch.inf)  # (M,) log of the attention that each image gets
-        for left, rows, scores in _blocks(bank, gallery, beta):
+        for left, rows, scores in _blocks(query_bank, gallery, beta):
             part = slice(left, left + scores.shape[1])
             received[part] = torch.logaddexp(received[part], (scores - f[part] - whole[rows, None]).logsumexp(0))
         f += received - equal_share
     return f / beta
 
 
-def _blocks(bank: torch.Tensor, gallery: torch.Tensor | np.ndarray, beta: float):
-    """First gallery row, slice of bank rows, and beta cos of the two (q, C), block by block."""
+def _blocks(
+    query_bank: torch.Tensor, gallery: torch.Tensor | np.ndarray, beta: float
+) -> Iterator[tuple[int, slice, torch.Tensor]]:
+    """First gallery row, slice of query-bank rows, and beta cos of the two (q, C), block by block."""
     for left in range(0, len(gallery), GALLERY_BLOCK):
-        block = unit_rows(gallery, slice(left, left + GALLERY_BLOCK), bank.device).T
-        for lo in range(0, len(bank), QUERY_BLOCK):
+        block = unit_rows(gallery, slice(left, left + GALLERY_BLOCK), query_bank.device).T
+        for lo in range(0, len(query_bank), QUERY_BLOCK):
             rows = slice(lo, lo + QUERY_BLOCK)
-            yield left, rows, (bank[rows] @ block).mul_(beta)
+            yield left, rows, (query_bank[rows] @ block).mul_(beta)
 
 
 def sample(rows: np.ndarray, size: int = QUERY_BANK_SIZE) -> np.ndarray:
-    """Ascending `rows` (n,): all, or a fixed sample where there are more than `size`."""
+    """All of the rows (n,), ascending, or a fixed sample of them where there are more than `size`."""
     return np.sort(np.random.default_rng(0).permutation(rows)[:size])
 
 
-def inverse_temperature(bank: torch.Tensor, images: np.ndarray) -> float:
-    """The beta of a model: `SHARPNESS` over the spread of the cosines that one caption has with many images.
+def inverse_temperature(query_bank: torch.Tensor, images: np.ndarray) -> float:
+    """The beta of a model's softmax: `SHARPNESS` over the spread of the cosines that one caption has with many images.
 
     Measured on training captions and training images; no validation caption or image is looked at. A beta chosen by
     the ranks of training captions would be about twice too large, since a trained model knows them too well.
 
     Args:
-        bank: (Q, d) translated training captions, any length.
+        query_bank: (Q, d) translated training captions, any length.
         images: (M, d) training images; of many, a sample of `IMAGE_SAMPLE` is taken.
     """
     chosen = sample(np.arange(len(images)), IMAGE_SAMPLE)
-    vectors = unit_rows(images, chosen, bank.device)
-    spread = (normalise(bank[:IMAGE_SAMPLE]) @ vectors.T).std(1, correction=0).mean()
+    vectors = unit_rows(images, chosen, query_bank.device)
+    spread = (normalise(query_bank[:IMAGE_SAMPLE]) @ vectors.T).std(1, correction=0).mean()
     # One image alone, or a model that gives one vector for all: nothing to correct, and any finite beta says so.
     return SHARPNESS / max(float(spread), LEAST_SPREAD)
 
 
 def corrected_ranks(
-    bank: torch.Tensor,
+    query_bank: torch.Tensor,
     training_images: np.ndarray,
     predictions: torch.Tensor,
     gallery: torch.Tensor | np.ndarray,
@@ -120,24 +134,24 @@ def corrected_ranks(
     """The beta of a model, and the ranks (N,) of its predictions where popularity is subtracted; see `metrics.ranks`.
 
     Args:
-        bank: (Q, d) translated training captions. training_images: (M, d).
+        query_bank: (Q, d) translated training captions. training_images: (M, d).
         predictions: (N, d). gallery: (G, d). targets: (N,) gallery rows.
     """
-    beta = inverse_temperature(bank, training_images)
-    return beta, metrics.ranks(predictions, gallery, targets, offsets=popularity(bank, gallery, beta))
+    beta = inverse_temperature(query_bank, training_images)
+    return beta, metrics.ranks(predictions, gallery, targets, offsets=popularity(query_bank, gallery, beta))
 
 
-def save_query_bank(run_dir: Path, bank: np.ndarray, betas: dict[str, float]) -> None:
-    """Store the text embeddings of the bank (Q, dx) and each model's inverse temperature in a run's folder."""
-    tensors = {"bank": torch.from_numpy(np.asarray(bank, dtype=np.float32))}
-    write_judged(Path(run_dir) / QUERY_BANK_FILE, tensors, betas, {"betas": betas})
+def save_query_bank(run_dir: Path, query_bank: np.ndarray, betas: Mapping[str, float]) -> None:
+    """Store the text embeddings of the query bank (Q, dx) and each model's inverse temperature in a run's folder."""
+    tensors = {"bank": torch.from_numpy(np.asarray(query_bank, dtype=np.float32))}
+    write_judged(Path(run_dir) / QUERY_BANK_FILE, tensors, betas, {"betas": dict(betas)})
 
 
 def load_query_bank(run_dir: Path, model: str) -> tuple[np.ndarray, float]:
-    """The bank (Q, dx) float32 of a run, and the inverse temperature of one of its models.
+    """The query bank (Q, dx) float32 of a run, and the inverse temperature of one of its models.
 
     Raises:
         CheckpointError: missing or damaged, or the model was not judged, or was trained again since.
     """
-    with open_judged(Path(run_dir) / QUERY_BANK_FILE, model, "no bank") as (file, metadata):
+    with open_judged(Path(run_dir) / QUERY_BANK_FILE, model, "no query bank") as (file, metadata):
         return file.get_tensor("bank"), float(metadata["betas"][model])

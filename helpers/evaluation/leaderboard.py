@@ -1,147 +1,187 @@
-"""The leaderboard of a run: every model under the same protocol, with intervals and costs."""
+"""The leaderboard: every model under the same protocol, with intervals and costs, as rows and as text."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict
+
 import numpy as np
 import torch
+from torch import nn
 
+from helpers.data.pairs import PairedEmbeddings
+from helpers.data.split import Split
 from helpers.data.vectors import normalise
 from helpers.evaluation import cost, dot_product, hubness, metrics
 from helpers.evaluation.settings import EvaluationConfig
-from helpers.models import storage
-from helpers.models.networks import MODEL_ROWS, predict
-from helpers.runs.run import Run
-from helpers.system import files
+from helpers.models.build import predict
 from helpers.system.devices import choose_device
 
-TEST_LEADERBOARD = "test_leaderboard.json"
+
+class DotProductScores(TypedDict):
+    """MRR by the challenge's protocol, of translations as they are and less the fixed vector."""
+
+    challenge_mrr: float
+    challenge_corrected_mrr: float
 
 
-def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], dict[str, np.ndarray], dict]:
-    """Accuracy of every stored model of a run on one side of its split.
+class HubnessScores(TypedDict):
+    """MRR with hubness reduction, its 95 % interval, and the inverse temperature; None for chance."""
+
+    hubness_mrr: float | None
+    hubness_low: float | None
+    hubness_high: float | None
+    hubness_beta: float | None
+
+
+class Costs(TypedDict):
+    """What a translator costs; `gpu_ms_per_query` is None without an accelerator."""
+
+    parameters: int
+    megabytes: float
+    cpu_ms_per_query: float
+    gpu_ms_per_query: float | None
+
+
+class LeaderboardRow(metrics.Accuracy, DotProductScores, HubnessScores):
+    """A model's row, plain JSON values. Costs and the digest of the weights are there once they were measured."""
+
+    model: str
+    mrr_low: float
+    mrr_high: float
+    parameters: NotRequired[int]
+    megabytes: NotRequired[float]
+    cpu_ms_per_query: NotRequired[float]
+    gpu_ms_per_query: NotRequired[float | None]
+    weights: NotRequired[str | None]
+
+
+class DifferenceRow(metrics.Difference):
+    """MRR of the model `best` minus that of `model`."""
+
+    best: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What `judge` found.
+
+    Attributes:
+        rows: chance first, then the models as they were given.
+        ranks: (V,) of each row, by its name.
+        corrections: of each model, the vector (dy,) that `dot_product.correction` subtracts.
+    """
+
+    rows: list[LeaderboardRow]
+    ranks: dict[str, np.ndarray]
+    corrections: dict[str, np.ndarray]
+
+    @property
+    def betas(self) -> dict[str, float]:
+        """The inverse temperature of each model's hubness reduction."""
+        return {row["model"]: row["hubness_beta"] for row in self.rows if row["hubness_beta"]}
+
+
+def judge(
+    models: Mapping[str, nn.Module],
+    data: PairedEmbeddings,
+    split: Split,
+    settings: EvaluationConfig,
+    part: str = "validation",
+) -> Judgement:
+    """Accuracy of models, and of chance, on one part of a split; what a correction needs is taken from training.
 
     Args:
-        side: `validation` or `test`.
-
-    Returns:
-        Rows in the order of `MODEL_ROWS` (plain JSON values), the ranks (V,) of each row, and of each model the
-        vector (dy,) that `dot_product.correction` subtracts.
+        models: by the name of their row; moved to the device of `choose_device`.
+        part: `validation` or `test`.
     """
-    captions, images, targets = run.split.judged(side)
-    gallery = np.ascontiguousarray(run.data.images[images])
-    training_images = run.data.images[run.split.train_images]
+    captions, images, targets = split.judged(part)
+    gallery = np.ascontiguousarray(data.images[images])
+    training_images = data.images[split.train_images]
     direction = dot_product.length_direction(training_images)
-    rows, ranks, shifts = [], {}, {}
     device = choose_device()
-    for name in MODEL_ROWS:
-        if name == "chance":
-            ranks[name] = metrics.chance_ranks(len(targets), len(gallery), settings.seed)
-            others = _chance_by_dot_product(settings, len(np.unique(targets)))
-        else:
-            model = storage.load_model(run.directory, name)[0].to(device)
-            predictions, bank = (
-                torch.from_numpy(predict(model, run.data.text, of)).to(device)
-                for of in (captions, hubness.sample(run.split.train_captions))
-            )
-            ranks[name] = metrics.ranks(predictions, gallery, torch.from_numpy(targets))
-            shifts[name] = dot_product.correction(bank, training_images, direction)
-            others = by_dot_product(predictions.cpu().numpy(), shifts[name], gallery, targets, settings)
-            others |= with_hubness_reduction(bank, training_images, predictions, gallery, targets, settings)
-        low, high = metrics.bootstrap_interval(
-            1 / ranks[name], targets, samples=settings.bootstrap_samples, seed=settings.seed
+    chance = metrics.chance_ranks(len(targets), len(gallery), settings.seed)
+    ranks, corrections = {"chance": chance}, {}
+    rows = [_row("chance", chance, targets, settings, *_chance_otherwise(settings, len(np.unique(targets))))]
+    for name, model in models.items():
+        model.to(device)
+        predictions, query_bank = (
+            torch.from_numpy(predict(model, data.text, of)).to(device)
+            for of in (captions, hubness.sample(split.train_captions))
         )
-        interval = {"mrr_low": low, "mrr_high": high}
-        rows.append({"model": name, **metrics.summarise(ranks[name]), **interval, **others})
-    return rows, ranks, shifts
+        ranks[name] = metrics.ranks(predictions, gallery, torch.from_numpy(targets))
+        corrections[name] = dot_product.correction(query_bank, training_images, direction)
+        challenge = by_dot_product(predictions.cpu().numpy(), corrections[name], gallery, targets, settings)
+        reduced = with_hubness_reduction(query_bank, training_images, predictions, gallery, targets, settings)
+        rows.append(_row(name, ranks[name], targets, settings, challenge, reduced))
+    return Judgement(rows, ranks, corrections)
 
 
-def _chance_by_dot_product(settings: EvaluationConfig, images: int) -> dict[str, float | None]:
+def _row(
+    name: str,
+    ranks: np.ndarray,
+    targets: np.ndarray,
+    settings: EvaluationConfig,
+    challenge: DotProductScores,
+    reduced: HubnessScores,
+) -> LeaderboardRow:
+    low, high = metrics.bootstrap_interval(1 / ranks, targets, samples=settings.bootstrap_samples, seed=settings.seed)
+    return {"model": name, **metrics.summarise(ranks), "mrr_low": low, "mrr_high": high, **challenge, **reduced}
+
+
+def _chance_otherwise(settings: EvaluationConfig, images: int) -> tuple[DotProductScores, HubnessScores]:
     """The challenge's MRR of a random order of so many images at most; what chance cannot have is None."""
     size = min(settings.gallery_size, images)
     # Every rank from 1 to `size` alike, the last counting 0 (where there is another).
     mrr = float(np.mean(np.append(1 / np.arange(1, size), 0.0))) if size > 1 else 1.0
-    nothing = dict.fromkeys(("hubness_mrr", "hubness_low", "hubness_high", "hubness_beta"))
-    return {"challenge_mrr": mrr, "challenge_corrected_mrr": mrr, **nothing}
+    return (
+        {"challenge_mrr": mrr, "challenge_corrected_mrr": mrr},
+        {"hubness_mrr": None, "hubness_low": None, "hubness_high": None, "hubness_beta": None},
+    )
 
 
 def by_dot_product(
     predictions: np.ndarray, shift: np.ndarray, gallery: np.ndarray, targets: np.ndarray, settings: EvaluationConfig
-) -> dict[str, float]:
+) -> DotProductScores:
     """MRR by the challenge's protocol, of translations as they are and less `shift` (dy,).
 
     Args:
         predictions: (V, dy). gallery: (G, dy). targets: (V,) gallery rows.
     """
     shifted = normalise(torch.from_numpy(predictions)).numpy() - shift
-    options = {"gallery_size": settings.gallery_size, "rounds": settings.gallery_rounds, "seed": settings.seed}
-    return {
-        "challenge_mrr": metrics.challenge_mrr(predictions, gallery, targets, **options),
-        "challenge_corrected_mrr": metrics.challenge_mrr(shifted, gallery, targets, **options),
-    }
+
+    def mrr(of: np.ndarray) -> float:
+        size, rounds = settings.gallery_size, settings.gallery_rounds
+        return metrics.challenge_mrr(of, gallery, targets, gallery_size=size, rounds=rounds, seed=settings.seed)
+
+    return {"challenge_mrr": mrr(predictions), "challenge_corrected_mrr": mrr(shifted)}
 
 
 def with_hubness_reduction(
-    bank: torch.Tensor,
+    query_bank: torch.Tensor,
     training_images: np.ndarray,
     predictions: torch.Tensor,
     gallery: np.ndarray,
     targets: np.ndarray,
     settings: EvaluationConfig,
-) -> dict[str, float]:
+) -> HubnessScores:
     """MRR and its interval where each image's popularity among training captions is subtracted; and the beta.
 
     Args:
-        bank: (Q, dy) translated training captions.
+        query_bank: (Q, dy) translated training captions.
         training_images: (M, dy).
         predictions: (V, dy). gallery: (G, dy). targets: (V,) gallery rows.
     """
-    beta, rank = hubness.corrected_ranks(bank, training_images, predictions, gallery, torch.from_numpy(targets))
+    beta, rank = hubness.corrected_ranks(query_bank, training_images, predictions, gallery, torch.from_numpy(targets))
     low, high = metrics.bootstrap_interval(1 / rank, targets, samples=settings.bootstrap_samples, seed=settings.seed)
     return {
         "hubness_mrr": float(np.mean(1 / rank)), "hubness_low": low, "hubness_high": high, "hubness_beta": beta,
     }  # fmt: skip
 
 
-def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Judge every stored model of a run on its validation split, and measure what it costs.
-
-    What `Translator.search` needs against hubness and `Translator.for_dot_product` is written to the run's
-    folder.
-
-    Returns:
-        Rows and ranks as `judge`, each row with its costs (`gpu_ms_per_query` is null without an accelerator) and the
-        digest of the weights that were judged.
-    """
-    rows, ranks, shifts = judge(run, settings, "validation")
-    dot_product.save(run.directory, shifts)
-    betas = {row["model"]: row["hubness_beta"] for row in rows if row["hubness_beta"]}
-    hubness.save_query_bank(run.directory, run.data.text[hubness.sample(run.split.train_captions)], betas)
-    device = choose_device()
-    for row in rows:
-        if row["model"] == "chance":
-            row |= {"parameters": 0, "megabytes": 0.0, "cpu_ms_per_query": 0.0, "gpu_ms_per_query": None}
-        else:
-            model, metadata = storage.load_model(run.directory, row["model"])
-            row |= measure_cost(model, metadata["architecture"]["text_dim"], device, settings.latency_repeats)
-            row["weights"] = storage.weights_digest(run.directory, row["model"])
-    return rows, ranks
-
-
-def evaluate_test(run: Run, settings: EvaluationConfig) -> list[dict]:
-    """Judge every stored model on the test split and write `test_leaderboard.json`.
-
-    Without a test split there are no rows, and a file that an earlier run left is removed.
-    """
-    path = run.directory / TEST_LEADERBOARD
-    if not run.split.has_test:
-        path.unlink(missing_ok=True)
-        return []
-    rows, *_ = judge(run, settings, "test")
-    files.write_json(path, rows)
-    return rows
-
-
-def chosen_on_test(rows: list[dict], test_rows: list[dict]) -> str:
+def chosen_on_test(rows: Sequence[LeaderboardRow], test_rows: Sequence[LeaderboardRow]) -> str:
     """The test score of the model that the validation rows choose, in a sentence; says so where there is no test."""
     if not test_rows:
         return "no test split: test_ratio is 0"
@@ -150,7 +190,7 @@ def chosen_on_test(rows: list[dict], test_rows: list[dict]) -> str:
     return f"chosen by validation: {chosen}, test MRR {row['mrr']:.3f} ({row['mrr_low']:.3f} to {row['mrr_high']:.3f})"
 
 
-def measure_cost(model: torch.nn.Module, text_dim: int, device: torch.device, repeats: int) -> dict:
+def measure_cost(model: nn.Module, text_dim: int, device: torch.device, repeats: int) -> Costs:
     """Parameters, FP32 megabytes, and median milliseconds a query on the CPU and on the accelerator, if any."""
     parameters = cost.count_parameters(model)
     on_cpu = cost.milliseconds_per_query(model, text_dim, "cpu", repeats=repeats)
@@ -166,7 +206,9 @@ def measure_cost(model: torch.nn.Module, text_dim: int, device: torch.device, re
     }
 
 
-def differences_to_best(ranks: dict[str, np.ndarray], groups: np.ndarray, settings: EvaluationConfig) -> list[dict]:
+def differences_to_best(
+    ranks: Mapping[str, np.ndarray], groups: np.ndarray, settings: EvaluationConfig
+) -> list[DifferenceRow]:
     """MRR of the best model minus each other's, paired over the same captions, with 95 % intervals over images."""
     best = max(ranks, key=lambda name: np.mean(1 / ranks[name]))
     return [
@@ -182,12 +224,12 @@ def differences_to_best(ranks: dict[str, np.ndarray], groups: np.ndarray, settin
     ]
 
 
-def least_gain(rows: list[dict], after: str, before: str) -> float:
-    """The smallest of every model's `after` minus `before`; chance, which nothing can help, is left out."""
+def least_gain(rows: Sequence[Mapping[str, Any]], after: str, before: str) -> float:
+    """The least that any model gains from the column `before` to `after`; chance is left out."""
     return min(row[after] - row[before] for row in rows if row["model"] != "chance")
 
 
-def format_table(rows: list[dict], columns: tuple[tuple[str, str, str], ...]) -> str:
+def format_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> str:
     """Rows as an aligned text table, one line a model; a missing value is a dash.
 
     Args:
@@ -206,7 +248,7 @@ def format_table(rows: list[dict], columns: tuple[tuple[str, str, str], ...]) ->
     return "\n".join("  ".join(line) for line in aligned)
 
 
-def captions_by_rank(ranks: np.ndarray, captions: list[str], n: int) -> str:
+def captions_by_rank(ranks: np.ndarray, captions: Sequence[str], n: int) -> str:
     """The n best and the n worst captions with their ranks, one a line; equal ranks in the order given."""
     order = np.argsort(ranks, kind="stable")
     shown = [*order[:n], *order[-n:]] if len(order) > 2 * n else order

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -52,7 +53,10 @@ def _count_ahead(scores: torch.Tensor, positive: torch.Tensor, rows: np.ndarray,
 
 
 def _positive_scores(
-    predictions: torch.Tensor, targets: np.ndarray, prepare: Callable, vectors: Callable
+    predictions: torch.Tensor,
+    targets: np.ndarray,
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+    vectors: Callable[[np.ndarray, torch.device], torch.Tensor],
 ) -> torch.Tensor:
     """(N,) score of each prediction with its own gallery item, row by row: from a product it would depend on places."""
     scores = predictions.new_zeros(len(predictions), dtype=torch.float32)
@@ -69,7 +73,7 @@ def ranks(
     *,
     cosine: bool = True,
     offsets: torch.Tensor | None = None,
-    metadata: GalleryStatistics | None = None,
+    statistics: GalleryStatistics | None = None,
 ) -> np.ndarray:
     """Rank of each prediction's own gallery item: 1 + number scoring higher + half of the others scoring equal.
 
@@ -82,9 +86,9 @@ def ranks(
         predictions: (N, d) translated captions.
         gallery: (M, d) images; a tensor, an array or a memory map.
         targets: (N,) gallery row of each prediction.
-        cosine: normalise both sides; otherwise the plain dot product.
+        cosine: normalise predictions and images; otherwise the plain dot product.
         offsets: (M,) subtracted from every score of a gallery item, such as `hubness.popularity`.
-        metadata: of the gallery, where they are known.
+        statistics: of the gallery, where they are known, see `GalleryStatistics.of`.
 
     Returns:
         (N,) float64, from 1 to M; halves stand for ties.
@@ -94,11 +98,10 @@ def ranks(
     """
     device = predictions.device
     on_host = np.asarray(torch.as_tensor(targets).cpu(), dtype=np.int64)
-    metadata = GalleryStatistics.of(gallery) if metadata is None else metadata
-    prepare, vectors = torch.Tensor.float, partial(rows, gallery)
-    if cosine:
-        prepare, vectors = normalise, partial(unit_rows, gallery, less=metadata.common)
-    pair_query, pair_row, copies = _copies_of_targets(metadata.group, on_host)
+    statistics = GalleryStatistics.of(gallery) if statistics is None else statistics
+    prepare: Callable[[torch.Tensor], torch.Tensor] = normalise if cosine else torch.Tensor.float
+    vectors = partial(unit_rows, gallery, less=statistics.common) if cosine else partial(rows, gallery)
+    pair_query, pair_row, copies = _copies_of_targets(statistics.group, on_host)
     positive_score = _positive_scores(predictions, on_host, prepare, vectors)
     if offsets is not None:
         positive_score -= offsets.to(device)[torch.from_numpy(on_host).to(device)]
@@ -124,11 +127,33 @@ def ranks(
     return result
 
 
-def summarise(rank: np.ndarray) -> dict[str, float]:
+class Accuracy(TypedDict):
+    """What ranks are summarised to; `recall_at_k` is the share of the queries whose rank is k or better."""
+
+    mrr: float
+    recall_at_1: float
+    recall_at_5: float
+    recall_at_10: float
+    ndcg: float
+    median_rank: float
+    p75_rank: float
+
+
+class Difference(TypedDict):
+    """A difference of two MRRs and the ends of its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def summarise(rank: np.ndarray) -> Accuracy:
     """MRR, recall at 1, 5, 10, NDCG (one relevant item: 1 / log2(1 + rank)), median and 75th percentile rank."""
     return {
         "mrr": float(np.mean(1 / rank)),
-        **{f"recall_at_{k}": float(np.mean(rank <= k)) for k in (1, 5, 10)},
+        "recall_at_1": float(np.mean(rank <= 1)),
+        "recall_at_5": float(np.mean(rank <= 5)),
+        "recall_at_10": float(np.mean(rank <= 10)),
         "ndcg": float(np.mean(1 / np.log2(1 + rank))),
         "median_rank": float(np.median(rank)),
         "p75_rank": float(np.percentile(rank, 75)),
@@ -136,14 +161,14 @@ def summarise(rank: np.ndarray) -> dict[str, float]:
 
 
 def chance_ranks(n_queries: int, gallery_size: int, seed: int = 0) -> np.ndarray:
-    """(n_queries,) ranks of a model that knows nothing: uniform on 1 to `gallery_size`, evenly dealt, shuffled."""
+    """Ranks (n_queries,) of a model that knows nothing: uniform on 1 to `gallery_size`, evenly dealt, shuffled."""
     dealt = 1 + np.floor((np.arange(n_queries) + 0.5) * gallery_size / n_queries)
     return np.random.default_rng(seed).permutation(dealt)
 
 
 @one_blas_thread()
 def resampled_means(values: np.ndarray, groups: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """(samples,) means of `values` under resampling of whole groups with replacement."""
+    """Means (samples,) of `values` (N,) under resampling of whole groups (N,) with replacement."""
     _, index = np.unique(groups, return_inverse=True)
     totals, sizes = np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
     n = len(totals)
@@ -177,7 +202,7 @@ def mean_by_image(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def paired_difference(
     rank_a: np.ndarray, rank_b: np.ndarray, groups: np.ndarray, *, samples: int = 2000, seed: int = 0
-) -> dict[str, float]:
+) -> Difference:
     """MRR of a minus MRR of b on the same queries, with its 95 % interval by bootstrap over images."""
     difference = 1 / rank_a - 1 / rank_b
     low, high = bootstrap_interval(difference, groups, samples=samples, seed=seed)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -23,18 +24,26 @@ from helpers.data.vectors import normalise
 from helpers.models import geometry
 from helpers.system.devices import one_blas_thread
 
-Setting = dict[str, float]
+
+class Setting(TypedDict):
+    """Of the map above: `eps`, the ridge of both whitenings, and the exponents `scale` and `power`."""
+
+    eps: float
+    scale: float
+    power: float
+
+
 GRID: tuple[Setting, ...] = tuple(
     {"eps": eps, "scale": scale, "power": power}
     for eps in (1e-2, 1e-1, 1.0, 10.0)
     for scale in (-1.0, 0.0, 1.0)
     for power in (0.0, 0.5, 1.0, 1.5, 2.0)
 )
-"""What `best_setting` chooses from: the ridge of both whitenings, and the exponents of the map above."""
+"""What `training.cca_search` chooses from."""
 
 
 def maps(data: TrainingData, settings: Sequence[Setting]) -> Iterator[geometry.AffineMap]:
-    """The map of each setting for the training split of `data`; those that follow each other with one eps share work."""
+    """The map of each setting, fitted on the training split; settings of one eps that follow each other share work."""
     statistics = geometry.pair_statistics(*replace(data, images=normalise(data.images)).pairs)
     groups = [list(group) for _, group in itertools.groupby(settings, key=lambda setting: setting["eps"])]
     spaces = geometry.fit_cross_spaces(statistics, [group[0]["eps"] for group in groups])
@@ -59,6 +68,6 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def translate(affine: geometry.AffineMap, split: TrainingData) -> torch.Tensor:
-    """(V, dy) unit translations of the validation captions."""
+    """Unit translations (V, dy) of the validation captions by a map."""
     matrix, bias = (torch.from_numpy(part).float().to(split.device) for part in (affine.matrix, affine.bias))
     return normalise(split.val_text @ matrix.T + bias)

@@ -5,7 +5,8 @@ M = W_x C_xy W_y = U S V' (thin). The family of maps
 
     A_p = C_y^{1/2} V S^p U' C_x^{-1/2},    b_p = mu_y - A_p mu_x
 
-holds both classics: p = 0 is whiten - Procrustes - recolour, p = 1 is least squares (ridge, since eps > 0).
+holds both classics: p = 0 is whitened Procrustes (whiten, rotate, recolour), p = 1 is least squares (ridge, since
+eps > 0).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class PairStatistics:
 
 
 def _add_products(totals: list[np.ndarray], pairs: tuple, pool: ThreadPoolExecutor) -> None:
-    """totals[i] += left' right for each (left, right), side by side; NumPy does half the work where they are one."""
+    """Add left' right of each (left, right) to totals[i], side by side; NumPy does half the work where they are one."""
     for total, product in zip(totals, pool.map(lambda pair: pair[0].T @ pair[1], pairs), strict=True):
         total += product
 
@@ -133,7 +134,7 @@ def pair_statistics(
 @one_blas_thread()
 def covariance(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (d,) and covariance (d, d) of `rows` (n, d), in float64, divided by n; read in blocks."""
-    mean = np.mean(rows, axis=0, dtype=np.float64)
+    mean = np.asarray(np.mean(rows, axis=0, dtype=np.float64))
     total = np.zeros((rows.shape[1], rows.shape[1]))
     for lo in range(0, len(rows), BLOCK_ROWS):
         centred = rows[lo : lo + BLOCK_ROWS] - mean
@@ -166,7 +167,7 @@ def principal_basis(rows: np.ndarray, share: float, multiple: int = 1) -> np.nda
     values = np.where(values > RANK_TOLERANCE * values[0], values, 0.0)
     held = values.cumsum() / values.sum()
     r = int(np.searchsorted(held, share)) + 1
-    r = min(r + -(r + 1) % multiple, np.count_nonzero(values))  # one more is the mean's
+    r = min(r + -(r + 1) % multiple, int(np.count_nonzero(values)))  # one more is the mean's
     basis = vectors[:, :r].copy()  # a single column of the reversed view counts as contiguous, and torch refuses it
     rest = mean - basis @ (basis.T @ mean)
     rest -= basis @ (basis.T @ rest)  # once more: what rounding left of the basis in a small rest
@@ -176,14 +177,17 @@ def principal_basis(rows: np.ndarray, share: float, multiple: int = 1) -> np.nda
 
 
 def effective_rank(eigenvalues: np.ndarray) -> float:
-    """exp of the entropy of the normalised spectrum (Roy and Vetterli, 2007): 1 for one direction, d for isotropy."""
+    """Effective number of directions: 1 for one, d for isotropy.
+
+    The exponential of the entropy of the normalised spectrum (Roy and Vetterli, 2007).
+    """
     share = eigenvalues / eigenvalues.sum()
     share = share[share > 0]
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def mean_share(mean: np.ndarray, cov: np.ndarray) -> float:
-    """|mean|^2 over E|x|^2: the share of the energy that all vectors have in common (anisotropy), from 0 to 1."""
+    """Share of the energy that all vectors have in common (anisotropy): |mean|^2 over E|x|^2, from 0 to 1."""
     energy = float(mean @ mean)
     return energy / (energy + float(np.trace(cov)))
 
@@ -206,7 +210,8 @@ def whitening(cov: np.ndarray, eps: float) -> Whitening:
     Raises:
         ValueError: the covariance is zero (all rows alike), so there is nothing to whiten.
     """
-    return _whitening(*scipy.linalg.eigh(cov), eps)
+    values, vectors = scipy.linalg.eigh(cov)
+    return _whitening(values, vectors, eps)
 
 
 def _whitening(values: np.ndarray, vectors: np.ndarray, eps: float) -> Whitening:
@@ -227,7 +232,9 @@ def _ridged(values: np.ndarray, eps: float) -> np.ndarray:
 
 @one_blas_thread()
 def partial_whitening(cov: np.ndarray, eps: float, power: float) -> np.ndarray:
-    """(C + eps tr(C)/d I)^(-power/2), (d, d) float64: 1 whitens, less leaves large directions somewhat larger.
+    """Whitening in part, (C + eps tr(C)/d I)^(-power/2), (d, d) float64: with `power` 1 in full, with 0 not at all.
+
+    Powers between leave large directions somewhat larger.
 
     Raises:
         ValueError: the covariance is zero.
@@ -279,14 +286,14 @@ class CrossSpace:
 
     @one_blas_thread()
     def affine(self, power: float = 0.0) -> AffineMap:
-        """A_p and b_p: `power` 0 is Procrustes between whitened spaces, 1 is ridge regression."""
+        """The map A_p, b_p of the family: `power` 0 is whitened Procrustes, 1 is ridge regression."""
         matrix = self.white_y.root @ self.rotation(power) @ self.white_x.inverse_root
         return AffineMap(matrix, self.statistics.mean_y - matrix @ self.statistics.mean_x)
 
 
 @one_blas_thread()
 def fit_cross_space(statistics: PairStatistics, eps: float) -> CrossSpace:
-    """Whiten both sides and decompose the cross-covariance between them.
+    """Whiten both spaces and decompose the cross-covariance between them.
 
     The orthogonal factor V U' solves Procrustes between the whitened spaces (Schönemann, 1966); the singular values
     are canonical correlations (Hotelling, 1936), shrunk by eps.
@@ -294,7 +301,7 @@ def fit_cross_space(statistics: PairStatistics, eps: float) -> CrossSpace:
     Args:
         statistics: of the training pairs.
         eps: relative ridge of both whitenings; at `power` 1 the map is exactly ridge regression with
-            eps times the mean eigenvalue of C_x, whatever happens on the image side.
+            eps times the mean eigenvalue of C_x, whatever happens in the image space.
     """
     return _cross_space(statistics, whitening(statistics.cov_x, eps), whitening(statistics.cov_y, eps))
 
@@ -302,10 +309,12 @@ def fit_cross_space(statistics: PairStatistics, eps: float) -> CrossSpace:
 def fit_cross_spaces(statistics: PairStatistics, eps_values: Sequence[float]) -> Iterator[CrossSpace]:
     """`fit_cross_space` for each ridge in turn; the covariances, which it does not change, are decomposed once."""
     with one_blas_thread():
-        spectra = [scipy.linalg.eigh(cov) for cov in (statistics.cov_x, statistics.cov_y)]
+        values_x, vectors_x = scipy.linalg.eigh(statistics.cov_x)
+        values_y, vectors_y = scipy.linalg.eigh(statistics.cov_y)
     for eps in eps_values:
         with one_blas_thread():
-            space = _cross_space(statistics, *(_whitening(*spectrum, eps) for spectrum in spectra))
+            white_x, white_y = _whitening(values_x, vectors_x, eps), _whitening(values_y, vectors_y, eps)
+            space = _cross_space(statistics, white_x, white_y)
         yield space
 
 

@@ -1,4 +1,7 @@
-"""The translators: three baselines, a fixed affine map, BigJump's affine map with a residual adapter, an ensemble."""
+"""The networks that translate: MLPs, a fixed affine map, BigJump's affine map with a residual adapter, an ensemble.
+
+A new one is a class here and a row in `build.ROWS`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.errors import ConfigError
 from helpers.models import geometry
 from helpers.models.geometry import GeometryConfig
-
-MODEL_ROWS = ("chance", "least_squares", "procrustes", "cca", "linear", "mlp1", "mlp2", "bigjump", "bigjump_plus")
-"""The rows of the leaderboard, in the order in which the notebooks introduce them."""
 
 
 class Standardise(nn.Module):
@@ -24,6 +23,9 @@ class Standardise(nn.Module):
     Attributes:
         mean, scale: (dx,) buffers, stored with the weights.
     """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -95,6 +97,13 @@ class MLP(nn.Sequential):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
         super().__init__(*layers, nn.Linear(widths[-1], image_dim))
 
+    @property
+    def standardise(self) -> Standardise:
+        """The first layer."""
+        first = self[0]
+        assert isinstance(first, Standardise)
+        return first
+
 
 class GeomLinear(nn.Module):
     """A x + b from a closed form.
@@ -103,6 +112,8 @@ class GeomLinear(nn.Module):
         matrix: A, (dy, dx). A parameter, frozen unless training unfreezes it.
         bias: b, (dy,). A buffer: no optimiser can reach it.
     """
+
+    bias: torch.Tensor
 
     def __init__(self, text_dim: int, image_dim: int) -> None:
         super().__init__()
@@ -126,8 +137,8 @@ class GeomWithAdapter(nn.Module):
         super().__init__()
         self.geometry = GeomLinear(text_dim, image_dim)
         self.adapter = MLP(text_dim, image_dim, (hidden,), dropout)
-        nn.init.zeros_(self.adapter[-1].weight)
-        nn.init.zeros_(self.adapter[-1].bias)
+        for parameter in self.adapter[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor, geometry: torch.Tensor | None = None) -> torch.Tensor:
         """Translate x (B, dx); `geometry` is A x + b (B, dy) where it is known already."""
@@ -137,7 +148,7 @@ class GeomWithAdapter(nn.Module):
         if not torch.is_autocast_enabled(x.device.type):
             return self.geometry(x)
         # In bfloat16 the rounding of what all captions share would be larger than what tells them apart.
-        centre = self.adapter[0].mean
+        centre = self.adapter.standardise.mean
         with torch.autocast(x.device.type, enabled=False):
             shared = self.geometry(centre)  # (dy,)
         return nn.functional.linear(x - centre, self.geometry.matrix) + shared
@@ -234,52 +245,3 @@ def fit_standardisation(model: nn.Module, text: torch.Tensor) -> None:
     for module in model.modules():
         if isinstance(module, Standardise):
             module.fit(text)
-
-
-def build_model(
-    name: str,
-    text_dim: int,
-    image_dim: int,
-    *,
-    hidden: int = 1024,
-    dropout: float = 0.1,
-    members: int = 1,
-    rank: int | None = None,
-    cca_weight: float = 0.0,
-    whitening: float = 0.0,
-) -> nn.Module:
-    """The architecture of a leaderboard row.
-
-    Raises:
-        ConfigError: `name` is no trainable or closed-form row.
-    """
-    if name in ("linear", "mlp1", "mlp2"):
-        depth = {"linear": 0, "mlp1": 1, "mlp2": 2}[name]
-        return MLP(text_dim, image_dim, (hidden,) * depth, dropout)
-    if name in ("least_squares", "procrustes", "cca"):
-        return GeomLinear(text_dim, image_dim)
-    if name == "bigjump":
-        return GeomWithAdapter(text_dim, image_dim, hidden, dropout)
-    if name == "bigjump_plus":
-        rank = image_dim if rank is None else rank
-        return EnsembleMLP(text_dim, image_dim, hidden, dropout, members, rank, cca_weight, whitening)
-    raise ConfigError(f"No model is called {name!r}.")
-
-
-@torch.inference_mode()
-def predict(model: nn.Module, text: np.ndarray, rows: np.ndarray | None = None, block: int = 8192) -> np.ndarray:
-    """Translate rows of `text` (N, dx) to (n, dy) float32 on the model's device, in blocks, without dropout.
-
-    Args:
-        rows: indices to translate; all rows where None.
-    """
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    rows = np.arange(len(text)) if rows is None else rows
-    out = [
-        model(torch.from_numpy(np.asarray(text[rows[lo : lo + block]], dtype=np.float32)).to(device)).float().cpu()
-        for lo in range(0, len(rows), block)
-    ]
-    model.train(training)
-    return torch.cat(out).numpy()

@@ -1,4 +1,4 @@
-"""Artefacts of a run on disk: safetensors for weights, JSON for facts, npz for arrays; each written atomically."""
+"""Models of a run on disk: safetensors for weights, JSON for their metadata; each written atomically."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from helpers.errors import CheckpointError, ConfigError
-from helpers.models.networks import build_model
+from helpers.models.build import build_model
 from helpers.system.files import write_json, write_tensors
 
 
 def weights_digest(run_dir: Path, name: str) -> str | None:
     """SHA-256 (hex) of the tensors of the stored model `name`, or None where the run has none of that name.
 
-    Its facts do not count: they hold the seconds of each epoch.
+    Its metadata do not count: they hold the seconds of each epoch.
     """
     path = model_path(run_dir, name)
     if not path.exists():
@@ -33,7 +33,7 @@ def weights_digest(run_dir: Path, name: str) -> str | None:
 
 
 def write_judged(path: Path, tensors: dict[str, torch.Tensor], models: Iterable[str], metadata: dict) -> None:
-    """Write what judging the `models` of a run leaves in its folder: tensors, facts, and which weights were judged.
+    """Write what judging the `models` of a run leaves in its folder: tensors, metadata, and which weights were judged.
 
     Raises:
         CheckpointError: the file cannot be written; an earlier one is intact.
@@ -45,9 +45,10 @@ def write_judged(path: Path, tensors: dict[str, torch.Tensor], models: Iterable[
 
 @contextlib.contextmanager
 def open_judged(path: Path, model: str, absent: str) -> Iterator[tuple[safetensors.safe_open, dict]]:
-    """Tensors (NumPy) and facts that judging a run left beside its models, to read one model's share from.
+    """What judging a run left beside its models, open for reading: tensors (NumPy) and metadata.
 
     Args:
+        model: the one whose share is read; its weights must be those that were judged.
         absent: what is not there where reading fails, for the message.
 
     Raises:
@@ -66,14 +67,14 @@ def open_judged(path: Path, model: str, absent: str) -> Iterator[tuple[safetenso
 
 
 def model_path(run_dir: Path, name: str) -> Path:
-    """Where a run keeps the weights of the row `name`; its facts lie beside it as JSON."""
+    """Where a run keeps the weights of the row `name`; its metadata lie beside it as JSON."""
     return Path(run_dir) / "models" / f"{name}.safetensors"
 
 
 def save_model(run_dir: Path, name: str, model: nn.Module, metadata: dict) -> Path:
-    """Write the weights and their facts (architecture, settings, split, history) in one file, and the facts as JSON.
+    """Write weights and metadata (architecture, settings, split, history) in one file, and the metadata as JSON.
 
-    The weights' own header carries the facts, so that the two can never disagree; the JSON is for readers.
+    The weights' own header carries the metadata, so that the two can never disagree; the JSON is for readers.
     """
     path = model_path(run_dir, name)
     write_tensors(path, model.state_dict(), {"metadata": json.dumps(metadata, allow_nan=False)})
@@ -82,7 +83,7 @@ def save_model(run_dir: Path, name: str, model: nn.Module, metadata: dict) -> Pa
 
 
 def load_metadata(run_dir: Path, name: str) -> dict | None:
-    """The facts of a stored model, or None where the run has none of that name.
+    """The metadata of a stored model, or None where the run has none of that name.
 
     Raises:
         CheckpointError: the file is there but cannot be read.
@@ -98,7 +99,7 @@ def load_metadata(run_dir: Path, name: str) -> dict | None:
 
 
 def load_model(run_dir: Path, name: str) -> tuple[nn.Module, dict]:
-    """A stored model in evaluation mode on the CPU, and its facts.
+    """A stored model in evaluation mode on the CPU, and its metadata.
 
     Raises:
         CheckpointError: missing, damaged, or of another architecture.

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from helpers.models import cca, storage
+from helpers.models.build import BASELINES, build_model
 from helpers.models.geometry import (
     AffineMap,
     CrossSpace,
@@ -23,7 +24,7 @@ from helpers.models.geometry import (
     fit_cross_space,
     pair_statistics,
 )
-from helpers.models.networks import GeomLinear, GeomWithAdapter, build_model
+from helpers.models.networks import GeomLinear, GeomWithAdapter
 from helpers.runs.run import Run, say
 from helpers.system.devices import choose_device, device_name, matmul_dtype, seed_all
 from helpers.system.files import write_json
@@ -35,7 +36,6 @@ from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserCo
 from helpers.training.state import Progress
 
 GEOMETRY_POWERS = {"least_squares": 1.0, "procrustes": 0.0}
-BASELINES = ("linear", "mlp1", "mlp2")
 QUICK_PLUS: dict[str, Any] = {"fold_images": 100, "temperatures": (0.02, 0.033), "epochs": 8}
 """Of the recipe plus, and of the folds of weighted CCA, on demo data: one fold in place of five, two temperatures, and
 eight epochs where the search would take 20 to 40, so that the series stays short. Weighted CCA does nearly all of it

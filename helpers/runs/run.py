@@ -22,8 +22,8 @@ from helpers.errors import ConfigError
 from helpers.evaluation import metrics
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models import storage
+from helpers.models.build import predict
 from helpers.models.geometry import GeometryConfig
-from helpers.models.networks import predict
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import choose_device, prefer_exact
 from helpers.system.files import write_json

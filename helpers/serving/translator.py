@@ -13,7 +13,7 @@ from helpers.data.vectors import normalise
 from helpers.errors import CheckpointError
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
-from helpers.models.networks import predict
+from helpers.models.build import predict
 
 QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
 """Scores are held for one such block at a time (64 MB), and a memory-mapped gallery is never held whole."""
@@ -60,7 +60,7 @@ class Translator:
     """
 
     def __init__(
-        self, name: str, model: nn.Module, text_dim: int, image_dim: int, loaded: tuple[Path, str] | None = None
+        self, name: str, model: nn.Module, text_dim: int, image_dim: int, loaded: tuple[Path, str | None] | None = None
     ) -> None:
         self.name, self.model, self.text_dim, self.image_dim = name, model.eval(), text_dim, image_dim
         self._loaded = loaded  # the run's folder, and the digest of the weights that were read
@@ -80,8 +80,8 @@ class Translator:
             model = _best_model(run)
         digest = storage.weights_digest(run, model)
         network, metadata = storage.load_model(run, model)
-        widths = (metadata["architecture"][name] for name in ("text_dim", "image_dim"))
-        return cls(model, network, *widths, (run, digest))
+        shape = metadata["architecture"]
+        return cls(model, network, shape["text_dim"], shape["image_dim"], (run, digest))
 
     def raw(self, x: np.ndarray) -> np.ndarray:
         """Translate (N, dx) to (N, dy) float32 at the model's own length.
@@ -109,7 +109,7 @@ class Translator:
         return translated
 
     def translate(self, x: np.ndarray) -> np.ndarray:
-        """Translate (N, dx) to L2-normalised (N, dy) float32; raises as `raw` does."""
+        """Translate (N, dx) to unit vectors (N, dy) float32; raises as `raw` does."""
         return normalise(torch.from_numpy(self.raw(x))).numpy()
 
     def for_dot_product(self, x: np.ndarray) -> np.ndarray:
@@ -133,20 +133,20 @@ class Translator:
         return run
 
     def popularity(self, gallery: np.ndarray) -> np.ndarray:
-        """How much each gallery image attracts captions that are not its own, (M,) float32 in units of cosine.
+        """How much each gallery image attracts captions of other images: (M,) float32 in units of cosine.
 
-        From the run's bank of training captions; see `hubness.popularity`. It depends on the gallery alone, so for
-        many searches of one gallery it is computed once and handed to `search`.
+        From the run's query bank of training captions; see `hubness.popularity`. It depends on the gallery alone, so
+        for many searches of one gallery it is computed once and handed to `search`.
 
         Raises:
-            CheckpointError: the run has no bank for these weights (notebook 05 writes it), or others by now.
+            CheckpointError: the run has no query bank for these weights (notebook 05 writes it), or others by now.
             ValueError: wrong shape of the gallery, or NaN, Inf or rows of zeros in it.
         """
         gallery = self._checked_gallery(gallery)
-        bank, beta = hubness.load_query_bank(self._folder(), self.name)
+        query_bank, beta = hubness.load_query_bank(self._folder(), self.name)
         for left in range(0, len(gallery), GALLERY_BLOCK):
             _checked_block(gallery, left)
-        return hubness.popularity(torch.from_numpy(self.raw(bank)), gallery, beta).numpy()
+        return hubness.popularity(torch.from_numpy(self.raw(query_bank)), gallery, beta).numpy()
 
     def _checked_gallery(self, gallery: np.ndarray) -> np.ndarray:
         """The gallery as an array, of the right shape."""
@@ -174,7 +174,7 @@ class Translator:
         Raises:
             ValueError: wrong shapes, NaN or Inf in queries, gallery or popularity, rows of zeros in the gallery, or a k
                 that is no integer of at least 1.
-            CheckpointError: hubness is True and the run has no bank; notebook 05 writes it.
+            CheckpointError: hubness is True and the run has no query bank; notebook 05 writes it.
         """
         gallery = self._checked_gallery(gallery)
         if not isinstance(k, (int, np.integer)) or k < 1:

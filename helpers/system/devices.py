@@ -78,10 +78,10 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def choose_device() -> torch.device:
-    """What the environment variable `HELPERS_DEVICE` names (`cpu`, `cuda:1`); else CUDA, Apple's MPS, or the CPU.
+    """The device to compute on: what `HELPERS_DEVICE` names (`cpu`, `cuda:1`), else CUDA, Apple's MPS, or the CPU.
 
     Raises:
-        ConfigError: the variable names no device that is there.
+        ConfigError: this environment variable names no device that is there.
     """
     if name := os.environ.get("HELPERS_DEVICE"):
         return _named_device(name)
@@ -102,7 +102,7 @@ def _named_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Tells devices apart on which one training gives other bits: their kind, and of a CUDA device its model."""
+    """Kind of a device, and of a CUDA device its model: where these differ, one training gives other bits."""
     return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 

@@ -12,14 +12,14 @@ from helpers.evaluation import metrics
 from helpers.models.cca import GRID, Setting, maps, translate
 
 
-def best_setting(splits: Sequence[TrainingData]) -> tuple[Setting, float]:
-    """The setting of `GRID` with the highest MRR on the validation splits of the splits, on average, and that MRR."""
+def best_setting(folds: Sequence[TrainingData]) -> tuple[Setting, float]:
+    """The setting of `cca.GRID` that ranks best on the folds, and its mean MRR."""
     mrr = np.zeros(len(GRID))
-    for split in splits:
-        mrr += [np.mean(1 / validation_ranks(translate(affine, split), split)) for affine in maps(split, GRID)]
-    return GRID[int(mrr.argmax())], float(mrr.max()) / len(splits)
+    for fold in folds:
+        mrr += [np.mean(1 / validation_ranks(translate(affine, fold), fold)) for affine in maps(fold, GRID)]
+    return GRID[int(mrr.argmax())], float(mrr.max()) / len(folds)
 
 
-def validation_ranks(queries: torch.Tensor, split: TrainingData) -> np.ndarray:
-    """(V,) ranks of the images of the validation captions, translated to `queries` (V, dy), by cosine."""
-    return metrics.ranks(queries, split.val_images, split.val_positive)
+def validation_ranks(queries: torch.Tensor, data: TrainingData) -> np.ndarray:
+    """Ranks (V,) by cosine of the images of the validation captions, translated to `queries` (V, dy)."""
+    return metrics.ranks(queries, data.val_images, data.val_positive)

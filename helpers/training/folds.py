@@ -1,4 +1,4 @@
-"""Divisions of the training split, by image, on which settings are chosen; validation plays no part."""
+"""Cross-validation folds of the training split, by image, on which settings are chosen; validation plays no part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.training.settings import PlusConfig
 
 
 def held_out(data: TrainingData, settings: PlusConfig) -> int:
-    """Images that an fold holds out: `fold_ratio` of those with captions, and ten where that is a third.
+    """Number of images that a fold holds out: `fold_ratio` of those with captions, and ten where that is a third.
 
     One image alone would be found by every caption, so it is two at least.
 
@@ -24,7 +24,7 @@ def held_out(data: TrainingData, settings: PlusConfig) -> int:
     n = len(data.positive.unique())
     if n < 4:
         raise SplitError(
-            f"{n} training images with captions: an fold, by which settings are chosen, needs 4 or more. Leave "
+            f"{n} training images with captions: a fold, by which settings are chosen, needs 4 or more. Leave "
             "more to the training split (val_ratio, test_ratio)."
         )
     return max(int(settings.fold_ratio * n), min(10, n // 3), 2)
@@ -35,7 +35,7 @@ def make_fold(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingDa
 
     One seeded order of the images, group by group, is held out part by part, and then another order.
 
-    Images without captions stay on the side that is trained on, as negatives: held out they would test nothing. Only
+    Images without captions stay with those that are trained on, as negatives: held out they would test nothing. Only
     where they are grouped with an image that is held out do they go with it.
 
     Raises:
@@ -53,15 +53,15 @@ def make_fold(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingDa
     order = np.roll(order, -turn * n_held)
     validates = np.zeros(len(data.images), dtype=bool)
     validates[captioned] = sides(order, n_held, 0, groups) == VALIDATION
-    if groups is not None:
+    if data.groups is not None:
         validates |= np.isin(data.groups, data.groups[validates])
         n = validates[captioned].sum()
         if not 1 < n < len(captioned):
             raise SplitError(
-                f"{len(captioned)} training images with captions, in groups of near-duplicates that are too large: an "
+                f"{len(captioned)} training images with captions, in groups of near-duplicates that are too large: a "
                 f"fold would hold out {n}. Set group_duplicates to False."
             )
-    place = np.where(validates, np.cumsum(validates), np.cumsum(~validates)) - 1  # of each image within its side
+    place = np.where(validates, np.cumsum(validates), np.cumsum(~validates)) - 1  # of each image within its part
 
     def rows(of: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.flatnonzero(of)).to(data.device)
@@ -81,7 +81,9 @@ def make_fold(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingDa
 
 
 def make_folds(data: TrainingData, settings: PlusConfig) -> list[TrainingData]:
-    """Cross-validation folds, up to ten, until they hold out `fold_images` together: a few images cannot tell settings apart.
+    """Cross-validation folds, up to ten, until they hold out `fold_images` together.
+
+    A few images cannot tell settings apart.
 
     Raises:
         SplitError: too few training images, see `held_out`.

@@ -1,8 +1,9 @@
-"""The multi-positive InfoNCE against a bank of vectors, its loss and its gradient in one pass: what a training step costs.
+"""InfoNCE against a negative bank, loss and gradient in one pass: what a training step costs.
 
-With p_iu the softmax over candidates, the gradient of row i with respect to its normalised prediction is
-(sum_u p_iu y_u - y_own) / temperature: attention whose values are its keys. The own vector stands apart from the others
-throughout, in the precision of the sums: of a caption that is already fitted the gradient is a small difference.
+With p_iu the softmax over the bank and y_pos the positive, the gradient of row i with respect to its normalised
+prediction is (sum_u p_iu y_u - y_pos) / temperature: attention whose values are its keys. The positive stands apart
+from the others throughout, in the precision of the sums: of a caption that is already fitted the gradient is a small
+difference.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from helpers.system.devices import COLUMN_MULTIPLE, any_order
 
@@ -18,46 +20,76 @@ COLUMN_BLOCK = 4096
 
 
 def negative_bank_of(vectors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(M, d) vectors as a bank in the type of the products; on other devices than a CPU with rows of zeros at its end.
+    """Image vectors (M, d) as a negative bank, in the type of the products.
 
-    They make M a multiple of `COLUMN_MULTIPLE`, and must be given weight 0.
+    On other devices than a CPU rows of zeros at its end make M a multiple of `COLUMN_MULTIPLE`; they must be given
+    weight 0.
     """
-    bank = vectors.to(dtype)
-    missing = 0 if bank.device.type == "cpu" else -len(bank) % COLUMN_MULTIPLE
-    return torch.nn.functional.pad(bank, (0, 0, 0, missing)) if missing else bank
+    negative_bank = vectors.to(dtype)
+    missing = 0 if negative_bank.device.type == "cpu" else -len(negative_bank) % COLUMN_MULTIPLE
+    return torch.nn.functional.pad(negative_bank, (0, 0, 0, missing)) if missing else negative_bank
 
 
-class BankInfoNCE(torch.autograd.Function):
-    """The loss, see `losses.multi_positive_infonce`; the gradient is computed with it and kept, one row a prediction."""
+class InfoNCE(torch.autograd.Function):
+    """InfoNCE whose gradient is computed with the loss and kept, one row a prediction; see `losses.bank_infonce`."""
 
     @staticmethod
-    def forward(ctx, z, bank, positive, log_weight, log_positives, temperature, matmul_dtype):
-        positive_rows = bank.index_select(0, positive).to(z.dtype)  # (B, d)
+    def forward(
+        ctx: FunctionCtx,
+        z: torch.Tensor,
+        negative_bank: torch.Tensor,
+        positive: torch.Tensor,
+        log_weight: torch.Tensor,
+        log_positives: torch.Tensor,
+        temperature: float,
+        matmul_dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """Mean loss over the rows of z.
+
+        Args:
+            z: (B, d) unit predictions. negative_bank: (M, d). positive: (B,) bank row of each prediction's image.
+            log_weight: (M,) logarithm of how often each image counts. log_positives: (B,) likewise of the positives.
+            temperature: positive. matmul_dtype: of the two large products.
+        """
+        positive_rows = negative_bank.index_select(0, positive).to(z.dtype)  # (B, d)
         scale = 1 / temperature
         # The positives come from the float32 prediction.
         positive_logit = (z * positive_rows).sum(-1) * scale + log_positives  # (B,)
         of_device = in_blocks if z.device.type == "cpu" else at_once
-        loss, pull = of_device(z.to(matmul_dtype), bank, positive, positive_rows, positive_logit, log_weight, scale)
+        zq = z.to(matmul_dtype)
+        loss, pull = of_device(zq, negative_bank, positive, positive_rows, positive_logit, log_weight, scale)
         ctx.save_for_backward(pull.mul_(scale / len(z)))
         return loss
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx: BackwardCFunction, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The kept gradient with respect to z (B, d); nothing else is trained."""
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None, None, None, None
 
 
 def in_blocks(
-    zq, bank, positive, positive_rows, positive_logit, log_weight, scale
+    zq: torch.Tensor,
+    negative_bank: torch.Tensor,
+    positive: torch.Tensor,
+    positive_rows: torch.Tensor,
+    positive_logit: torch.Tensor,
+    log_weight: torch.Tensor,
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and sum_u p_iu y_u - y_own (B, d), column block by column block, so that scores stay in the caches.
+    """Loss and sum_u p_iu y_u - y_pos (B, d), column block by column block, so that scores stay in the caches.
+
+    Args:
+        zq: (B, d) unit predictions in the type of the products, as is the bank (M, d). positive: (B,) bank rows.
+        positive_rows, positive_logit: (B, d), (B,) the positives and their logits in the precision of the sums.
+        log_weight: (M,). scale: one over the temperature.
 
     Running maxima and sums, as in Milakov and Gimelshein (2018), give them while the scores of a block are at hand.
     """
     top, total = positive_logit.clone(), torch.ones_like(positive_logit)
     pulled = positive_rows.clone()  # running sum of weights times vectors, (B, d)
-    for lo, hi in _column_blocks(len(bank)):
-        part = bank[lo:hi]  # (C, d)
+    for lo, hi in _column_blocks(len(negative_bank)):
+        part = negative_bank[lo:hi]  # (C, d)
         logits = (zq @ part.T).to(positive_logit.dtype).mul_(scale).add_(log_weight[lo:hi])  # (B, C)
         rows = ((positive >= lo) & (positive < hi)).nonzero().squeeze(1)
         logits[rows, positive[rows] - lo] = -torch.inf
@@ -70,23 +102,31 @@ def in_blocks(
     return (top + total.log() - positive_logit).mean(), pulled / total[:, None] - positive_rows
 
 
-def at_once(zq, bank, positive, positive_rows, positive_logit, log_weight, scale) -> tuple[torch.Tensor, torch.Tensor]:
+def at_once(
+    zq: torch.Tensor,
+    negative_bank: torch.Tensor,
+    positive: torch.Tensor,
+    positive_rows: torch.Tensor,
+    positive_logit: torch.Tensor,
+    log_weight: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """As `in_blocks`, all columns together in as few passes over the scores as there are kernels for.
 
     No shape depends on values, and the host is never asked: a GPU need not wait for it.
     """
-    logits = _product(zq, bank.T, positive_logit.dtype)  # (B, M)
+    logits = _product(zq, negative_bank.T, positive_logit.dtype)  # (B, M)
     torch.add(log_weight, logits, alpha=scale, out=logits)
-    cell = torch.arange(len(positive), device=positive.device) * len(bank) + positive  # of each row's own image
+    first = torch.arange(len(positive), device=positive.device) * len(negative_bank)
+    cell = first + positive  # of each row's positive
     with any_order():
         logits.view(-1).index_copy_(0, cell, positive_logit)
     log_p = torch.log_softmax(logits, 1)
     positive_log_p = log_p.gather(1, positive[:, None])  # (B, 1)
     weights = torch.exp(log_p, out=torch.empty_like(log_p, dtype=zq.dtype))
     weights.view(-1).index_fill_(0, cell, 0)
-    return -positive_log_p.mean(), _product(
-        weights, bank, positive_logit.dtype
-    ) + positive_log_p.expm1() * positive_rows
+    pulled = _product(weights, negative_bank, positive_logit.dtype)  # (B, d)
+    return -positive_log_p.mean(), pulled + positive_log_p.expm1() * positive_rows
 
 
 def _product(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +17,8 @@ from helpers.data.training_data import TrainingData
 from helpers.evaluation import metrics
 from helpers.models.networks import GeomWithAdapter, fit_standardisation
 from helpers.system import memory
-from helpers.training.objectives import BigJumpObjective, CombinedObjective
+from helpers.training.history import EpochEntry
+from helpers.training.objectives import BigJumpObjective, CombinedObjective, Model, Objective
 from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig
 from helpers.training.state import Progress, TrainingState
 from helpers.training.steps import Steps
@@ -27,7 +30,7 @@ TRANSLATION_BLOCK = 4096
 
 
 def epoch_order(positive: np.ndarray, captions_per_image: int, rng: np.random.Generator) -> np.ndarray:
-    """(N,) every caption once, in the order of an epoch; batches are consecutive slices.
+    """Order (N,) in which an epoch takes the captions, each once; batches are consecutive parts of it.
 
     With K captions an image each image's captions are dealt into groups of K (the last may be smaller) and the groups
     are shuffled, so captions of one image share a batch; K = 1 is plain shuffling.
@@ -66,19 +69,19 @@ def make_optimiser(model: nn.Module, settings: OptimiserConfig) -> torch.optim.A
     rest = [(name, p) for name, p in model.named_parameters() if not any(p is g for g in geometry)]
     weights, biases = [p for name, p in rest if "bias" not in name], [p for name, p in rest if "bias" in name]
     rate = settings.learning_rate
-    groups = [
+    groups: list[dict[str, object]] = [
         {"name": "weights", "params": weights, "weight_decay": settings.weight_decay},
         {"name": "biases", "params": biases, "weight_decay": 0.0},
     ]
-    if geometry:
+    if geometry and isinstance(settings, BigJumpConfig):
         lr = rate * settings.geometry_lr_ratio
         groups.append({"name": "geometry", "params": geometry, "weight_decay": 0.0, "lr": lr})
     return torch.optim.AdamW(groups, lr=rate, fused=next(model.parameters()).device.type in ("cpu", "cuda"))
 
 
-def micro_unfreeze(model: nn.Module, settings: OptimiserConfig, epoch: int, history: list[dict]) -> None:
+def micro_unfreeze(model: nn.Module, settings: OptimiserConfig, epoch: int, history: Sequence[EpochEntry]) -> None:
     """Train A from `unfreeze_epoch` on, until validation MRR falls too far below its best; then never again."""
-    if not isinstance(model, GeomWithAdapter) or not settings.unfreeze_epoch:
+    if not (isinstance(model, GeomWithAdapter) and isinstance(settings, BigJumpConfig) and settings.unfreeze_epoch):
         return
     free = epoch >= settings.unfreeze_epoch
     for done in history[settings.unfreeze_epoch - 1 :]:
@@ -90,7 +93,7 @@ def micro_unfreeze(model: nn.Module, settings: OptimiserConfig, epoch: int, hist
 
 
 def translations(model: nn.Module, text: torch.Tensor) -> torch.Tensor:
-    """(N, dy) translations of text (N, dx), in blocks: the hidden layers of an ensemble are large."""
+    """Translations (N, dy) of text (N, dx), in blocks: the hidden layers of an ensemble are large."""
     return torch.cat([model(block) for block in text.split(TRANSLATION_BLOCK)])
 
 
@@ -103,11 +106,18 @@ def validation_mrr(model: nn.Module, data: TrainingData) -> float:
     if not prediction.square().sum().isfinite():
         return math.nan
     return float(
-        np.mean(1 / metrics.ranks(prediction, data.val_images, data.val_positive, metadata=data.gallery_statistics))
+        np.mean(1 / metrics.ranks(prediction, data.val_images, data.val_positive, statistics=data.gallery_statistics))
     )
 
 
-def run_epoch(model: nn.Module, objective, optimiser, schedule, order: torch.Tensor, bar: tqdm) -> dict[str, float]:
+def run_epoch(
+    model: Model,
+    objective: Objective[OptimiserConfig, Model],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    order: torch.Tensor,
+    bar: tqdm,
+) -> dict[str, float]:
     """One pass over the captions in `order` (N,); returns the loss and its terms, averaged over captions."""
     batches = order.split(objective.settings.batch_size)
     step = Steps(model, objective, optimiser, len(batches))
@@ -119,18 +129,19 @@ def run_epoch(model: nn.Module, objective, optimiser, schedule, order: torch.Ten
     return step.means()
 
 
-def fit(model: nn.Module, objective, label: str, progress: Progress | None = None) -> list[dict]:
-    """Train `model` in place and leave it at its best epoch by validation MRR, or the last where the objective says so.
+def fit(
+    model: Model, objective: Objective[OptimiserConfig, Model], label: str, progress: Progress | None = None
+) -> list[EpochEntry]:
+    """Train a model in place; it is left at its best epoch by validation MRR, or the last where the objective says so.
 
     Args:
         model: on the device of the objective's data.
-        objective: an `objectives.Objective`; holds settings and data, gives weighted terms a step.
+        objective: holds settings and data, gives the weighted terms of each step.
         label: name shown beside the progress bar.
         progress: where the state is kept between epochs, how often, and whether to go on from there.
 
     Returns:
-        One dict an epoch: epoch, mrr, loss and its terms (means over captions, weighted), learning rates at the
-        epoch's end, `geometry_free`, `seconds`, and what the objective reports (temperature, queue).
+        One entry an epoch.
 
     Raises:
         FloatingPointError: the loss is not finite; says in which epoch.
@@ -142,7 +153,8 @@ def fit(model: nn.Module, objective, label: str, progress: Progress | None = Non
     optimiser = make_optimiser(model, settings)
     steps = math.ceil(len(data.positive) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, settings))
-    rng, history, best = np.random.default_rng(settings.seed), [], copy.deepcopy(model.state_dict())
+    rng, best = np.random.default_rng(settings.seed), copy.deepcopy(model.state_dict())
+    history: list[EpochEntry] = []
     state = TrainingState(model, optimiser, schedule, objective, rng, history, best)
     if progress is not None:
         progress.load(state)
@@ -153,13 +165,20 @@ def fit(model: nn.Module, objective, label: str, progress: Progress | None = Non
         for epoch in range(len(history) + 1, settings.epochs + 1):
             started = time.perf_counter()
             micro_unfreeze(model, settings, epoch, history)
-            entry = {"epoch": epoch, **objective.start_epoch(epoch)}
+            reported = objective.start_epoch(epoch)
             order = torch.from_numpy(epoch_order(positive_on_host, settings.captions_per_image, rng)).to(data.device)
-            entry |= run_epoch(model, objective, optimiser, schedule, order, bar)
-            entry |= {f"lr_{group['name']}": group["lr"] for group in optimiser.param_groups}
-            entry["geometry_free"] = isinstance(model, GeomWithAdapter) and model.geometry.matrix.requires_grad
+            means = run_epoch(model, objective, optimiser, schedule, order, bar)
             judged = objective.judged(model)
-            entry |= {"mrr": validation_mrr(judged, data), "seconds": time.perf_counter() - started}
+            found = {
+                "epoch": epoch,
+                **reported,
+                **means,
+                **{f"lr_{group['name']}": group["lr"] for group in optimiser.param_groups},
+                "geometry_free": isinstance(model, GeomWithAdapter) and model.geometry.matrix.requires_grad,
+                "mrr": validation_mrr(judged, data),
+                "seconds": time.perf_counter() - started,
+            }
+            entry = cast(EpochEntry, found)  # the names of the terms are the objective's
             _require_finite(entry, label)
             if objective.keeps_last or entry["mrr"] > max((done["mrr"] for done in history), default=-1.0):
                 state.best = copy.deepcopy(judged.state_dict())
@@ -175,7 +194,7 @@ def fit(model: nn.Module, objective, label: str, progress: Progress | None = Non
     return history
 
 
-def _require_finite(entry: dict, label: str) -> None:
+def _require_finite(entry: EpochEntry, label: str) -> None:
     """The last update of an epoch can break the model after its loss was summed; then the MRR is NaN."""
     if not math.isfinite(entry["loss"]):
         found = f"the loss is {entry['loss']}"
@@ -188,13 +207,13 @@ def _require_finite(entry: dict, label: str) -> None:
 
 def train_baseline(
     model: nn.Module, data: TrainingData, settings: BaselineConfig, label: str, progress: Progress | None = None
-) -> list[dict]:
+) -> list[EpochEntry]:
     """Train a baseline with the combined loss; see `fit`."""
     return fit(model.to(data.device), CombinedObjective(settings, data), label, progress)
 
 
 def train_bigjump(
     model: GeomWithAdapter, data: TrainingData, settings: BigJumpConfig, progress: Progress | None = None
-) -> list[dict]:
+) -> list[EpochEntry]:
     """Train BigJump from the geometry that `model` already holds; see `fit`."""
     return fit(model.to(data.device), BigJumpObjective(settings, data), "bigjump", progress)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers.system.devices import COLUMN_MULTIPLE, any_order
-from helpers.training.infonce import BankInfoNCE
+from helpers.training.infonce import InfoNCE
 
 
 def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -23,7 +23,7 @@ def mse_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def moment_loss(prediction: torch.Tensor, target: torch.Tensor, *, with_std: bool) -> torch.Tensor:
-    """Squared difference of the batch means, and with `with_std` plus that of the standard deviations.
+    """Squared difference of the batch means; with `with_std` that of the standard deviations is added.
 
     Both (B, d); averaged over the d dimensions, as `mse_loss` is, so that its weight means the same at every width.
     A batch of one has no standard deviation and contributes its mean only.
@@ -69,7 +69,7 @@ GATHERING = {"cpu": 40, "cuda": 200}
 
 
 def _gathered(
-    bank: torch.Tensor, positive: torch.Tensor, log_weight: torch.Tensor, at_most: int | None = None
+    negative_bank: torch.Tensor, positive: torch.Tensor, log_weight: torch.Tensor, at_most: int | None = None
 ) -> tuple[torch.Tensor, ...]:
     """Bank (M, d), `positive` (B,) and `log_weight` (M,) without the rows of weight 0, where leaving them out pays.
 
@@ -77,31 +77,35 @@ def _gathered(
     """
 
     def pays(kept: int) -> bool:
-        return (len(bank) - kept) * len(positive) > GATHERING.get(bank.device.type, GATHERING["cuda"]) * kept
+        return (len(negative_bank) - kept) * len(positive) > GATHERING.get(
+            negative_bank.device.type, GATHERING["cuda"]
+        ) * kept
 
-    if bank.device.type == "cpu":
+    if negative_bank.device.type == "cpu":
         present = log_weight.isneginf().logical_not_().nonzero().squeeze(1)
         if pays(len(present)):
-            position = torch.empty(len(bank), dtype=torch.long)
+            position = torch.empty(len(negative_bank), dtype=torch.long)
             position[present] = torch.arange(len(present))
-            return bank[present], position[positive], log_weight[present]
+            return negative_bank[present], position[positive], log_weight[present]
     elif at_most is not None and pays(at_most):
-        return _heaviest(bank, positive, log_weight, at_most)
-    return bank, positive, log_weight
+        return _heaviest(negative_bank, positive, log_weight, at_most)
+    return negative_bank, positive, log_weight
 
 
-def _heaviest(bank: torch.Tensor, positive: torch.Tensor, log_weight: torch.Tensor, k: int) -> tuple[torch.Tensor, ...]:
+def _heaviest(
+    negative_bank: torch.Tensor, positive: torch.Tensor, log_weight: torch.Tensor, k: int
+) -> tuple[torch.Tensor, ...]:
     """As `_gathered`, k rows: those of the batch, then those of the highest weights; no shape depends on values."""
     keep = log_weight.index_fill(0, positive, torch.inf).argsort(descending=True, stable=True)[:k]
     position = torch.zeros_like(log_weight, dtype=torch.long).index_copy_(
         0, keep, torch.arange(k, device=positive.device)
     )
-    return bank[keep], position[positive], log_weight[keep]
+    return negative_bank[keep], position[positive], log_weight[keep]
 
 
 def multi_positive_infonce(
     prediction: torch.Tensor,
-    bank: torch.Tensor,
+    negative_bank: torch.Tensor,
     positive: torch.Tensor,
     queue_counts: torch.Tensor,
     temperature: float,
@@ -110,18 +114,19 @@ def multi_positive_infonce(
 ) -> torch.Tensor:
     """Multi-positive InfoNCE of captions against the images of the batch and of the queue.
 
-    For caption i with score s_iu = cos(y^_i, y_u) / temperature, batch counts c_u and queue counts q_u,
+    For caption i with score s_iu = cos(y^_i, y_u) / temperature, the positive pos, batch counts c_u and queue counts
+    q_u,
 
-        loss_i = -log( c_own e^{s_i,own} / (c_own e^{s_i,own} + sum_{u != own} (c_u + q_u) e^{s_iu}) ).
+        loss_i = -log( c_pos e^{s_i,pos} / (c_pos e^{s_i,pos} + sum_{u != pos} (c_u + q_u) e^{s_iu}) ).
 
     Entries of one image have one score, so the sum over batch and queue entries is a sum over unique images weighted
     by their counts: an identity. The caption's own image in the queue is never a negative.
 
     Args:
         prediction: (B, d), any length.
-        bank: (M, d) normalised image vectors, frozen, in `matmul_dtype`.
+        negative_bank: (M, d) normalised image vectors, frozen, in `matmul_dtype`.
         positive: (B,) bank row of each caption's image.
-        queue_counts: (M,) float32, how often each image stands in the queue's slice.
+        queue_counts: (M,) float32, how often each image stands among the queue's entries in use.
         temperature: positive.
         matmul_dtype: of the two large products; sums are float32.
         at_most: no fewer images than stand in batch or queue; with it a GPU leaves out most of the others.
@@ -132,29 +137,31 @@ def multi_positive_infonce(
         )
     log_positives = batch_counts[positive].log()
     # -inf for images that are neither in the batch nor in the queue
-    bank, positive, log_weight = _gathered(bank, positive, (queue_counts + batch_counts).log(), at_most)
+    negative_bank, positive, log_weight = _gathered(
+        negative_bank, positive, (queue_counts + batch_counts).log(), at_most
+    )
     exact = torch.promote_types(prediction.dtype, torch.float32)  # sums in float32, or float64 if given so
     z = F.normalize(prediction.to(exact), dim=-1)
-    return BankInfoNCE.apply(z, bank, positive, log_weight, log_positives, temperature, matmul_dtype)
+    return InfoNCE.apply(z, negative_bank, positive, log_weight, log_positives, temperature, matmul_dtype)
 
 
 def bank_infonce(
     prediction: torch.Tensor,
-    bank: torch.Tensor,
+    negative_bank: torch.Tensor,
     positive: torch.Tensor,
     temperature: float,
     matmul_dtype: torch.dtype = torch.float32,
     log_weight: torch.Tensor | None = None,
     at_most: int | None = None,
 ) -> torch.Tensor:
-    """InfoNCE of captions against the images of a bank: softmax cross-entropy of z_i . y_u / temperature over all u.
+    """InfoNCE of captions against the images of a negative bank.
 
-    z_i is the prediction at unit length; the bank's rows are taken as they are. Subtracting one vector from all of
-    them changes no softmax, and so no loss.
+    It is the softmax cross-entropy of z_i . y_u / temperature over all u. z_i is the prediction at unit length; the
+    bank's rows are taken as they are. Subtracting one vector from all of them changes no softmax, and so no loss.
 
     Args:
         prediction: (B, d), any length.
-        bank: (M, d) image vectors, frozen, in `matmul_dtype`.
+        negative_bank: (M, d) image vectors, frozen, in `matmul_dtype`.
         positive: (B,) bank row of each caption's image.
         temperature: positive.
         matmul_dtype: of the two large products; sums are float32.
@@ -164,13 +171,13 @@ def bank_infonce(
     exact = torch.promote_types(prediction.dtype, torch.float32)
     z = F.normalize(prediction.to(exact), dim=-1)
     if log_weight is None:
-        log_weight = torch.zeros(len(bank), dtype=exact, device=bank.device)
-    bank, positive, log_weight = _gathered(bank, positive, log_weight, at_most)
-    return BankInfoNCE.apply(z, bank, positive, log_weight, torch.zeros_like(z[:, 0]), temperature, matmul_dtype)
+        log_weight = torch.zeros(len(negative_bank), dtype=exact, device=negative_bank.device)
+    negative_bank, positive, log_weight = _gathered(negative_bank, positive, log_weight, at_most)
+    return InfoNCE.apply(z, negative_bank, positive, log_weight, torch.zeros_like(z[:, 0]), temperature, matmul_dtype)
 
 
 def sampled_weights(n_images: int, positive: torch.Tensor, share: float) -> torch.Tensor:
-    """(n_images,) log weights under which a random `share` of the images stands for all of them as negatives.
+    """Log weights (n_images,) under which a random `share` of the images stands for all of them as negatives.
 
     Images of the batch always count, once; each other image is drawn with probability `share` and then counts
     1 / share times, so that the sum over negatives is right on average.
@@ -185,7 +192,7 @@ def sampled_weights(n_images: int, positive: torch.Tensor, share: float) -> torc
 
 
 def most_drawn(n_images: int, batch: int, share: float) -> int:
-    """Images that count under `sampled_weights` with a batch of so many captions, but for one draw in 10^9."""
+    """Upper bound on the images that count under `sampled_weights` with `batch` captions, but for one draw in 10^9."""
     most = share * n_images + 6 * math.sqrt(share * (1 - share) * n_images) + batch  # six standard deviations
     return min(n_images, whole_columns(most))
 

@@ -1,8 +1,13 @@
-"""What training minimises: the losses of the baselines and of BigJump, with the state that they carry."""
+"""What training minimises: the objectives of the baselines and of BigJump, with the state that they carry.
+
+A new one is a subclass of `Objective`, made of functions of `losses`, and goes to `loop.fit`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -12,12 +17,16 @@ from helpers.data.vectors import normalise
 from helpers.models.networks import GeomWithAdapter
 from helpers.system.devices import matmul_dtype
 from helpers.training import losses
+from helpers.training.history import EpochEntry
 from helpers.training.infonce import negative_bank_of
 from helpers.training.queue import ImageQueue
-from helpers.training.settings import BigJumpConfig, OptimiserConfig
+from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig
+
+Settings = TypeVar("Settings", bound=OptimiserConfig, covariant=True)
+Model = TypeVar("Model", bound=nn.Module)
 
 
-class Objective:
+class Objective(Generic[Settings, Model]):
     """What the training loop asks of a loss; the defaults are those of a loss without state.
 
     Attributes:
@@ -31,7 +40,7 @@ class Objective:
     keeps_last = False
     capturable = False
 
-    def __init__(self, settings: OptimiserConfig, data: TrainingData) -> None:
+    def __init__(self, settings: Settings, data: TrainingData) -> None:
         self.settings, self.data = settings, data
         self.dtype = matmul_dtype(data.device, settings.mixed_precision)
 
@@ -39,7 +48,7 @@ class Objective:
         """Prepare an epoch, counted from 1; what is returned joins its entry in the history."""
         return {}
 
-    def predict(self, model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    def predict(self, model: Model, rows: torch.Tensor) -> torch.Tensor:
         """Translations of the captions `rows` (B,), in the form that `terms` takes; differentiable."""
         return model(self.data.text[rows])  # (B, dy)
 
@@ -52,13 +61,13 @@ class Objective:
         raise NotImplementedError
 
     def end_step(self, positive: torch.Tensor) -> None:
-        """Called after each update, with the images of its captions (B,)."""
+        """Take note of an update, which trained captions of the images `positive` (B,)."""
 
-    def judged(self, model: nn.Module) -> nn.Module:
+    def judged(self, model: Model) -> Model:
         """The model that validation sees, and that is kept."""
         return model
 
-    def is_over(self, history: list[dict]) -> bool:
+    def is_over(self, history: Sequence[EpochEntry]) -> bool:
         """Whether training ends before its last epoch."""
         return False
 
@@ -70,7 +79,7 @@ class Objective:
         """Take back what `state_tensors` gave."""
 
 
-class CombinedObjective(Objective):
+class CombinedObjective(Objective[BaselineConfig, nn.Module]):
     """The baselines' loss: alpha (1 - cos) + beta MSE + lambda moment + gamma InfoNCE."""
 
     capturable = True
@@ -88,23 +97,24 @@ class CombinedObjective(Objective):
         return terms
 
 
-class BigJumpObjective(Objective):
+class BigJumpObjective(Objective[BigJumpConfig, GeomWithAdapter]):
     """BigJump's loss with its queue and temperature curriculum."""
 
     capturable = True
 
     def __init__(self, settings: BigJumpConfig, data: TrainingData) -> None:
         super().__init__(settings, data)
-        self.bank = negative_bank_of(normalise(data.images), self.dtype)  # (M, dy), or with rows of zeros behind
-        self.queue = ImageQueue(settings.queue_size, len(self.bank), data.device)
-        self.temperature, self.slice = settings.temperature_start, 0
+        # (M, dy), or with rows of zeros behind
+        self.negative_bank = negative_bank_of(normalise(data.images), self.dtype)
+        self.queue = ImageQueue(settings.queue_size, len(self.negative_bank), data.device)
+        self.temperature, self.queue_used = settings.temperature_start, 0
         self.geometry: torch.Tensor | None = None  # (N, dy) A x + b of every caption, while A is frozen
 
     def start_epoch(self, epoch: int) -> dict[str, float]:
         s = self.settings
         self.temperature = temperature_at(epoch, s.epochs, s.temperature_start, s.temperature_end)
-        self.slice = s.queue_schedule[min(epoch, len(s.queue_schedule)) - 1]
-        return {"temperature": self.temperature, "queue": min(self.slice, len(self.queue))}
+        self.queue_used = s.queue_schedule[min(epoch, len(s.queue_schedule)) - 1]
+        return {"temperature": self.temperature, "queue": min(self.queue_used, len(self.queue))}
 
     def terms(self, prediction: torch.Tensor, positive: torch.Tensor) -> dict[str, torch.Tensor]:
         """Weighted terms whose sum is the loss."""
@@ -117,11 +127,11 @@ class BigJumpObjective(Objective):
         }
 
     def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-        """Multi-positive InfoNCE against the batch's images and the queue's slice."""
-        counts = self.queue.counts(self.slice)
-        at_most = losses.whole_columns(min(self.slice, self.queue.capacity) + len(positive))
+        """Multi-positive InfoNCE against the images of the batch and of the queue's newest `queue_used` entries."""
+        counts = self.queue.counts(self.queue_used)
+        at_most = losses.whole_columns(min(self.queue_used, self.queue.capacity) + len(positive))
         return losses.multi_positive_infonce(
-            prediction, self.bank, positive, counts, self.temperature, self.dtype, at_most
+            prediction, self.negative_bank, positive, counts, self.temperature, self.dtype, at_most
         )
 
     def predict(self, model: GeomWithAdapter, rows: torch.Tensor) -> torch.Tensor:
@@ -146,6 +156,6 @@ class BigJumpObjective(Objective):
 
 
 def temperature_at(epoch: int, epochs: int, start: float, end: float) -> float:
-    """Cosine from `start` at epoch 1 to `end` at the last; epochs count from 1."""
+    """Temperature of an epoch, counted from 1: a cosine from `start` at the first to `end` at the last."""
     progress = (epoch - 1) / max(1, epochs - 1)
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

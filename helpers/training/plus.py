@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from helpers.models import cca, geometry
 from helpers.models.networks import EnsembleMLP
 from helpers.system.devices import COLUMN_MULTIPLE, seed_all
 from helpers.training import losses
+from helpers.training.history import EpochEntry
 from helpers.training.loop import fit
 from helpers.training.objectives import Objective
 from helpers.training.settings import PlusConfig
@@ -36,7 +39,7 @@ REFERENCE_DIM = 384
 """Input dimensions at which `PlusConfig.learning_rate` holds."""
 
 
-class PlusObjective(Objective):
+class PlusObjective(Objective[PlusConfig, EnsembleMLP]):
     """InfoNCE of each member over fresh samples of the training images, and a running average of the weights.
 
     The t-th step's weights enter the average in proportion to t^power, so that the window is a share of the training
@@ -50,7 +53,7 @@ class PlusObjective(Objective):
     ) -> None:
         super().__init__(settings, data)
         images = centred_images(data)  # (M, dy)
-        self.bank = (images @ model.basis).to(self.dtype)  # (M, r)
+        self.negative_bank = (images @ model.basis).to(self.dtype)  # (M, r)
         self.temperature = temperature * float(images.square().sum(1).mean().sqrt())
         self.keeps_last, self.searching = not searching, searching
         self.model, self.average = model, copy.deepcopy(model)
@@ -59,24 +62,24 @@ class PlusObjective(Objective):
         self.updates = torch.zeros((), dtype=torch.long, device=counter)
 
     def predict(self, model: EnsembleMLP, rows: torch.Tensor) -> torch.Tensor:
-        """(K, B, r): every member's own translation, in the basis."""
+        """Every member's own translation (K, B, r), in the basis."""
         return model.member_outputs(self.data.text[rows])
 
     def terms(self, prediction: torch.Tensor, positive: torch.Tensor) -> dict[str, torch.Tensor]:
         """The mean over members of their InfoNCE, against one draw of negatives."""
-        n_images, share = len(self.bank), self.settings.negative_share
-        weights = losses.sampled_weights(n_images, positive, share)
-        drawn = (self.dtype, weights, losses.most_drawn(n_images, len(positive), share))
+        bank, share = self.negative_bank, self.settings.negative_share
+        weights = losses.sampled_weights(len(bank), positive, share)
+        drawn = (self.dtype, weights, losses.most_drawn(len(bank), len(positive), share))
         if positive.device.type == "cpu":  # a member's block of scores fits the caches
-            each = [losses.bank_infonce(member, self.bank, positive, self.temperature, *drawn) for member in prediction]
+            each = [losses.bank_infonce(member, bank, positive, self.temperature, *drawn) for member in prediction]
             return {"infonce": torch.stack(each).mean()}
         together, positives = prediction.flatten(0, 1), positive.repeat(len(prediction))  # (K B, r), (K B,)
-        return {"infonce": losses.bank_infonce(together, self.bank, positives, self.temperature, *drawn)}
+        return {"infonce": losses.bank_infonce(together, bank, positives, self.temperature, *drawn)}
 
     @torch.no_grad()
     def end_step(self, positive: torch.Tensor) -> None:
         self.updates += 1
-        averages, weights = list(self.average.parameters()), [p.detach() for p in self.model.parameters()]
+        averages, weights = ([p.detach() for p in of.parameters()] for of in (self.average, self.model))
         power = self.settings.average_power + 1
         if self.updates.is_cuda:
             share = (1 - (1 - 1 / self.updates.double()) ** power).float()
@@ -88,7 +91,7 @@ class PlusObjective(Objective):
         self.average.standardise.load_state_dict(model.standardise.state_dict())
         return self.average
 
-    def is_over(self, history: list[dict]) -> bool:
+    def is_over(self, history: Sequence[EpochEntry]) -> bool:
         """In a search: nothing clearly better for `patience` epochs, or a quarter of all epochs if that is more.
 
         A plateau rises by chance now and then, so a gain below `CLEAR_GAIN` does not prolong the search.
@@ -108,7 +111,7 @@ class PlusObjective(Objective):
 
 
 def centred_images(data: TrainingData) -> torch.Tensor:
-    """(M, dy) training images at unit length, less their mean.
+    """Training images (M, dy) at unit length, less their mean.
 
     Raises:
         SplitError: all have the same direction.
@@ -120,6 +123,21 @@ def centred_images(data: TrainingData) -> torch.Tensor:
     return images
 
 
+class Curve(TypedDict):
+    """A candidate of the search, and its mean MRR over the folds by epoch."""
+
+    temperature: float
+    whitening: float
+    mrr: list[float]
+
+
+class WeightPoint(TypedDict):
+    """A weight of the closed form in the mean, and the mean MRR over the folds with it."""
+
+    weight: float
+    mrr: float
+
+
 @dataclass(frozen=True)
 class Choice:
     """What cross-validation folds of the training images chose.
@@ -128,23 +146,23 @@ class Choice:
         temperature: in units of the spread of the unit image vectors.
         whitening: power of the whitening of the input; with 0 it is standardised alone.
         epochs: passes over the training captions that were best for one network.
-        mrr: of one network alone, mean over the cross-validation folds at that point; an fold's gallery is smaller than the real.
-        curves: for each candidate, its temperature, its whitening and its mean MRR by epoch.
+        mrr: of one network alone, mean over the folds at that point; a fold's gallery is smaller than the real.
+        curves: one for each candidate.
         cca_setting: of the closed form, see `cca.GRID`.
-        cca_mrr: of the closed form alone, mean over the cross-validation folds.
+        cca_mrr: of the closed form alone, mean over the folds.
         cca_weight: its share in the ensemble's mean; 0 leaves it out.
-        cca_curve: for each candidate, the weight and the mean MRR; see `plus_search`.
+        cca_curve: a point for each weight that was tried; see `plus_search`.
     """
 
     temperature: float
     whitening: float
     epochs: int
     mrr: float
-    curves: list[dict]
+    curves: list[Curve]
     cca_setting: cca.Setting
     cca_mrr: float
     cca_weight: float
-    cca_curve: list[dict]
+    cca_curve: list[WeightPoint]
 
 
 def batch_size_for(n_captions: int, at_most: int) -> int:
@@ -176,7 +194,7 @@ def members_for(text_dim: int, image_dim: int, rank: int, settings: PlusConfig) 
 
 
 def derived(settings: PlusConfig, data: TrainingData) -> PlusConfig:
-    """The settings with batch size and learning rate for this training split."""
+    """Settings with the batch size and the learning rate that this training split asks for."""
     return replace(
         settings,
         batch_size=batch_size_for(len(data.text), settings.batch_size),
@@ -185,7 +203,7 @@ def derived(settings: PlusConfig, data: TrainingData) -> PlusConfig:
 
 
 def basis_for(data: TrainingData, settings: PlusConfig) -> np.ndarray:
-    """(dy, r) principal directions of the unit training images, and their mean's, in which the networks write.
+    """Basis (dy, r) in which the networks write: principal directions of the unit training images, and their mean's.
 
     Raises:
         SplitError: all images have the same direction.
@@ -222,7 +240,7 @@ def build_ensemble(
     seed_all(settings.seed)
     model = EnsembleMLP(*dims, settings.hidden, settings.dropout, members, rank, cca_weight, whitening)
     model.basis.copy_(torch.from_numpy(basis))
-    if cca_weight:
+    if cca_setting is not None and cca_weight:
         (affine,) = cca.maps(data, [cca_setting])
         model.cca.set_affine(affine.matrix, affine.bias)
     return model.to(data.device)
@@ -235,8 +253,8 @@ def build_chosen(data: TrainingData, settings: PlusConfig, choice: Choice) -> En
 
 def train_plus(
     model: EnsembleMLP, data: TrainingData, settings: PlusConfig, choice: Choice, progress: Progress | None = None
-) -> list[dict]:
-    """Train the ensemble as chosen; the last epoch's average is kept, whatever validation says. See `training.fit`.
+) -> list[EpochEntry]:
+    """Train the ensemble as chosen; the last epoch's average is kept, whatever validation says. See `loop.fit`.
 
     Its epochs are `longer` times those of the search, rounded up.
     """

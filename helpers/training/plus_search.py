@@ -15,12 +15,21 @@ from helpers.data.training_data import TrainingData
 from helpers.models import cca
 from helpers.training import cca_search, loop
 from helpers.training.folds import make_folds
-from helpers.training.plus import CLEAR_GAIN, Choice, PlusObjective, basis_for, build_ensemble, derived
+from helpers.training.plus import (
+    CLEAR_GAIN,
+    Choice,
+    Curve,
+    PlusObjective,
+    WeightPoint,
+    basis_for,
+    build_ensemble,
+    derived,
+)
 from helpers.training.settings import PlusConfig
 
 
 def search(data: TrainingData, settings: PlusConfig) -> Choice:
-    """Choose whitening, temperature, number of epochs and the closed form's share on cross-validation folds of training images.
+    """Choose whitening, temperature, number of epochs and the closed form's share on cross-validation folds.
 
     Validation plays no part. One member is trained for each candidate and fold: each whitening at the middle
     temperature, then other temperatures at the whitening that did best. MRR rises and falls once along the
@@ -50,7 +59,10 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
     best(index, whitening)  # not looked at yet where it is the only candidate
     mrr = tried[index, whitening].mrr
     epoch = int(np.argmax(mrr))
-    curves = [{"temperature": temperatures[i], "whitening": w, "mrr": one.mrr} for (i, w), one in sorted(tried.items())]
+    curves: list[Curve] = [
+        {"temperature": temperatures[i], "whitening": w, "mrr": one.mrr}
+        for (i, w), one in sorted(tried.items(), key=lambda item: item[0])
+    ]
     alone = temperatures[index], whitening, epoch + 1, mrr[epoch], curves
     alike = [one.translations for (_, w), one in tried.items() if w == whitening]
     means = [torch.stack(of_fold).mean(0) for of_fold in zip(*alike, strict=True)]
@@ -59,7 +71,7 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
 
 @dataclass(frozen=True)
 class _Tried:
-    """One candidate: MRR by epoch, averaged over the cross-validation folds, and what each network makes of its captions.
+    """One candidate: MRR by epoch, averaged over the folds, and what each network makes of its captions.
 
     `translations` are (V, dy) unit vectors for each fold, each from the best epoch of its network.
     """
@@ -86,7 +98,7 @@ def _try(
 
 def _choose_cca(
     folds: list[TrainingData], translations: list[torch.Tensor], settings: PlusConfig
-) -> tuple[cca.Setting, float, float, list[dict]]:
+) -> tuple[cca.Setting, float, float, list[WeightPoint]]:
     """Setting and MRR of the best closed form alone, its weight beside the networks, and the MRR of each weight.
 
     The first weight is left for a clear gain alone. An ensemble wants less of the closed form than one network does, so
@@ -100,5 +112,5 @@ def _choose_cca(
         mixed = (torch.lerp(networks, closed, weight) for weight in settings.cca_weights)
         mrr += [np.mean(1 / cca_search.validation_ranks(queries, fold_data)) / len(folds) for queries in mixed]
     best = int(mrr.argmax()) if mrr.max() > (1 + CLEAR_GAIN) * mrr[0] else 0
-    curve = [{"weight": w, "mrr": float(m)} for w, m in zip(settings.cca_weights, mrr, strict=True)]
+    curve: list[WeightPoint] = [{"weight": w, "mrr": float(m)} for w, m in zip(settings.cca_weights, mrr, strict=True)]
     return setting, alone, settings.cca_weights[best], curve

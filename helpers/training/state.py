@@ -1,8 +1,8 @@
 """The state of a training between two epochs, on disk: an interrupted training goes on as if it had not been.
 
 One safetensors file holds everything that the next step depends on: weights, the best weights so far, AdamW's moments,
-the queue, the states of the random generators, and as JSON in its header the schedule, the history and the facts of
-the training. It is replaced atomically, between epochs.
+the queue, the states of the random generators, and as JSON in its header the schedule, the history and the metadata
+of the training. It is replaced atomically, between epochs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -18,6 +19,9 @@ from torch import nn
 
 from helpers.errors import CheckpointError
 from helpers.system.files import write_tensors
+from helpers.training.history import EpochEntry
+from helpers.training.objectives import Objective
+from helpers.training.settings import OptimiserConfig
 
 
 @dataclass
@@ -26,18 +30,18 @@ class TrainingState:
 
     Attributes:
         model, optimiser, schedule: as PyTorch has them.
-        objective: with `state_tensors()` and `load_state_tensors()`.
+        objective: gives and takes back what it holds.
         rng: of the order of the captions; PyTorch's own generators are taken from their global state.
-        history: one dict an epoch.
+        history: one entry an epoch.
         best: weights of the best epoch so far.
     """
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    objective: object
+    objective: Objective[OptimiserConfig, Any]
     rng: np.random.Generator
-    history: list[dict]
+    history: list[EpochEntry]
     best: dict[str, torch.Tensor]
 
 
@@ -48,7 +52,7 @@ class Progress:
     Attributes:
         path: the file.
         metadata: data, split, architecture and settings, as JSON values.
-        resume: continue from the file where it belongs to the same facts; otherwise start anew and replace it.
+        resume: continue from the file where it belongs to the same metadata; otherwise start anew and replace it.
         every: seconds that must pass between two writes. The state of a large model takes as long to write as a short
             epoch takes to train (about 0.7 s for 100 MB).
     """

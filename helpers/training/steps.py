@@ -9,24 +9,33 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Generic
 
 import torch
 from torch import nn
 
 from helpers.system.devices import autocast
+from helpers.training.objectives import Model, Objective
+from helpers.training.settings import OptimiserConfig
 
 LEAST_UPDATES = 4
 """Of an epoch for which a graph is recorded; recording takes the host about as long as an update without it."""
 
 
-def train_step(model: nn.Module, objective, optimiser: torch.optim.Optimizer, rows: torch.Tensor) -> dict:
-    """One update on the captions `rows` (B,); returns the loss and its weighted terms, detached, on the device."""
+def train_step(
+    model: Model, objective: Objective[OptimiserConfig, Model], optimiser: torch.optim.Optimizer, rows: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """One update on the captions `rows` (B,).
+
+    Returns:
+        The loss and its weighted terms, detached, on the device.
+    """
     data = objective.data
     positive = data.positive[rows]  # (B,)
     with autocast(data.device, objective.dtype):
         prediction = objective.predict(model, rows)
     terms = objective.terms(prediction, positive)
-    loss = sum(terms.values())
+    loss = torch.as_tensor(sum(terms.values()))
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), objective.settings.clip_norm)
@@ -35,7 +44,7 @@ def train_step(model: nn.Module, objective, optimiser: torch.optim.Optimizer, ro
     return {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
 
-class Steps:
+class Steps(Generic[Model]):
     """The updates of one epoch, and the sums of what they report.
 
     The first is computed as `train_step` has it: what is made once, such as the moments of a parameter that has just
@@ -47,7 +56,13 @@ class Steps:
         expected: updates that will follow.
     """
 
-    def __init__(self, model: nn.Module, objective, optimiser: torch.optim.Optimizer, expected: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective[OptimiserConfig, Model],
+        optimiser: torch.optim.Optimizer,
+        expected: int,
+    ) -> None:
         self._parts = (model, objective, optimiser)
         self._worth = objective.data.device.type == "cuda" and objective.capturable and expected >= LEAST_UPDATES
         self._graph: _Graph | None = None
@@ -76,7 +91,14 @@ class _Graph:
     Recording computes nothing. Every tensor that changes between steps is changed in place, on the device.
     """
 
-    def __init__(self, model, objective, optimiser, rows: torch.Tensor, sums: dict[str, torch.Tensor]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective[OptimiserConfig, Model],
+        optimiser: torch.optim.Optimizer,
+        rows: torch.Tensor,
+        sums: dict[str, torch.Tensor],
+    ) -> None:
         self.rows, self._optimiser = rows.clone(), optimiser
         self._rates = torch.empty(len(optimiser.param_groups), device=rows.device).unbind()
         self._graph = torch.cuda.CUDAGraph()

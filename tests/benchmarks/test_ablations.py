@@ -22,7 +22,7 @@ from benchmarks.accuracy_table import Finished
 from helpers.data.pairs import PairedEmbeddings, load_paired
 from helpers.data.split import make_split
 from helpers.data.synthetic import write_demo
-from helpers.models.networks import build_model
+from helpers.models.build import build_model
 from helpers.system.devices import matmul_dtype, seed_all
 from helpers.training import losses
 from helpers.training.loop import train_bigjump, validation_mrr
@@ -122,10 +122,10 @@ def objective(problem):
 def test_objectives_take_their_negatives_from_the_epoch_of_the_queue_on(objective, kind, counts, own_counts):
     made, z = objective(kind, temperature_start=0.3, temperature_end=0.3), unit(6, 4, 0)
     made.start_epoch(1)
-    expected = looped_nce(z, made.bank, [0.0] * 7, 0.3, False)
+    expected = looped_nce(z, made.negative_bank, [0.0] * 7, 0.3, False)
     assert float(made.terms(z, OWN)["infonce"]) == pytest.approx(expected, rel=1e-5)
     made.start_epoch(2)
-    expected = looped_nce(z, made.bank, counts, 0.3, own_counts)
+    expected = looped_nce(z, made.negative_bank, counts, 0.3, own_counts)
     assert float(made.terms(z, OWN)["infonce"]) == pytest.approx(expected, rel=1e-5)
 
 

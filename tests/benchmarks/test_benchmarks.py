@@ -34,7 +34,7 @@ def test_the_written_out_objective_is_the_same_loss(queue):
         objective.start_epoch(1)
         objective.queue.push(pushed[:40])
         objective.queue.push(pushed[40:])
-        objective.slice = queue
+        objective.queue_used = queue
         prediction = torch.randn(len(positive), TINY.image_dim, generator=generator.manual_seed(1)).requires_grad_()
         objective.infonce(prediction, positive).backward()
         values.append(objective.infonce(prediction, positive).item())

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from helpers.evaluation import cost
-from helpers.models.networks import build_model
+from helpers.models.build import build_model
 
 AFFINE = 6 * 9 + 9  # the closed forms: a frozen matrix, and the bias, which is a buffer
 MLP1 = 2 * 6 + (6 * 5 + 5) + (5 * 9 + 9)  # mean and scale of the input, then two layers

@@ -122,7 +122,7 @@ def test_one_training_image_still_gives_a_finite_inverse_temperature():
 
 @pytest.mark.parametrize(("bank", "gallery"), [(0, 3), (3, 0)])
 def test_nothing_to_compare_is_an_error(bank, gallery):
-    with pytest.raises(ValueError, match=f"{bank} bank captions, {gallery} gallery images"):
+    with pytest.raises(ValueError, match=f"{bank} captions in the query bank, {gallery} gallery images"):
         hubness.popularity(torch.ones(bank, 2), np.ones((gallery, 2), dtype=np.float32), 10.0)
 
 
@@ -134,7 +134,7 @@ def test_the_bank_comes_back_and_a_missing_one_says_what_to_run(tmp_path):
     found, beta = hubness.load_query_bank(tmp_path, "bigjump")
     np.testing.assert_array_equal(found, bank)
     assert beta == 30.0
-    with pytest.raises(CheckpointError, match="no bank for the model 'mlp9'"):
+    with pytest.raises(CheckpointError, match="no query bank for the model 'mlp9'"):
         hubness.load_query_bank(tmp_path, "mlp9")
     (tmp_path / hubness.QUERY_BANK_FILE).write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match="Run notebook 05 again"):

@@ -246,7 +246,7 @@ def test_facts_of_the_gallery_change_no_rank():
     case = tensors(rng.normal(size=(30, 6)), gallery, rng.integers(0, 40, 30))
     known = vectors.GalleryStatistics.of(case[1])
     assert known.common is not None and len(np.unique(known.group)) == 20
-    np.testing.assert_array_equal(metrics.ranks(*case, metadata=known), metrics.ranks(*case))
+    np.testing.assert_array_equal(metrics.ranks(*case, statistics=known), metrics.ranks(*case))
 
 
 def test_copies_inside_a_group_are_no_evidence():

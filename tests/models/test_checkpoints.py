@@ -9,7 +9,7 @@ import torch
 
 from helpers.errors import CheckpointError
 from helpers.models import storage
-from helpers.models.networks import build_model
+from helpers.models.build import build_model
 from helpers.models.storage import load_metadata, load_model, model_path, save_model
 from helpers.system import files
 from helpers.system.files import atomic_write, write_json

@@ -6,16 +6,8 @@ import torch
 from torch import nn
 
 from helpers.errors import ConfigError
-from helpers.models.networks import (
-    MLP,
-    MODEL_ROWS,
-    GeomLinear,
-    GeomWithAdapter,
-    Standardise,
-    build_model,
-    fit_standardisation,
-    predict,
-)
+from helpers.models.build import MODEL_ROWS, build_model, predict
+from helpers.models.networks import MLP, GeomLinear, GeomWithAdapter, Standardise, fit_standardisation
 
 DX, DY = 6, 9
 X = torch.randn(11, DX, generator=torch.Generator().manual_seed(0))

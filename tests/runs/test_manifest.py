@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from helpers.errors import ConfigError
-from helpers.models import networks, storage
-from helpers.models.networks import build_model
+from helpers.models import build, storage
+from helpers.models.build import build_model
 from helpers.runs import manifest, series
 from helpers.runs.manifest import artefact_digests, differences
 from helpers.system import files, paths
@@ -39,7 +39,7 @@ def test_digests_leave_timings_out_and_miss_nothing_else(run):
     }
     rows = [{"model": "linear", "mrr": 0.5, "cpu_ms_per_query": 0.7}]
     files.write_json(run / "leaderboard.json", rows)
-    model, metadata = networks.build_model("linear", 3, 4), {"history": [{"epoch": 1, "mrr": 0.5, "seconds": 9.0}]}
+    model, metadata = build.build_model("linear", 3, 4), {"history": [{"epoch": 1, "mrr": 0.5, "seconds": 9.0}]}
     torch.nn.init.ones_(model[-1].weight)
     torch.nn.init.zeros_(model[-1].bias)
     storage.save_model(run, "linear", model, metadata)

@@ -9,7 +9,7 @@ import torch
 from helpers.errors import CheckpointError
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
-from helpers.models.networks import build_model
+from helpers.models.build import build_model
 from helpers.models.storage import model_path, save_model
 from helpers.serving import translator
 from helpers.serving.translator import Translator

@@ -14,7 +14,8 @@ from helpers.data import synthetic
 from helpers.data.training_data import TrainingData
 from helpers.evaluation import hubness, metrics
 from helpers.models import geometry
-from helpers.models.networks import build_model, fit_standardisation
+from helpers.models.build import build_model
+from helpers.models.networks import fit_standardisation
 from helpers.system.devices import one_blas_thread, seed_all
 from helpers.training.loop import epoch_order, make_optimiser, validation_mrr
 from helpers.training.objectives import BigJumpObjective, CombinedObjective

@@ -12,7 +12,7 @@ from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
 from helpers.errors import ConfigError
 from helpers.evaluation import hubness, metrics
-from helpers.models.networks import build_model
+from helpers.models.build import build_model
 from helpers.system import devices
 from helpers.training import loop, losses, plus, state, steps
 from helpers.training.objectives import BigJumpObjective, CombinedObjective, Objective

@@ -15,9 +15,10 @@ from helpers.errors import SplitError
 from helpers.evaluation import leaderboard
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models import geometry, storage
+from helpers.models.build import build_model
 from helpers.models.geometry import GeometryConfig
-from helpers.models.networks import build_model
 from helpers.runs import pipeline
+from helpers.runs.leaderboard import evaluate, evaluate_test
 from helpers.runs.manifest import TIMINGS, artefact_digests
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import seed_all
@@ -112,7 +113,7 @@ def test_the_bank_of_negatives_holds_training_images_only(run, test_ratio):
     data = pipeline.device_data(run, torch.device("cpu"))
     objective = BigJumpObjective(BigJumpConfig(**SMALL), data)
     expected = torch.nn.functional.normalize(torch.from_numpy(run.data.images[run.split.train_images]), dim=-1)
-    torch.testing.assert_close(objective.bank, expected)
+    torch.testing.assert_close(objective.negative_bank, expected)
 
 
 def test_the_queue_holds_training_images_only(run):
@@ -167,7 +168,7 @@ def whole(run):
     history = pipeline.train_and_save_bigjump(run, bigjump, data)
     history += pipeline.train_and_save_plus(run, PlusConfig(**SMALL, members=2), data)
     settings = EvaluationConfig(bootstrap_samples=50, gallery_size=5, gallery_rounds=2, latency_repeats=1)
-    rows, ranks = leaderboard.evaluate(run, settings)
+    rows, ranks = evaluate(run, settings)
     differences = leaderboard.differences_to_best(ranks, run.split.caption_to_gallery, settings)
     rows = [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
     return rows, differences, [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
@@ -189,12 +190,12 @@ def test_the_test_leaderboard_judges_the_test_side_alone(run, tmp_path, monkeypa
     with_test = opened(run.data.text, run.data.images, run.data.targets, 0.2, "one")
     rows, _, _ = whole(with_test)
     settings = EvaluationConfig(bootstrap_samples=50, gallery_size=5, gallery_rounds=2, latency_repeats=1)
-    before = leaderboard.evaluate_test(with_test, settings)
+    before = evaluate_test(with_test, settings)
     assert [row["mrr"] for row in before] != [row["mrr"] for row in rows]
     text, images = run.data.text.copy(), run.data.images.copy()
     text[with_test.split.val_captions], images[with_test.split.train_images] = 1e3, -1e3
     changed = opened(text, images, run.data.targets, 0.2, "one")
     # The two corrections rightly come from the training images.
     plain = [[{k: v for k, v in row.items() if "hubness" not in k and "corrected" not in k} for row in table]
-             for table in (before, leaderboard.evaluate_test(changed, settings))]  # fmt: skip
+             for table in (before, evaluate_test(changed, settings))]  # fmt: skip
     assert plain[0] == plain[1]

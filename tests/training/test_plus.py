@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy, normalize
 from helpers.data.training_data import TrainingData
 from helpers.errors import CheckpointError, ConfigError, SplitError
 from helpers.models import cca
-from helpers.models.networks import ByteDropout, EnsembleMLP, build_model, fit_standardisation
+from helpers.models.build import build_model
+from helpers.models.networks import ByteDropout, EnsembleMLP, fit_standardisation
 from helpers.runs import pipeline
 from helpers.training import folds, infonce, losses, plus, plus_search
 from helpers.training.loop import make_optimiser
@@ -156,7 +157,7 @@ def test_networks_write_in_the_principal_directions_of_the_images_and_their_mean
     before = model.basis.clone()
     plus.train_plus(model, data, SMALL, replace(CHOSEN, cca_weight=0.0))
     assert torch.equal(model.basis, before)
-    assert not plus.PlusObjective(SMALL, data, model, 0.05, searching=False).bank.requires_grad
+    assert not plus.PlusObjective(SMALL, data, model, 0.05, searching=False).negative_bank.requires_grad
 
 
 def test_the_loss_in_the_whole_basis_is_that_in_the_image_space(data):
@@ -492,7 +493,7 @@ def test_members_fill_the_parameter_budget(dims, expected):
 
 
 def test_too_few_images_say_so():
-    with pytest.raises(SplitError, match="3 training images with captions: an fold, .* needs 4 or more"):
+    with pytest.raises(SplitError, match="3 training images with captions: a fold, .* needs 4 or more"):
         plus_search.search(small_data(n_images=3), SMALL)
     assert 1 <= plus_search.search(small_data(n_images=4), SMALL).epochs <= SMALL.epochs
 

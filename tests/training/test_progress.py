@@ -17,7 +17,7 @@ import torch
 from helpers.data.training_data import TrainingData
 from helpers.errors import CheckpointError
 from helpers.models import storage
-from helpers.models.networks import build_model
+from helpers.models.build import build_model
 from helpers.system.devices import seed_all
 from helpers.training import loop
 from helpers.training.settings import BaselineConfig, BigJumpConfig

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from helpers.data import training_data
 from helpers.data.split import make_split
+from helpers.models.build import build_model, predict
 from helpers.models.geometry import fit_cross_space, pair_statistics
-from helpers.models.networks import Standardise, build_model, predict
+from helpers.models.networks import Standardise
 from helpers.system.devices import seed_all
 from helpers.training import loop, steps
 from helpers.training.loop import epoch_order, learning_rate_factor, make_optimiser, micro_unfreeze, validation_mrr
