@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import platform
 from collections.abc import Iterator
 
@@ -16,7 +15,6 @@ USUAL = 32 * 2**20
 """Bytes: where glibc's own threshold comes to rest, having grown with what a program frees, on 64 bits."""
 
 
-@functools.cache
 def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 

@@ -88,11 +88,11 @@ def _gathered(
             position[present] = torch.arange(len(present))
             return negative_bank[present], position[positive], log_weight[present]
     elif at_most is not None and pays(at_most):
-        return _heaviest(negative_bank, positive, log_weight, at_most)
+        return keep_heaviest(negative_bank, positive, log_weight, at_most)
     return negative_bank, positive, log_weight
 
 
-def _heaviest(
+def keep_heaviest(
     negative_bank: torch.Tensor, positive: torch.Tensor, log_weight: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, ...]:
     """As `_gathered`, k rows: those of the batch, then those of the highest weights; no shape depends on values."""

@@ -6,6 +6,7 @@ text space dominate it; and how much of a closed form, weighted CCA, joins the n
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,23 +32,60 @@ from helpers.training.settings import PlusConfig
 def search(data: TrainingData, settings: PlusConfig) -> Choice:
     """Choose whitening, temperature, number of epochs and the closed form's share on cross-validation folds.
 
-    Validation plays no part. One member is trained for each candidate and fold: each whitening at the middle
-    temperature, then other temperatures at the whitening that did best. MRR rises and falls once along the
-    temperatures, so the search walks from the middle one and goes on while it gets clearly better (`CLEAR_GAIN`): few
-    images cannot tell near ones apart, and chance would choose among them.
+    Validation plays no part. One member is trained for each candidate and fold.
 
     Raises:
         SplitError: too few training images, see `folds.held_out`.
     """
     folds = make_folds(data, settings)
     bases = [basis_for(fold_data, settings) for fold_data in folds]
+    chosen, tried = choose_candidate(settings, lambda *given: train_candidate(folds, bases, settings, *given))
+    temperature, whitening = chosen
+    mrr = tried[chosen].mrr
+    epoch = int(np.argmax(mrr))
+    curves: list[Curve] = [{"temperature": t, "whitening": w, "mrr": tried[t, w].mrr} for t, w in sorted(tried)]
+    closed_form = choose_cca(folds, mean_of_alike(tried, whitening), settings)
+    return Choice(temperature, whitening, epoch + 1, mrr[epoch], curves, *closed_form)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """MRR by epoch, averaged over the folds, and what each network makes of its captions.
+
+    `translations` are (V, dy) unit vectors for each fold, each from the best epoch of its network.
+    """
+
+    mrr: list[float]
+    translations: list[torch.Tensor]
+
+
+Tried = dict[tuple[float, float], Candidate]
+"""By temperature and whitening, in the order in which they were tried."""
+
+
+def choose_candidate(
+    settings: PlusConfig, attempt: Callable[[float, float], Candidate]
+) -> tuple[tuple[float, float], Tried]:
+    """Walk over whitenings and temperatures to the best of them.
+
+    Each whitening is tried at the middle temperature, then other temperatures at the whitening that did best. MRR rises
+    and falls once along the temperatures, so the walk goes on while it gets clearly better (`CLEAR_GAIN`): few images
+    cannot tell near ones apart, and chance would choose among them.
+
+    Args:
+        attempt: the candidate of a temperature and a whitening, each asked for once.
+
+    Returns:
+        The temperature and the whitening chosen, and every candidate that was tried.
+    """
     temperatures, (whitening, *others) = settings.temperatures, settings.whitenings
-    tried: dict[tuple[int, float], _Tried] = {}
+    tried: Tried = {}
 
     def best(index: int, whitening: float) -> float:
-        if (index, whitening) not in tried:
-            tried[index, whitening] = _try(folds, bases, settings, temperatures[index], whitening)
-        return max(tried[index, whitening].mrr)
+        at = temperatures[index], whitening
+        if at not in tried:
+            tried[at] = attempt(*at)
+        return max(tried[at].mrr)
 
     index, last = len(temperatures) // 2, len(temperatures) - 1
     for other in others:
@@ -57,32 +95,21 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
         while 0 <= index + step <= last and best(index + step, whitening) > (1 + CLEAR_GAIN) * best(index, whitening):
             index += step
     best(index, whitening)  # not looked at yet where it is the only candidate
-    mrr = tried[index, whitening].mrr
-    epoch = int(np.argmax(mrr))
-    curves: list[Curve] = [
-        {"temperature": temperatures[i], "whitening": w, "mrr": one.mrr}
-        for (i, w), one in sorted(tried.items(), key=lambda item: item[0])
-    ]
-    alone = temperatures[index], whitening, epoch + 1, mrr[epoch], curves
-    alike = [one.translations for (_, w), one in tried.items() if w == whitening]
-    means = [torch.stack(of_fold).mean(0) for of_fold in zip(*alike, strict=True)]
-    return Choice(*alone, *_choose_cca(folds, means, settings))
+    return (temperatures[index], whitening), tried
 
 
-@dataclass(frozen=True)
-class _Tried:
-    """One candidate: MRR by epoch, averaged over the folds, and what each network makes of its captions.
+def train_candidate(
+    folds: Sequence[TrainingData],
+    bases: Sequence[np.ndarray],
+    settings: PlusConfig,
+    temperature: float,
+    whitening: float,
+) -> Candidate:
+    """One network a fold, trained until it gets no better.
 
-    `translations` are (V, dy) unit vectors for each fold, each from the best epoch of its network.
+    Args:
+        bases: (dy, r) of each fold, see `plus.basis_for`.
     """
-
-    mrr: list[float]
-    translations: list[torch.Tensor]
-
-
-def _try(
-    folds: list[TrainingData], bases: list[np.ndarray], settings: PlusConfig, temperature: float, whitening: float
-) -> _Tried:
     runs, translations = [], []
     for number, (fold_data, basis) in enumerate(zip(folds, bases, strict=True), start=1):
         given = derived(settings, fold_data)
@@ -93,16 +120,27 @@ def _try(
         with torch.inference_mode():
             translations.append(loop.translations(model, fold_data.val_text))
     common = min(map(len, runs))
-    return _Tried(np.mean([run[:common] for run in runs], axis=0).tolist(), translations)
+    return Candidate(np.mean([run[:common] for run in runs], axis=0).tolist(), translations)
 
 
-def _choose_cca(
-    folds: list[TrainingData], translations: list[torch.Tensor], settings: PlusConfig
+def mean_of_alike(tried: Tried, whitening: float) -> list[torch.Tensor]:
+    """Mean translations (V, dy) of each fold, over the networks of one whitening: the nearest thing to an ensemble."""
+    alike = [one.translations for (_, w), one in tried.items() if w == whitening]
+    return [torch.stack(of_fold).mean(0) for of_fold in zip(*alike, strict=True)]
+
+
+def choose_cca(
+    folds: Sequence[TrainingData], translations: Sequence[torch.Tensor], settings: PlusConfig
 ) -> tuple[cca.Setting, float, float, list[WeightPoint]]:
-    """Setting and MRR of the best closed form alone, its weight beside the networks, and the MRR of each weight.
+    """Choose the closed form's setting, and its weight beside the networks.
 
-    The first weight is left for a clear gain alone. An ensemble wants less of the closed form than one network does, so
-    `translations` are means over the networks of the search, the nearest thing to an ensemble that is at hand.
+    An ensemble wants less of the closed form than one network does, so that its weight is chosen beside a mean.
+
+    Args:
+        translations: (V, dy) of each fold, see `mean_of_alike`.
+
+    Returns:
+        The setting, the MRR of that closed form alone, its weight, and the MRR of each weight.
     """
     setting, alone = cca_search.best_setting(folds)
     mrr = np.zeros(len(settings.cca_weights))
@@ -111,6 +149,11 @@ def _choose_cca(
         closed = cca.translate(affine, fold_data)
         mixed = (torch.lerp(networks, closed, weight) for weight in settings.cca_weights)
         mrr += [np.mean(1 / cca_search.validation_ranks(queries, fold_data)) / len(folds) for queries in mixed]
-    best = int(mrr.argmax()) if mrr.max() > (1 + CLEAR_GAIN) * mrr[0] else 0
-    curve: list[WeightPoint] = [{"weight": w, "mrr": float(m)} for w, m in zip(settings.cca_weights, mrr, strict=True)]
-    return setting, alone, settings.cca_weights[best], curve
+    points: list[WeightPoint] = [{"weight": w, "mrr": float(m)} for w, m in zip(settings.cca_weights, mrr, strict=True)]
+    return setting, alone, choose_weight(points), points
+
+
+def choose_weight(points: Sequence[WeightPoint]) -> float:
+    """The weight of the highest MRR; the first is left for a clear gain alone."""
+    best = max(points, key=lambda point: point["mrr"])
+    return best["weight"] if best["mrr"] > (1 + CLEAR_GAIN) * points[0]["mrr"] else points[0]["weight"]

@@ -47,17 +47,20 @@ def test_the_simulation_has_the_mean_that_it_claims():
     assert np.mean(means) == pytest.approx(true_mrr(), abs=4 * np.std(means) / np.sqrt(2000))
 
 
+@pytest.mark.slow
 def test_resampling_images_covers_the_true_mean():
     # 1,500 experiments: the binomial standard error is 0.6 points. 5,000 of them give 94.3 % (0.3): the percentile
     # interval of 120 images is a little narrow, as its theory says.
     assert 0.93 <= covered(1500, IMAGE_OF) <= 0.97
 
 
+@pytest.mark.slow
 def test_resampling_captions_would_promise_too_much():
     # 100 experiments: the binomial standard error is 4.4 points, and the share near 72 %.
     assert covered(100, np.arange(N_IMAGES * PER_IMAGE)) < 0.87
 
 
+@pytest.mark.slow
 def test_equal_models_differ_in_one_of_twenty_experiments():
     # 1,500 experiments: the binomial standard error is 0.6 points. 5,000 of them give 5.4 % (0.3).
     rng = np.random.default_rng(0)

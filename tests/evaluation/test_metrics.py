@@ -240,7 +240,7 @@ def test_a_gpu_tells_copies_by_their_values_too(values, width, seed):
         np.testing.assert_array_equal(digests[:, None] == digests[None, :], equal)
 
 
-def test_facts_of_the_gallery_change_no_rank():
+def test_statistics_of_the_gallery_change_no_rank():
     rng = np.random.default_rng(0)
     gallery = np.repeat(rng.normal(size=(20, 6)) + 50, 2, axis=0)  # copies, and nearly one direction
     case = tensors(rng.normal(size=(30, 6)), gallery, rng.integers(0, 40, 30))

@@ -36,7 +36,7 @@ def files_in(folder):
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp2", "procrustes", "bigjump"])
-def test_round_trip_is_bit_exact_and_carries_the_facts(tmp_path, name):
+def test_round_trip_is_bit_exact_and_carries_the_metadata(tmp_path, name):
     model = random_model(name)
     path = save_model(tmp_path, name, model, FACTS)
     assert path == model_path(tmp_path, name) == tmp_path / "models" / f"{name}.safetensors"
@@ -57,7 +57,7 @@ def test_a_second_save_replaces_the_first(tmp_path):
     assert not same_weights(loaded, random_model("linear"))
 
 
-def test_the_facts_of_the_weights_win_over_the_json_beside_them(tmp_path):
+def test_the_metadata_of_the_weights_win_over_the_json_beside_them(tmp_path):
     path = save_model(tmp_path, "linear", random_model("linear"), FACTS)
     path.with_suffix(".json").write_text("{}")
     assert load_metadata(tmp_path, "linear") == FACTS
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_named(tmp_path, damage, load):
     assert str(path) in str(caught.value) and "Delete it and train again" in str(caught.value)
 
 
-def test_a_file_without_facts_is_named(tmp_path):
+def test_a_file_without_metadata_is_named(tmp_path):
     path = model_path(tmp_path, "linear")
     path.parent.mkdir()
     storage.safetensors.torch.save_file(random_model("linear").state_dict(), path)
@@ -121,7 +121,7 @@ def test_weights_of_another_architecture_are_named(tmp_path, stored, metadata):
     assert str(path) in str(caught.value)
 
 
-def test_facts_that_are_no_json_leave_the_earlier_model(tmp_path):
+def test_metadata_that_are_no_json_leave_the_earlier_model(tmp_path):
     model = random_model("linear")
     save_model(tmp_path, "linear", model, FACTS)
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -136,15 +136,15 @@ def _fail_half_way(temporary):
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "facts.json"
+    path = tmp_path / "metadata.json"
     path.write_text("old")
     with pytest.raises(OSError, match="disk full"):
         atomic_write(path, _fail_half_way)
     assert path.read_text() == "old"
-    assert files_in(tmp_path) == ["facts.json"]
+    assert files_in(tmp_path) == ["metadata.json"]
     with pytest.raises(OSError, match="disk full"):
         atomic_write(tmp_path / "new.json", _fail_half_way)
-    assert files_in(tmp_path) == ["facts.json"]
+    assert files_in(tmp_path) == ["metadata.json"]
 
 
 def test_what_is_flushed_is_open_for_writing(tmp_path, monkeypatch):
@@ -157,7 +157,7 @@ def test_what_is_flushed_is_open_for_writing(tmp_path, monkeypatch):
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
-    path = tmp_path / "a" / "b" / "facts.json"
+    path = tmp_path / "a" / "b" / "metadata.json"
     atomic_write(path, lambda temporary: temporary.write_text("old"))  # folders are made
 
     def write(temporary):
@@ -167,7 +167,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 
     atomic_write(path, write)
     assert path.read_text() == "new"
-    assert files_in(tmp_path) == ["facts.json"]
+    assert files_in(tmp_path) == ["metadata.json"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are of POSIX")

@@ -166,7 +166,7 @@ def test_principal_basis_of_few_rows_and_of_equal_ones():
         principal_basis(np.ones((4, 3)), 0.9)
 
 
-def test_spectrum_facts():
+def test_effective_rank_and_mean_share_of_known_spectra():
     assert effective_rank(np.ones(8)) == pytest.approx(8)
     assert effective_rank(np.array([1.0, 0, 0])) == pytest.approx(1)
     assert mean_share(np.array([3.0, 0]), np.eye(2) * 0.5) == pytest.approx(0.9)

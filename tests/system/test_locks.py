@@ -33,6 +33,7 @@ def other(tmp_path):
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_second_owner_is_refused_and_the_first_is_named(tmp_path, other):
     with pytest.raises(RunInUseError, match=rf"r: in use by process {other.pid} on .*, started .*another run"):
         with lock(tmp_path / "r"):
@@ -53,6 +54,7 @@ def test_one_training_of_a_model_at_a_time_beside_the_lock_of_the_series(tmp_pat
     assert not (tmp_path / "r").exists()  # no part of what the run holds
 
 
+@pytest.mark.slow
 def test_a_killed_owner_holds_nothing(tmp_path, other):
     os.kill(other.pid, signal.SIGKILL)
     other.wait()
@@ -61,6 +63,7 @@ def test_a_killed_owner_holds_nothing(tmp_path, other):
     assert not (tmp_path / ".r.series.owner").exists() and not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_the_series_refuses_a_run_in_use(tmp_path, other, monkeypatch, capsys):
     executed = []
     monkeypatch.setenv("HELPERS_RUNS_DIR", "unused")  # restored after the test; --runs-dir replaces it

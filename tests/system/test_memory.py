@@ -35,6 +35,7 @@ def in_a_fresh_process(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @glibc
 def test_freed_blocks_serve_the_next_ones():
     in_a_fresh_process("""
@@ -46,6 +47,7 @@ assert within < before / 2, (within, before)
 """)
 
 
+@pytest.mark.slow
 @glibc
 def test_what_was_kept_is_given_back_after_an_error_too():
     in_a_fresh_process("""
@@ -65,9 +67,5 @@ assert resident() < before + BLOCK / 2
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("a library was opened"))
-    memory._glibc.cache_clear()
-    try:
-        with memory.reused():
-            assert torch.ones(3).sum() == 3
-    finally:
-        memory._glibc.cache_clear()
+    with memory.reused():
+        assert torch.ones(3).sum() == 3

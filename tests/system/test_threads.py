@@ -73,6 +73,7 @@ def trained(name, threads):
     return found | {"mrr": torch.tensor(validation_mrr(objective.judged(model), data))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "mlp1", "mlp2", "bigjump", "bigjump_plus"])
 def test_training(name):
     one, *others = (trained(name, threads) for threads in THREADS)

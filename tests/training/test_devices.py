@@ -47,6 +47,7 @@ def test_the_environment_chooses_the_device(monkeypatch):
     assert devices.choose_device() == CPU
 
 
+@pytest.mark.slow
 def test_a_training_on_the_cpu_asks_no_other_device(monkeypatch, tmp_path):
     """Asking for the state of a GPU's generator would start CUDA, after which a process can no longer fork."""
 
@@ -64,14 +65,14 @@ def test_a_training_on_the_cpu_asks_no_other_device(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.9])
 def test_a_gpu_scores_the_drawn_images_alone_to_the_same_loss(share):
-    """`_heaviest` stands for what the CPU gathers by a number that it looks at."""
+    """`keep_heaviest` stands for what the CPU gathers by a number that it looks at."""
     generator = torch.Generator().manual_seed(0)
     bank, positive = torch.randn(900, 12, generator=generator).double(), torch.tensor([3, 3, 8, 1, 0, 899])
     k = losses.most_drawn(900, len(positive), share)
     found = []
     for log_weight in (losses.sampled_weights(900, positive, share).double() for _ in range(20)):
         assert int((~log_weight.isneginf()).sum()) <= k < 900
-        kept, position, weights = losses._heaviest(bank, positive, log_weight, k)
+        kept, position, weights = losses.keep_heaviest(bank, positive, log_weight, k)
         assert len(kept) == len(weights) == k and torch.equal(kept[position], bank[positive])
         for rows, places, of_rows in ((bank, positive, log_weight), (kept, position, weights)):
             z = torch.randn(6, 12, generator=generator.manual_seed(1)).double().requires_grad_()
@@ -83,7 +84,7 @@ def test_a_gpu_scores_the_drawn_images_alone_to_the_same_loss(share):
 
 def test_the_images_of_the_batch_are_kept_even_where_more_were_drawn():
     positive, log_weight = torch.tensor([5, 2]), torch.zeros(10)
-    _, position, _ = losses._heaviest(torch.arange(10.0)[:, None], positive, log_weight, 4)
+    _, position, _ = losses.keep_heaviest(torch.arange(10.0)[:, None], positive, log_weight, 4)
     assert sorted(position.tolist()) == [0, 1]
 
 
@@ -138,8 +139,8 @@ def test_a_training_on_a_gpu_learns_what_one_on_the_cpu_does_and_repeats_itself(
 def test_replayed_steps_train_as_steps_one_by_one_do(name, monkeypatch):
     """Bit for bit but for the learning rate, which a graph reads in float32: dropout, draws and queue included."""
     replays = []
-    replay = steps._Graph.replay
-    monkeypatch.setattr(steps._Graph, "replay", lambda *given: (replays.append(1), replay(*given)))
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda *given: (replays.append(1), replay(*given)))
     monkeypatch.setattr(steps, "LEAST_UPDATES", 2)
     histories, weights = [], []
     for capturable in (True, False):

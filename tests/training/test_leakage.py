@@ -56,6 +56,7 @@ def other(run):
     return opened(text, images, run.data.targets)
 
 
+@pytest.mark.slow
 def test_weighted_cca_and_the_choice_of_its_setting(run, other, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
     one, two = ((pipeline.save_cca(r, PlusConfig()), storage.weights_digest(r.directory, "cca")) for r in (run, other))
@@ -108,7 +109,7 @@ def test_training(run, other, name):
 
 
 @pytest.mark.parametrize("test_ratio", [0.0, 0.2])
-def test_the_bank_of_negatives_holds_training_images_only(run, test_ratio):
+def test_the_negative_bank_holds_training_images_only(run, test_ratio):
     run = opened(run.data.text, run.data.images, run.data.targets, test_ratio)
     data = pipeline.device_data(run, torch.device("cpu"))
     objective = BigJumpObjective(BigJumpConfig(**SMALL), data)
@@ -138,7 +139,7 @@ def test_a_caption_of_a_validation_image_in_training_is_refused(run):
 
 
 @pytest.mark.parametrize("side", ["val_captions", "test_captions"])
-def test_a_caption_of_the_test_side_elsewhere_is_refused(run, side):
+def test_a_caption_of_the_test_split_elsewhere_is_refused(run, side):
     split = make_split(run.data.targets, N_IMAGES, val_ratio=0.2, test_ratio=0.2)
     moved = {"val_captions": split.test_captions[0], "test_captions": split.val_captions[0]}[side]
     leaky = dataclasses.replace(split, **{side: np.append(getattr(split, side), moved)})
@@ -174,7 +175,8 @@ def whole(run):
     return rows, differences, [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
 
 
-def test_the_test_side_changes_no_bit_of_what_is_trained_and_chosen(run, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_the_test_split_changes_no_bit_of_what_is_trained_and_chosen(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
     one = opened(run.data.text, run.data.images, run.data.targets, 0.2, "one")
     two = opened(*huge(one), 0.2, "two")
@@ -185,7 +187,8 @@ def test_the_test_side_changes_no_bit_of_what_is_trained_and_chosen(run, tmp_pat
     assert storage.load_metadata(one.directory, "bigjump")["split"] != run.split.digest
 
 
-def test_the_test_leaderboard_judges_the_test_side_alone(run, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_the_test_leaderboard_judges_the_test_split_alone(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
     with_test = opened(run.data.text, run.data.images, run.data.targets, 0.2, "one")
     rows, _, _ = whole(with_test)

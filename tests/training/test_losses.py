@@ -1,4 +1,4 @@
-"""Losses against written-out versions in float64."""
+"""Losses against reference implementations in float64."""
 
 import math
 from unittest import mock
@@ -13,7 +13,7 @@ from helpers.training import infonce, losses
 from helpers.training.queue import ImageQueue
 
 
-def written_out_nce(prediction, vectors, batch, queue, temperature):
+def reference_infonce(prediction, vectors, batch, queue, temperature):
     """The method as it reads: loops over entries, own-image entries of the queue skipped."""
     z = prediction / prediction.norm(dim=1, keepdim=True)
     total = 0.0
@@ -34,12 +34,12 @@ def written_out_nce(prediction, vectors, batch, queue, temperature):
     n_images=st.integers(2, 12),
     batch_size=st.integers(1, 10),
     pushes=st.lists(st.integers(1, 9), max_size=5),
-    slice_size=st.integers(0, 20),
+    newest_size=st.integers(0, 20),
     temperature=st.sampled_from([0.05, 0.1, 1.0]),
     block=st.sampled_from([2, 5, 4096, None]),
 )
-def test_nce_loss_and_gradient_equal_the_written_out_version(
-    seed, n_images, batch_size, pushes, slice_size, temperature, block
+def test_infonce_loss_and_gradient_equal_the_reference_implementation(
+    seed, n_images, batch_size, pushes, newest_size, temperature, block
 ):
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.nn.functional.normalize(torch.randn(n_images, 6, generator=generator, dtype=torch.float64))
@@ -50,11 +50,11 @@ def test_nce_loss_and_gradient_equal_the_written_out_version(
         entries += images.tolist()
     batch = torch.randint(n_images, (batch_size,), generator=generator)
     prediction = torch.randn(batch_size, 6, generator=generator, dtype=torch.float64, requires_grad=True)
-    newest = entries[-14:][-slice_size:] if slice_size else []
-    expected = written_out_nce(prediction, vectors, batch.tolist(), newest, temperature)
+    newest = entries[-14:][-newest_size:] if newest_size else []
+    expected = reference_infonce(prediction, vectors, batch.tolist(), newest, temperature)
     (expected_gradient,) = torch.autograd.grad(expected, prediction)
 
-    counts = queue.counts(slice_size).double()
+    counts = queue.counts(newest_size).double()
     # None: as a GPU has it, all columns at once
     change = {"in_blocks": infonce.at_once} if block is None else {"COLUMN_BLOCK": block}
     with mock.patch.multiple(infonce, **change):
@@ -64,14 +64,14 @@ def test_nce_loss_and_gradient_equal_the_written_out_version(
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-11)
 
 
-def test_own_image_in_the_queue_changes_nothing():
+def test_a_caption_never_counts_its_own_image_as_a_negative():
     vectors = torch.eye(4, dtype=torch.float64)
     prediction = torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     positive = torch.tensor([1, 1])
-    empty, full_of_own = torch.zeros(4, dtype=torch.float64), torch.tensor([0.0, 9, 0, 0], dtype=torch.float64)
+    empty, full_of_positives = torch.zeros(4, dtype=torch.float64), torch.tensor([0.0, 9, 0, 0], dtype=torch.float64)
     loss = [
         losses.multi_positive_infonce(prediction, vectors, positive, c, 0.1, torch.float64)
-        for c in (empty, full_of_own)
+        for c in (empty, full_of_positives)
     ]
     assert loss[0] == loss[1] == 0
 

@@ -93,6 +93,7 @@ def kill_and_resume(folder):
     print(json.dumps(left))
 
 
+@pytest.mark.slow
 def test_twenty_kills_change_no_bit(tmp_path):
     command = [sys.executable, "-c", DRIVER, os.path.dirname(__file__), str(tmp_path)]
     environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
@@ -124,6 +125,7 @@ def interrupted(progress, monkeypatch, after, settings=SETTINGS):
             train(progress, settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 3, 39])
 def test_resumed_is_the_same_as_undisturbed(tmp_path, monkeypatch, after):
     """Also where A was freed, and where the best epoch lies before the interruption."""

@@ -101,7 +101,7 @@ def epochs_in_which_a_moves(start, seen):
     return [e for e, (old, new) in enumerate(zip(matrices, matrices[1:], strict=False), 1) if not torch.equal(old, new)]
 
 
-def test_both_sides_are_gathered_with_their_own_indices(paired, split, data):
+def test_training_and_validation_are_gathered_by_their_own_indices(paired, split, data):
     text, images, targets = paired
     np.testing.assert_array_equal(data.text, text[split.train_captions])
     np.testing.assert_array_equal(data.images[data.positive], images[targets[split.train_captions]])
