@@ -33,12 +33,11 @@ from helpers.training.losses import (
 from helpers.training.objectives import BigJumpObjective, CombinedObjective, Objective, temperature_at
 from helpers.training.plus import Choice, Curve, PlusObjective, WeightPoint, build_chosen, build_ensemble, train_plus
 from helpers.training.queue import ImageQueue
-from helpers.training.settings import RECIPES, BaselineConfig, BigJumpConfig, OptimiserConfig, PlusConfig, plus_config
+from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig, PlusConfig
 from helpers.training.state import Progress, TrainingState
 from helpers.training.steps import Steps, train_step
 
 __all__ = [
-    "RECIPES",
     "BaselineConfig",
     "BigJumpConfig",
     "BigJumpObjective",
@@ -71,7 +70,6 @@ __all__ = [
     "moment_loss",
     "mse_loss",
     "multi_positive_infonce",
-    "plus_config",
     "temperature_at",
     "train_baseline",
     "train_bigjump",

@@ -15,11 +15,12 @@ from helpers.errors import SplitError
 from helpers.evaluation import leaderboard
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models import geometry, storage
-from helpers.models.build import MODEL_ROWS, build_model
+from helpers.models.build import BASELINES, MODEL_ROWS, build_model
 from helpers.models.geometry import GeometryConfig
-from helpers.runs import pipeline
+from helpers.runs import recipes
 from helpers.runs.leaderboard import evaluate, evaluate_test
 from helpers.runs.manifest import TIMINGS, artefact_digests
+from helpers.runs.run import Run
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import seed_all
 from helpers.training import loop, steps
@@ -34,7 +35,7 @@ def opened(text, images, targets, test_ratio=0.0, name="leak"):
     names = [f"{i}.jpg" for i in range(N_IMAGES)]
     data = PairedEmbeddings(text, images, targets, ["a caption"] * len(text), names, "fingerprint")
     split = make_split(targets, N_IMAGES, val_ratio=0.2, test_ratio=test_ratio)
-    return pipeline.Run(RunConfig(run=name), data, split)
+    return Run(RunConfig(run=name), data, split)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def other(run):
 @pytest.mark.slow
 def test_weighted_cca_and_the_choice_of_its_setting(run, other, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
-    one, two = ((pipeline.save_cca(r, PlusConfig()), storage.weights_digest(r.directory, "cca")) for r in (run, other))
+    one, two = ((recipes.save_cca(r, PlusConfig()), storage.weights_digest(r.directory, "cca")) for r in (run, other))
     assert one == two
 
 
@@ -67,7 +68,7 @@ def test_weighted_cca_and_the_choice_of_its_setting(run, other, tmp_path, monkey
 def test_closed_forms(run, other, fit_on):
     settings = GeometryConfig(fit_on=fit_on)
     for power in (0.0, 1.0):
-        one, two = (pipeline.fit_geometry(each, settings).affine(power) for each in (run, other))
+        one, two = (recipes.fit_geometry(each, settings).affine(power) for each in (run, other))
         np.testing.assert_array_equal(one.matrix, two.matrix)
         np.testing.assert_array_equal(one.bias, two.bias)
 
@@ -75,7 +76,7 @@ def test_closed_forms(run, other, fit_on):
 @pytest.mark.parametrize("fit_on", ["captions", "caption_means"])
 def test_means_covariances_whitenings_and_spectra(run, other, fit_on):
     def fitted(each):
-        found = pipeline.fit_geometry(each, GeometryConfig(fit_on=fit_on))
+        found = recipes.fit_geometry(each, GeometryConfig(fit_on=fit_on))
         stats = found.statistics
         spectra = {name: geometry.spectrum(getattr(stats, name)) for name in ("cov_x", "cov_y")}
         roots = {f"{side} {name}": value for side in ("white_x", "white_y")
@@ -88,7 +89,7 @@ def test_means_covariances_whitenings_and_spectra(run, other, fit_on):
 
 def losses_of(run, name):
     """Loss and MRR of each epoch, and the model of the best one."""
-    data = pipeline.device_data(run, torch.device("cpu"))
+    data = run.training_data
     seed_all(0)
     model = build_model(name, DX, DY, hidden=SMALL["hidden"])
     if name == "bigjump":
@@ -111,14 +112,14 @@ def test_training(run, other, name):
 @pytest.mark.parametrize("test_ratio", [0.0, 0.2])
 def test_the_negative_bank_holds_training_images_only(run, test_ratio):
     run = opened(run.data.text, run.data.images, run.data.targets, test_ratio)
-    data = pipeline.device_data(run, torch.device("cpu"))
+    data = run.training_data
     objective = BigJumpObjective(BigJumpConfig(**SMALL), data)
     expected = torch.nn.functional.normalize(torch.from_numpy(run.data.images[run.split.train_images]), dim=-1)
     torch.testing.assert_close(objective.negative_bank, expected)
 
 
 def test_the_queue_holds_training_images_only(run):
-    data = pipeline.device_data(run, torch.device("cpu"))
+    data = run.training_data
     settings = BigJumpConfig(**SMALL, queue_size=500, queue_schedule=(500,))
     objective = BigJumpObjective(settings, data)
     model = build_model("bigjump", DX, DY, hidden=SMALL["hidden"])
@@ -160,14 +161,13 @@ def huge(run):
 
 def whole(run):
     """Fit, train, choose and judge everything as the notebooks do; the leaderboard without timings."""
-    pipeline.save_geometry(run, pipeline.fit_geometry(run, GeometryConfig()), GeometryConfig())
-    pipeline.save_cca(run, PlusConfig())
-    data = pipeline.device_data(run, torch.device("cpu"))
-    for name in pipeline.BASELINES:
-        pipeline.train_and_save_baseline(run, name, BaselineConfig(**SMALL), data)
+    recipes.save_geometry(run, recipes.fit_geometry(run, GeometryConfig()), GeometryConfig())
+    recipes.save_cca(run, PlusConfig())
+    for name in BASELINES:
+        recipes.train(run, name, BaselineConfig(**SMALL))
     bigjump = BigJumpConfig(**SMALL, queue_size=100, queue_schedule=(0, 50, 100), unfreeze_epoch=2, refreeze_drop=0.0)
-    history = pipeline.train_and_save_bigjump(run, bigjump, data)
-    history += pipeline.train_and_save_plus(run, PlusConfig(**SMALL, members=2), data)
+    history = recipes.train(run, "bigjump", bigjump)
+    history += recipes.train(run, "bigjump_plus", PlusConfig(**SMALL, members=2))
     settings = EvaluationConfig(bootstrap_samples=50, gallery_size=5, gallery_rounds=2, latency_repeats=1)
     rows, ranks = evaluate(run, settings)
     differences = leaderboard.differences_to_best(ranks, run.split.caption_to_gallery, settings)

@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, normalize
 
 from helpers.data.training_data import TrainingData
-from helpers.errors import CheckpointError, ConfigError, SplitError
-from helpers.models import cca
+from helpers.errors import ConfigError, SplitError
+from helpers.models import cca, storage
 from helpers.models.build import build_model
 from helpers.models.networks import ByteDropout, EnsembleMLP, fit_standardisation
-from helpers.runs import pipeline
+from helpers.runs import recipes
 from helpers.training import folds, infonce, losses, plus, plus_search
 from helpers.training.loop import make_optimiser
-from helpers.training.settings import PlusConfig, plus_config
+from helpers.training.settings import PlusConfig
 from helpers.training.state import Progress
 from helpers.training.steps import train_step
 
@@ -512,26 +512,18 @@ def test_equal_images_are_an_error_that_says_so(image):
         plus_search.search(replace(data, images=image.expand_as(data.images).clone()), SMALL)
 
 
-def test_other_settings_by_name():
-    assert plus_config({"members": 2}).members == 2
-    with pytest.raises(ConfigError, match="unknown hiden"):
-        plus_config({"hiden": 2})
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [("members", 2.5), ("epochs", 10.5), ("temperatures", 0.03), ("temperatures", ["a"]), ("dropout", "0.1"),
      ("mixed_precision", 1), ("patience", True)],
 )  # fmt: skip
 def test_a_setting_of_another_type_is_named(name, value):
-    with pytest.raises(ConfigError, match=f"plus_settings: {name} = .*type of its default"):
-        plus_config({name: value})
+    with pytest.raises(ConfigError, match=name):
+        PlusConfig(**{name: value})
 
 
 def test_whole_numbers_and_lists_will_do_for_floats_and_tuples():
-    assert plus_config({"average_power": 3, "temperatures": [1, 2]}).temperatures == (1, 2)
-    with pytest.raises(ConfigError, match="give a dict"):
-        plus_config("members=4")
+    assert PlusConfig(average_power=3, temperatures=[1, 2]).temperatures == (1, 2)
 
 
 class Stop(Exception):
@@ -543,28 +535,27 @@ def run_in(folder: Path) -> SimpleNamespace:
     return SimpleNamespace(
         directory=folder,
         data=SimpleNamespace(text_dim=DX, image_dim=DY),
+        training_data=small_data(seed=3),
         metadata=lambda settings, **more: {"architecture": {"text_dim": DX, "image_dim": DY}, "settings": 1, **more},
     )
 
 
 @pytest.mark.slow
-def test_a_choice_of_another_version_is_searched_again_or_named(monkeypatch, tmp_path):
+def test_a_choice_of_another_version_is_searched_again(tmp_path):
     run = run_in(tmp_path)
     older = {name: value for name, value in vars(CHOSEN).items() if name != "whitening"}
     unfinished = tmp_path / "models" / "bigjump_plus.choice.json"
     unfinished.parent.mkdir()
     unfinished.write_text(json.dumps({"metadata": run.metadata(SMALL), "choice": older}))
-    pipeline.train_and_save_plus(run, SMALL, small_data(seed=3))
-    assert pipeline.stored_choice(run).whitening in SMALL.whitenings
-    monkeypatch.setattr(pipeline, "stored_metadata", lambda *_: {"choice": older})
-    with pytest.raises(CheckpointError, match=r"bigjump_plus.safetensors: .* differs in whitening\. Delete it"):
-        pipeline.stored_choice(run)
+    recipes.train(run, "bigjump_plus", SMALL)
+    choice = plus.Choice(**storage.load_metadata(tmp_path, "bigjump_plus")["choice"])
+    assert choice.whitening in SMALL.whitenings
 
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_without_searching_again(monkeypatch, tmp_path):
     def train(folder):
-        return pipeline.train_and_save_plus(run_in(tmp_path / folder), SMALL, small_data(seed=3))
+        return recipes.train(run_in(tmp_path / folder), "bigjump_plus", SMALL)
 
     whole = train("whole")
     assert len(whole) > 1
@@ -577,7 +568,7 @@ def test_an_interrupted_run_goes_on_without_searching_again(monkeypatch, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "save", crash)
-        patch.setattr(pipeline, "Progress", partial(Progress, every=0))
+        patch.setattr(recipes, "Progress", partial(Progress, every=0))
         with pytest.raises(Stop):
             train("crashed")
     monkeypatch.setattr(plus_search, "search", lambda *_: pytest.fail("searched again"))
