@@ -35,8 +35,8 @@ class HubnessScores(TypedDict):
     hubness_beta: float | None
 
 
-class Costs(TypedDict):
-    """What a translator costs; `gpu_ms_per_query` is None without an accelerator."""
+class Costs(TypedDict, total=False):
+    """What a translator costs, where it was measured; `gpu_ms_per_query` is None without an accelerator."""
 
     parameters: int
     megabytes: float
@@ -44,16 +44,12 @@ class Costs(TypedDict):
     gpu_ms_per_query: float | None
 
 
-class LeaderboardRow(metrics.Accuracy, DotProductScores, HubnessScores):
-    """A model's row, plain JSON values. Costs and the digest of the weights are there once they were measured."""
+class LeaderboardRow(metrics.Accuracy, DotProductScores, HubnessScores, Costs):
+    """A model's row, plain JSON values; `weights` is the digest of those that were judged, where they are stored."""
 
     model: str
     mrr_low: float
     mrr_high: float
-    parameters: NotRequired[int]
-    megabytes: NotRequired[float]
-    cpu_ms_per_query: NotRequired[float]
-    gpu_ms_per_query: NotRequired[float | None]
     weights: NotRequired[str | None]
 
 
@@ -66,7 +62,7 @@ class DifferenceRow(metrics.Difference):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `judge` found.
+    """Accuracy of several models on one part of a split.
 
     Attributes:
         rows: chance first, then the models as they were given.

@@ -21,13 +21,13 @@ QUERY_BLOCK = 2048
 
 
 def _copies_of_targets(group: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Every (query, gallery row) pair in which the row is the query's own item or a copy of it, sorted by row.
+    """Every (query, gallery row) pair in which the row is the query's target or a copy of it, sorted by row.
 
     Args:
         group: (M,) of each gallery row. targets: (N,).
 
     Returns:
-        Queries and rows of the P pairs, (P,) each, and the number of copies of each query's item, (N,).
+        Queries and rows of the P pairs, (P,) each, and the number of copies of each query's target, (N,).
     """
     members = np.argsort(group, kind="stable")  # gallery rows, group by group
     sizes = np.bincount(group)
@@ -58,7 +58,7 @@ def _positive_scores(
     prepare: Callable[[torch.Tensor], torch.Tensor],
     vectors: Callable[[np.ndarray, torch.device], torch.Tensor],
 ) -> torch.Tensor:
-    """(N,) score of each prediction with its own gallery item, row by row: from a product it would depend on places."""
+    """(N,) score of each prediction with its target, row by row: from a product it would depend on places."""
     scores = predictions.new_zeros(len(predictions), dtype=torch.float32)
     for lo in range(0, len(predictions), QUERY_BLOCK):
         part = slice(lo, lo + QUERY_BLOCK)
@@ -75,11 +75,11 @@ def ranks(
     offsets: torch.Tensor | None = None,
     statistics: GalleryStatistics | None = None,
 ) -> np.ndarray:
-    """Rank of each prediction's own gallery item: 1 + number scoring higher + half of the others scoring equal.
+    """Rank of each prediction's target in the gallery: 1 + number scoring higher + half of the others scoring equal.
 
     Counted in blocks of queries and gallery rows rather than sorted: it costs one matrix product, bounded memory and
     one pass over the gallery, which may be a memory map larger than memory. A matrix product may round equal columns
-    differently depending on their position, so copies of a query's own item are counted as equal by their values,
+    differently depending on their position, so copies of a query's target are counted as equal by their values,
     never by their scores.
 
     Args:

@@ -26,7 +26,7 @@ from helpers.system.devices import one_blas_thread
 
 
 class Setting(TypedDict):
-    """Of the map above: `eps`, the ridge of both whitenings, and the exponents `scale` and `power`."""
+    """A setting of weighted CCA: the ridge of both whitenings, and the exponents of the map (see the module)."""
 
     eps: float
     scale: float

@@ -194,7 +194,7 @@ def mean_share(mean: np.ndarray, cov: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Whitening:
-    """Symmetric square root and inverse root of C + eps tr(C)/d I (each (d, d), float64)."""
+    """Symmetric square root of a ridged covariance, C + eps tr(C)/d I, and its inverse; each (d, d), float64."""
 
     root: np.ndarray
     inverse_root: np.ndarray
@@ -245,7 +245,7 @@ def partial_whitening(cov: np.ndarray, eps: float, power: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AffineMap:
-    """y^ = A x + b, with `matrix` A (dy, dx) and `bias` b (dy,), float64."""
+    """The map y^ = A x + b, with `matrix` A (dy, dx) and `bias` b (dy,), float64."""
 
     matrix: np.ndarray
     bias: np.ndarray
@@ -273,13 +273,18 @@ class CrossSpace:
     correlations: np.ndarray
 
     def rotation(self, power: float = 0.0) -> np.ndarray:
-        """R_p = V S^p U', (dy, dx); orthonormal columns (or rows, where dy < dx) at p = 0, with enough pairs."""
+        """The map between the whitened spaces, R_p = V S^p U' (dy, dx).
+
+        At p = 0, with enough pairs, its columns are orthonormal (or its rows, where dy < dx).
+        """
         return (self.right * self.weights(power)) @ self.left.T
 
     def weights(self, power: float) -> np.ndarray:
-        """S^p (k,), and 0 where there is no correlation.
+        """Canonical correlations to the power p, S^p (k,), and 0 where there is no correlation.
 
-        Some directions have none where images are fewer than dimensions, or lie in a subspace. The singular vectors of such directions are whatever rounding makes of them, and S^0 would count them in full.
+        Some directions have none where images are fewer than dimensions, or lie in a subspace.
+
+        The singular vectors of such directions are whatever rounding makes of them, and S^0 would count them in full.
         """
         return np.where(self.correlations > RANK_TOLERANCE * self.correlations[0], self.correlations**power, 0)
 
@@ -306,7 +311,7 @@ def fit_cross_space(statistics: PairStatistics, eps: float) -> CrossSpace:
 
 
 def fit_cross_spaces(statistics: PairStatistics, eps_values: Sequence[float]) -> Iterator[CrossSpace]:
-    """`fit_cross_space` for each ridge in turn; the covariances, which it does not change, are decomposed once."""
+    """Cross-space of each ridge in turn, see `fit_cross_space`; the covariances are decomposed once for all of them."""
     with one_blas_thread():
         values_x, vectors_x = scipy.linalg.eigh(statistics.cov_x)
         values_y, vectors_y = scipy.linalg.eigh(statistics.cov_y)

@@ -32,6 +32,7 @@ from helpers.system.locks import lock
 from helpers.system.settings import as_dict
 from helpers.training import cca_search, loop, plus, plus_search
 from helpers.training.folds import make_folds
+from helpers.training.history import EpochEntry
 from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig, PlusConfig
 from helpers.training.state import Progress
 
@@ -40,7 +41,7 @@ QUICK_PLUS: dict[str, Any] = {"fold_images": 100, "temperatures": (0.02, 0.033),
 """Of the recipe plus, and of the folds of weighted CCA, on demo data: one fold in place of five, two temperatures, and
 eight epochs where the search would take 20 to 40, so that the series stays short. Weighted CCA does nearly all of it
 there in any case: with the whole training `plus` leads it by 0.006, with this one by 0.001."""
-History = list[dict[str, Any]]
+History = list[EpochEntry]
 
 
 @dataclass(frozen=True)

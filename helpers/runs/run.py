@@ -29,6 +29,7 @@ from helpers.system.devices import choose_device, prefer_exact
 from helpers.system.files import write_json
 from helpers.system.settings import as_dict, field_names, unknown_name
 from helpers.training import plus
+from helpers.training.history import EpochEntry
 from helpers.training.settings import BaselineConfig, BigJumpConfig
 
 T = TypeVar("T")
@@ -96,7 +97,7 @@ class Run:
         """Whether it holds that model as this version of its recipe trains it."""
         return self.holds(name) and (name != "bigjump_plus" or self.stored(name).get("version") == plus.VERSION)
 
-    def history(self, name: str) -> list[dict[str, Any]]:
+    def history(self, name: str) -> list[EpochEntry]:
         """One entry an epoch of a stored model's training; see `training.fit`."""
         return self.stored(name)["history"]
 

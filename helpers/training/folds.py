@@ -31,7 +31,7 @@ def held_out(data: TrainingData, settings: PlusConfig) -> int:
 
 
 def make_fold(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingData:
-    """The training split divided once more by image: validation of what this gives are training images.
+    """One fold: the training split divided once more by image, so that training images validate.
 
     One seeded order of the images, group by group, is held out part by part, and then another order.
 

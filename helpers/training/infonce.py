@@ -111,7 +111,7 @@ def at_once(
     log_weight: torch.Tensor,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `in_blocks`, all columns together in as few passes over the scores as there are kernels for.
+    """What `in_blocks` gives, all columns together in as few passes over the scores as there are kernels for.
 
     No shape depends on values, and the host is never asked: a GPU need not wait for it.
     """

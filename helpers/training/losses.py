@@ -95,7 +95,10 @@ def _gathered(
 def keep_heaviest(
     negative_bank: torch.Tensor, positive: torch.Tensor, log_weight: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, ...]:
-    """As `_gathered`, k rows: those of the batch, then those of the highest weights; no shape depends on values."""
+    """The k bank rows that count most: those of the batch, then those of the highest weights; else as `_gathered`.
+
+    No shape depends on values.
+    """
     keep = log_weight.index_fill(0, positive, torch.inf).argsort(descending=True, stable=True)[:k]
     position = torch.zeros_like(log_weight, dtype=torch.long).index_copy_(
         0, keep, torch.arange(k, device=positive.device)

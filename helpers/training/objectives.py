@@ -135,7 +135,7 @@ class BigJumpObjective(Objective[BigJumpConfig, GeomWithAdapter]):
         )
 
     def predict(self, model: GeomWithAdapter, rows: torch.Tensor) -> torch.Tensor:
-        """(B, dy) predictions; what a frozen A contributes is computed once, not once an epoch."""
+        """Predictions (B, dy); what a frozen A contributes is computed once, not once an epoch."""
         text = self.data.text
         if model.geometry.matrix.requires_grad:
             self.geometry = None

@@ -50,9 +50,11 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
 
 @dataclass(frozen=True)
 class Candidate:
-    """MRR by epoch, averaged over the folds, and what each network makes of its captions.
+    """A candidate of the search: its MRR by epoch, and what its networks make of the captions held out.
 
-    `translations` are (V, dy) unit vectors for each fold, each from the best epoch of its network.
+    Attributes:
+        mrr: by epoch, mean over the folds.
+        translations: (V, dy) unit vectors for each fold, each from the best epoch of its network.
     """
 
     mrr: list[float]
@@ -105,7 +107,7 @@ def train_candidate(
     temperature: float,
     whitening: float,
 ) -> Candidate:
-    """One network a fold, trained until it gets no better.
+    """Train a candidate of the search: one network a fold, until it gets no better.
 
     Args:
         bases: (dy, r) of each fold, see `plus.basis_for`.
@@ -154,6 +156,6 @@ def choose_cca(
 
 
 def choose_weight(points: Sequence[WeightPoint]) -> float:
-    """The weight of the highest MRR; the first is left for a clear gain alone."""
+    """The weight of the closed form that ranks best; the first is left for a clear gain alone."""
     best = max(points, key=lambda point: point["mrr"])
     return best["weight"] if best["mrr"] > (1 + CLEAR_GAIN) * points[0]["mrr"] else points[0]["weight"]

@@ -59,7 +59,7 @@ class ImageQueue:
         return entries[there]
 
     def counts(self, size: int) -> torch.Tensor:
-        """(n_images,) float32: how often each image stands among the newest `size` entries."""
+        """How often each image stands among the newest `size` entries: (n_images,) float32."""
         entries, there = self._newest(size)
         counts = torch.zeros(self.n_images, device=entries.device)
         # Not bincount: it waits for the device to learn the largest index.

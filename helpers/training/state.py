@@ -63,7 +63,7 @@ class Progress:
     every: float = 30.0
 
     def save(self, state: TrainingState) -> None:
-        """Replace the file, atomically.
+        """Write the state; the file is replaced atomically.
 
         Raises:
             CheckpointError: it cannot be written, such as on a full disk; the file before it is intact.
@@ -83,7 +83,7 @@ class Progress:
         write_tensors(self.path, tensors, {"progress": json.dumps(record, allow_nan=False)})
 
     def load(self, state: TrainingState) -> bool:
-        """Bring `state` to where the file was written; False, and nothing changed, where there is nothing to resume.
+        """Bring a state to where the file was written; False, and nothing changed, where there is nothing to resume.
 
         Raises:
             CheckpointError: the file is damaged.

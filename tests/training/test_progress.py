@@ -57,7 +57,7 @@ def train(progress, settings=SETTINGS):
 
 
 def train_to(folder):
-    """Train and store the model, as the pipeline does."""
+    """Train and store the model, as a run does."""
     progress = Progress(folder / "state.safetensors", {"settings": "these"}, every=0)
     model, history = train(progress)
     history = [{k: v for k, v in entry.items() if k != "seconds"} for entry in history]
