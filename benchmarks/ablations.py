@@ -22,7 +22,7 @@ from benchmarks.ablation.claims import CLAIMS, Claim
 from benchmarks.ablation.table import caption_changes, order_agreement, table, variant_facts
 from benchmarks.ablation.variants import Shared, Side, Variant
 from helpers.ablations import order_statement
-from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import make_split
 from helpers.data.synthetic import write_demo
 from helpers.evaluation.leaderboard import format_table
@@ -190,7 +190,7 @@ def smoke(options: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         sizes = {name: accuracy.SMOKE[name] for name in ("text_dim", "image_dim")}
         source = write_demo(Path(folder, "data"), **accuracy.SMOKE)
-        data = load_paired(source, **sizes, cache_dir=Path(folder, "cache"))
+        data = load_pairs(source, **sizes, cache_dir=Path(folder, "cache"))
         options.splits, options.seeds = [0], 2
         store = accuracy.store_of(data, Path(folder, "results"), "ablations")
         return measure(data, "smoke", options, store, choose_device(), SMOKE_SHARED)

@@ -20,7 +20,7 @@ import torch
 from benchmarks import accuracy_table, common, protocol
 from benchmarks.peers import METHODS
 from benchmarks.peers.method import Method
-from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.synthetic import write_demo
 from helpers.errors import DataError, SplitError
 from helpers.evaluation.leaderboard import format_table
@@ -88,8 +88,8 @@ def named_data(options: argparse.Namespace) -> tuple[str, PairedEmbeddings]:
     widths = {"text_dim": options.text_dim, "image_dim": options.image_dim}
     if options.demo:
         name = f"demo_{options.text_dim}_{options.image_dim}"
-        return name, load_paired(write_demo(RunConfig(**widths).data_path, **widths), **widths)
-    return options.data_dir.resolve().name, load_paired(options.data_dir, **widths)
+        return name, load_pairs(write_demo(RunConfig(**widths).data_path, **widths), **widths)
+    return options.data_dir.resolve().name, load_pairs(options.data_dir, **widths)
 
 
 def store_of(data: PairedEmbeddings, results: Path, benchmark: str = "accuracy") -> protocol.Store:
@@ -162,7 +162,7 @@ def smoke(options: argparse.Namespace) -> list[dict]:
     """Everything once at tiny sizes, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         sizes = {name: SMOKE[name] for name in ("text_dim", "image_dim")}
-        data = load_paired(write_demo(Path(folder, "data"), **SMOKE), **sizes, cache_dir=Path(folder, "cache"))
+        data = load_pairs(write_demo(Path(folder, "data"), **SMOKE), **sizes, cache_dir=Path(folder, "cache"))
         options.splits, options.seeds, options.project = [0], 1, None
         methods = [method.tiny() for method in METHODS.values()]
         store = store_of(data, Path(folder, "results"))

@@ -27,7 +27,7 @@ def judge(run: Run, settings: EvaluationConfig, side: str) -> tuple[list[dict], 
         Rows in the order of `MODEL_ROWS` (plain JSON values), the ranks (V,) of each row, and of each model the
         vector (dy,) that `dot_product.correction` subtracts.
     """
-    captions, images, targets = run.split.judged(side)
+    captions, images, targets = run.split.part(side)
     gallery = np.ascontiguousarray(run.data.images[images])
     training_images = run.data.images[run.split.train_images]
     direction = dot_product.length_direction(training_images)

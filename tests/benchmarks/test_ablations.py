@@ -19,7 +19,7 @@ from benchmarks.ablation import hooks, rounding, runs, table
 from benchmarks.ablation.claims import BFLOAT16, CLAIMS, FLOAT32, REFERENCE
 from benchmarks.ablation.variants import BigJump, ClosedForm, Side
 from benchmarks.accuracy_table import Finished
-from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import make_split
 from helpers.data.synthetic import write_demo
 from helpers.models.networks import build_model
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def data(tmp_path_factory) -> PairedEmbeddings:
     folder = tmp_path_factory.mktemp("ablations")
     widths = {"text_dim": 12, "image_dim": 16}
-    return load_paired(write_demo(folder / "data", n_images=60, **widths), **widths, cache_dir=folder / "cache")
+    return load_pairs(write_demo(folder / "data", n_images=60, **widths), **widths, cache_dir=folder / "cache")
 
 
 @pytest.fixture(scope="module")
