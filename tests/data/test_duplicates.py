@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from helpers.runs.settings import RunConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +10,7 @@ from helpers.data import duplicates
 from helpers.data.duplicates import duplicate_groups, near_duplicates
 from helpers.data.pairs import load_pairs
 from helpers.data.split import make_split
-from helpers.runs import pipeline
+from helpers.runs.run import open_run
 
 
 def naive_groups(images, threshold=0.9):
@@ -164,8 +163,8 @@ def test_flickr8k_holds_one_photo_under_two_names_and_the_option_never_divides_i
         assert len({_side(grouped, image) for image in twins}) == 1
         assert (len(grouped.val_images), len(grouped.test_images)) == (809, 809)
     assert divided > 0  # without the option it happens
-    settings = RunConfig("challenge", "twins", folder, 384, 1280, split_seed=3, group_duplicates=True)
-    opened = pipeline.open_run(settings)
+    given = {"profile": "challenge", "data_dir": folder, "text_dim": 384, "image_dim": 1280}
+    opened = open_run({"group_duplicates": True}, split_seed=3, **given)
     assert len({_side(opened.split, image) for image in twins}) == 1
     expected = make_split(data.targets, data.n_images, 0.1, 3, groups=group)
     assert opened.split.digest == expected.digest
