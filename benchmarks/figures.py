@@ -15,15 +15,15 @@ from helpers import plots
 from helpers.evaluation import metrics
 from helpers.models import geometry
 from helpers.models.geometry import GeometryConfig
-from helpers.runs import pipeline
-from helpers.runs.settings import RunConfig
+from helpers.runs.recipes import BASELINES, GEOMETRY_POWERS, fit_geometry
+from helpers.runs.run import Run, open_run
 
 
-def spectra_and_power(run: pipeline.Run) -> plt.Figure:
+def spectra_and_power(run: Run) -> plt.Figure:
     """Spectra of both spaces on the training split, and what Procrustes and least squares keep of the target's."""
-    fitted = pipeline.fit_geometry(run, GeometryConfig())
+    fitted = fit_geometry(run, GeometryConfig())
     stats = fitted.statistics
-    maps = {name: fitted.affine(power) for name, power in pipeline.GEOMETRY_POWERS.items()}
+    maps = {name: fitted.affine(power) for name, power in GEOMETRY_POWERS.items()}
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     plots.spectra(left, {n: geometry.spectrum(c) for n, c in (("captions", stats.cov_x), ("images", stats.cov_y))})
     mapped = {name: m.matrix @ stats.cov_x @ m.matrix.T for name, m in maps.items()}
@@ -31,9 +31,9 @@ def spectra_and_power(run: pipeline.Run) -> plt.Figure:
     return fig
 
 
-def training(run: pipeline.Run, rows: list[dict]) -> plt.Figure:
+def training(run: Run, rows: list[dict]) -> plt.Figure:
     """Validation MRR by epoch of every trained model, and BigJump's temperature beside it."""
-    histories = {name: pipeline.stored_history(run, name) for name in (*pipeline.BASELINES, "bigjump")}
+    histories = {name: run.history(name) for name in (*BASELINES, "bigjump")}
     mrr = {row["model"]: row["mrr"] for row in rows}
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2))
     plots.training_curves(left, histories, "mrr", references={"procrustes": mrr["procrustes"]})
@@ -46,10 +46,10 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a finished run")
     folder = parser.parse_args().run.resolve()
     metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    run = pipeline.open_run(RunConfig(**metadata["config"]))
+    run = open_run({}, **metadata["config"])
     rows = json.loads((folder / "leaderboard.json").read_text(encoding="utf-8"))
     trained = [row for row in rows if row["model"] != "chance"]
-    ranks = {row["model"]: pipeline.stored_ranks(run, row["model"]) for row in trained}
+    ranks = {row["model"]: run.ranks(row["model"]) for row in trained}
     groups, gallery = run.split.caption_to_gallery, len(run.split.val_images)
     plots.use_style()
     fig, ax = plt.subplots(figsize=(7, 3.6))

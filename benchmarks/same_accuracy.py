@@ -16,8 +16,8 @@ from benchmarks import common
 from helpers.evaluation import metrics
 from helpers.models.build import build_model
 from helpers.models.geometry import GeometryConfig
-from helpers.runs import pipeline
-from helpers.runs.settings import RunConfig
+from helpers.runs.recipes import fit_geometry
+from helpers.runs.run import Run, open_run
 from helpers.system.devices import choose_device, seed_all
 from helpers.training.loop import fit
 from helpers.training.objectives import BigJumpObjective
@@ -41,10 +41,10 @@ class ReferenceObjective(BigJumpObjective):
         return (everything - positives).mean()
 
 
-def train(run: pipeline.Run, objective_type: type, settings: BigJumpConfig) -> tuple[list[float], np.ndarray]:
+def train(run: Run, objective_type: type, settings: BigJumpConfig) -> tuple[list[float], np.ndarray]:
     """The MRR of each epoch, and the validation ranks of the model kept."""
-    data = pipeline.device_data(run)
-    affine = pipeline.fit_geometry(run, GeometryConfig()).affine()
+    data = run.training_data
+    affine = fit_geometry(run, GeometryConfig()).affine()
     seed_all(settings.seed)
     model = build_model("bigjump", run.data.text_dim, run.data.image_dim)
     model.geometry.set_affine(affine.matrix, affine.bias)
@@ -61,9 +61,8 @@ def main() -> None:
     parser.add_argument("--image-dim", type=int, required=True)
     parser.add_argument("--epochs", type=int, default=8)
     options = parser.parse_args()
-    run = pipeline.open_run(
-        RunConfig("challenge", "same_accuracy", options.data_dir, options.text_dim, options.image_dim)
-    )
+    widths = {"text_dim": options.text_dim, "image_dim": options.image_dim}
+    run = open_run(widths, profile="challenge", run="same_accuracy", data_dir=options.data_dir)
     settings = BigJumpConfig(epochs=options.epochs)
     fast_mrr, fast = train(run, BigJumpObjective, settings)
     slow_mrr, slow = train(run, ReferenceObjective, settings)

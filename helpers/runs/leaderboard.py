@@ -29,7 +29,7 @@ def stored_models(run: Run) -> dict[str, nn.Module]:
 def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[LeaderboardRow], dict[str, np.ndarray]]:
     """Judge every stored model of a run on its validation split, measure what it costs, and write `leaderboard.json`.
 
-    What `Translator.search` needs against hubness and `Translator.for_dot_product` is written to the run's folder.
+    What `Translator.search` needs for hubness reduction, and `Translator.for_dot_product` is written beside it.
 
     Returns:
         Rows, each with its costs and, of a model, the digest of the weights that were judged; and the ranks (V,) of

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from helpers.data.split import VALIDATION, sides
+from helpers.data.split import VALIDATION, deal
 from helpers.data.training_data import TrainingData
 from helpers.errors import SplitError
 from helpers.training.settings import PlusConfig
@@ -44,15 +44,15 @@ def make_fold(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingDa
     positive = data.positive.cpu().numpy()
     captioned = np.unique(positive)
     n_held = held_out(data, settings)
-    deal, turn = divmod(fold, len(captioned) // n_held)
-    order = np.random.default_rng(settings.seed + 1000 + deal).permutation(len(captioned))
+    dealing, turn = divmod(fold, len(captioned) // n_held)
+    order = np.random.default_rng(settings.seed + 1000 + dealing).permutation(len(captioned))
     groups = None if data.groups is None else data.groups[captioned]
     if groups is not None:  # together in the order, so that no part begins within a group that the last one took
         _, first, group = np.unique(groups[order], return_index=True, return_inverse=True)
         order = order[np.argsort(first[group], kind="stable")]
     order = np.roll(order, -turn * n_held)
     validates = np.zeros(len(data.images), dtype=bool)
-    validates[captioned] = sides(order, n_held, 0, groups) == VALIDATION
+    validates[captioned] = deal(order, n_held, 0, groups) == VALIDATION
     if data.groups is not None:
         validates |= np.isin(data.groups, data.groups[validates])
         n = validates[captioned].sum()

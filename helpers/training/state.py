@@ -99,7 +99,7 @@ class Progress:
                 if record["metadata"] != json.loads(json.dumps(self.metadata)):
                     return False
                 # Copies: what is read are views of the mapped file, which Windows would not let the next save replace.
-                tensors = {key: file.get_tensor(key).clone() for key in file}
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118  # not iterable
         except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
             message = f"{self.path}: not a readable training state ({error}). Delete it, or train with resume=False."
             raise CheckpointError(message) from error
