@@ -23,7 +23,7 @@ from benchmarks.ablation.report import order_statement
 from benchmarks.ablation.table import caption_changes, order_agreement, table, variant_summary
 from benchmarks.ablation.variants import Fold, Shared, Variant
 from benchmarks.store import Store
-from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import make_split
 from helpers.data.synthetic import write_demo
 from helpers.evaluation.leaderboard import format_table
@@ -197,7 +197,7 @@ def smoke(options: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         sizes = {name: accuracy.SMOKE[name] for name in ("text_dim", "image_dim")}
         source = write_demo(Path(folder, "data"), **accuracy.SMOKE)
-        data = load_paired(source, **sizes, cache_dir=Path(folder, "cache"))
+        data = load_pairs(source, **sizes, cache_dir=Path(folder, "cache"))
         options.splits, options.seeds = [0], 2
         return measure(data, "smoke", options, Path(folder, "results"), choose_device(), SMOKE_SHARED)
 

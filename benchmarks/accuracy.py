@@ -22,7 +22,7 @@ from benchmarks import accuracy_table, common, protocol
 from benchmarks.baselines import METHODS
 from benchmarks.baselines.method import Method
 from benchmarks.store import Store
-from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.synthetic import write_demo
 from helpers.errors import DataError, SplitError
 from helpers.evaluation.leaderboard import format_table
@@ -89,8 +89,8 @@ def named_data(options: argparse.Namespace) -> tuple[str, PairedEmbeddings]:
     """What the command line names, and a name for its tables: the folder's, or `demo` with its widths."""
     widths = {"text_dim": options.text_dim, "image_dim": options.image_dim}
     if options.demo:
-        return demo_name(**widths), load_paired(write_demo(RunConfig(**widths).data_path, **widths), **widths)
-    return options.data_dir.resolve().name, load_paired(options.data_dir, **widths)
+        return demo_name(**widths), load_pairs(write_demo(RunConfig(**widths).data_path, **widths), **widths)
+    return options.data_dir.resolve().name, load_pairs(options.data_dir, **widths)
 
 
 def compare(
@@ -165,7 +165,7 @@ def smoke(options: argparse.Namespace) -> list[dict]:
     """Everything once at tiny sizes, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         sizes = {name: SMOKE[name] for name in ("text_dim", "image_dim")}
-        data = load_paired(write_demo(Path(folder, "data"), **SMOKE), **sizes, cache_dir=Path(folder, "cache"))
+        data = load_pairs(write_demo(Path(folder, "data"), **SMOKE), **sizes, cache_dir=Path(folder, "cache"))
         options.splits, options.seeds, options.project, options.results_dir = [0], 1, None, Path(folder, "results")
         methods = [method.tiny() for method in METHODS.values()]
         return compare(data, "smoke", methods, options, choose_device())

@@ -20,7 +20,7 @@ FIT = """
 import json, sys, time
 import numpy as np
 from benchmarks import common
-from helpers.data.pairs import load_paired
+from helpers.data.pairs import load_pairs
 from helpers.models.geometry import fit_cross_space, pair_statistics
 text, images, targets = (np.load(f"{sys.argv[1]}/{name}.npy", mmap_mode="r") for name in ("text", "images", "targets"))
 small = pair_statistics(text[:64], images, targets[:64])  # warms up the libraries
@@ -34,9 +34,9 @@ print(json.dumps({"seconds": time.perf_counter() - started, "pass_seconds": one_
 """
 LOAD = """
 import json, sys, time
-from helpers.data.pairs import load_paired
+from helpers.data.pairs import load_pairs
 started = time.perf_counter()
-data = load_paired(sys.argv[1], text_dim=int(sys.argv[2]), image_dim=int(sys.argv[3]), cache_dir=sys.argv[1] + "/cache")
+data = load_pairs(sys.argv[1], text_dim=int(sys.argv[2]), image_dim=int(sys.argv[3]), cache_dir=sys.argv[1] + "/cache")
 print(json.dumps({"seconds": time.perf_counter() - started, "captions": data.n_captions}))
 """
 DECOMPRESS = """

@@ -19,7 +19,7 @@ from benchmarks.baselines.method import Fitted, Method
 from benchmarks.store import Row, Store
 from helpers.data.pairs import PairedEmbeddings
 from helpers.data.split import Split, make_split
-from helpers.data.training_data import TrainingData, training_data
+from helpers.data.training_data import TrainingData
 from helpers.errors import SplitError
 from helpers.evaluation import hubness, metrics
 from helpers.system.devices import device_name, matmul_dtype, prefer_exact
@@ -80,9 +80,9 @@ def make_problem(
         split = _fewer(split, train_images, split_seed)
     if train_captions is not None:
         split = _fewer_captions(split, train_captions, split_seed)
-    outer = training_data(data.text, data.images, split, device)
+    outer = TrainingData.of(data.text, data.images, split, device)
     fold = make_split(split.train_caption_image, len(split.train_images), VAL_RATIO, FOLD_SEED + split_seed)
-    fold_data = training_data(outer.text.cpu().numpy(), outer.images.cpu().numpy(), fold, device)
+    fold_data = TrainingData.of(outer.text.cpu().numpy(), outer.images.cpu().numpy(), fold, device)
     empty = {name: getattr(outer, name)[:0] for name in ("val_text", "val_images", "val_positive")}
     digest = digest_of(data.fingerprint, split.digest)
     return Problem(

@@ -19,7 +19,7 @@ from benchmarks.ablation.report import TURNED_NAME, turned_table
 from benchmarks.ablation.table import table
 from benchmarks.ablation.variants import Shared
 from helpers.data import synthetic
-from helpers.data.pairs import load_paired
+from helpers.data.pairs import load_pairs
 from helpers.system.devices import choose_device, matmul_dtype
 from helpers.system.files import write_json
 
@@ -79,7 +79,7 @@ def measure(
         with tempfile.TemporaryDirectory() as folder:
             source = synthetic.write_demo(Path(folder, "data"), **{**sizes, **turn})
             widths = {key: sizes[key] for key in WIDTHS}
-            data = load_paired(source, **widths, cache_dir=Path(folder, "cache"))
+            data = load_pairs(source, **widths, cache_dir=Path(folder, "cache"))
             problem = protocol.make_problem(data, 0, device)
             store = ablations.store_of(turn_name(name, sizes), results)
             print(f"{name}: {data.n_captions:,} captions of {data.n_images:,} images", flush=True)

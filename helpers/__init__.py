@@ -13,7 +13,7 @@
 
 from importlib.metadata import version
 
-from helpers.data.pairs import load_paired as load_pairs
+from helpers.data.pairs import load_pairs
 from helpers.serving.translator import Translator
 
 __all__ = ["Translator", "__version__", "load_pairs"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from data_files import IMAGE_DIM, TEXT_DIM, DataFiles
 
-from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.system import paths
 
 
@@ -38,9 +38,9 @@ def files(tmp_path: Path) -> DataFiles:
 
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[..., PairedEmbeddings]:
-    """`load_paired` with the widths of `files` and with its cache in `tmp_path / "cache"`."""
+    """`load_pairs` with the widths of `files` and with its cache in `tmp_path / "cache"`."""
 
     def load_folder(folder: Path, text_dim: int = TEXT_DIM, image_dim: int = IMAGE_DIM) -> PairedEmbeddings:
-        return load_paired(folder, text_dim=text_dim, image_dim=image_dim, cache_dir=tmp_path / "cache")
+        return load_pairs(folder, text_dim=text_dim, image_dim=image_dim, cache_dir=tmp_path / "cache")
 
     return load_folder

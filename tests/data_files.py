@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -102,11 +103,27 @@ def npy_bytes(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def npy_header(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
+def npy_header(shape: tuple[int, ...], descr: str = "<f4", fortran_order: bool = False) -> bytes:
     """An npy header alone, for arrays that promise more than follows."""
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": descr})
+    np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": fortran_order, "descr": descr})
     return file.getvalue()
+
+
+def promise(
+    path: Path,
+    key: str,
+    shape: tuple[int, ...],
+    descr: str = "<f4",
+    fortran_order: bool = False,
+    compression: int = zipfile.ZIP_DEFLATED,
+) -> Path:
+    """Add an array of which only a hundred bytes follow, although its header and the zip's directory agree on all."""
+    header = npy_header(shape, descr, fortran_order)
+    with zipfile.ZipFile(path, "a", compression) as archive:
+        archive.writestr(f"{key}.npy", header + bytes(100))
+        archive.infolist()[-1].file_size = len(header) + math.prod(shape) * np.dtype(descr).itemsize
+    return path
 
 
 def write_members(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:

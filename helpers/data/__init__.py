@@ -1,0 +1,34 @@
+"""The data: files are read and checked, captions paired with images, the pairs split, and made ready for training.
+
+One module each: `npz` reads archives without trusting them, `captions` reads caption files, `pairs` checks and pairs
+both, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds images that repeat one
+another, `split` splits by image, `training_data` moves the splits to a device, `vectors` brings vectors to unit length,
+and `synthetic` writes the demo data.
+"""
+
+from helpers.data.captions import match_captions, parse_captions
+from helpers.data.duplicates import duplicate_groups, near_duplicates
+from helpers.data.pairs import PairedEmbeddings, QueryEmbeddings, load_pairs, load_queries
+from helpers.data.split import SPLITS, Part, Split, check_disjoint, make_split
+from helpers.data.synthetic import write_demo
+from helpers.data.training_data import TrainingData
+from helpers.data.vectors import normalise
+
+__all__ = [
+    "SPLITS",
+    "PairedEmbeddings",
+    "Part",
+    "QueryEmbeddings",
+    "Split",
+    "TrainingData",
+    "check_disjoint",
+    "duplicate_groups",
+    "load_pairs",
+    "load_queries",
+    "make_split",
+    "match_captions",
+    "near_duplicates",
+    "normalise",
+    "parse_captions",
+    "write_demo",
+]

@@ -103,6 +103,26 @@ def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) 
     return targets
 
 
+def require_same_order(path: Path, texts: Sequence[str], stored: Sequence[str]) -> None:
+    """Raise where a captions file and the npz hold the same texts in different orders: one is not that of the rows.
+
+    Texts that differ otherwise (cleaned, cut) are no sign of that.
+
+    Args:
+        path: of the captions file, for the message.
+        texts, stored: the N captions of the file and of `captions/text`.
+
+    Raises:
+        DataError: with the count and the first five rows, counted from 0.
+    """
+    moved = [row for row, (text, other) in enumerate(zip(texts, stored, strict=True)) if text.strip() != other.strip()]
+    if moved and sorted(text.strip() for text in texts) == sorted(text.strip() for text in stored):
+        raise DataError(
+            f"{path}: {len(moved)} of {len(texts)} captions stand in another row than in 'captions/text' of the npz: "
+            f"{first_five(moved)} (rows count from 0). Put its lines in the order of 'captions/embeddings'."
+        )
+
+
 def _report_joined(settled: dict[str, int], image_names: Sequence[str] | None, where: str) -> None:
     """Raise where shortening has given one image the captions of several files.
 
@@ -145,7 +165,7 @@ def _stem(name: str) -> str:
 def _report_captions(targets: np.ndarray, value: int, problem: str, keys: Sequence[str], where: str) -> None:
     rows = np.flatnonzero(targets == value)
     if len(rows):
-        cases = first_five(f"row {row} {keys[row]!r}" for row in rows)
+        cases = first_five(f"row {row} {keys[row]!r}" for row in rows.tolist())
         raise DataError(
             f"{where}: {len(rows)} caption(s) {problem}: {cases} (rows count from 0). Write the names as they stand "
             "in images/names."

@@ -1,4 +1,4 @@
-"""Paired embeddings of captions and images: loaded, checked, matched, and cached as memory maps.
+"""Paired embeddings of captions and images: checked against the format, matched to one another, and cached.
 
 Everything cheap is checked first (names, shapes, widths, caption lines); the vectors are then checked while they
 stream, block by block, from the npz into the cache. data/README.md gives the formats to the byte.
@@ -6,42 +6,40 @@ stream, block by block, from the npz into the cache. data/README.md gives the fo
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import shutil
-import time
-import uuid
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from helpers.data import fields
-from helpers.data.captions import match_captions, parse_captions, read_bytes
-from helpers.data.fields import CAPTIONS_KEY, IDS_KEY, IMAGE_KEY, LABEL_KEY, NAMES_KEY, TEXT_KEY
+from helpers.data.cache import Tensor, read_cache, write_cache
+from helpers.data.captions import match_captions, parse_captions, read_bytes, require_same_order
 from helpers.data.npz import NpzReader
 from helpers.errors import DataError, first_five
 from helpers.system import paths
 
-__all__ = [
-    "DataError",
-    "PairedEmbeddings",
-    "QueryEmbeddings",
-    "load_paired",
-    "load_queries",
-    "match_captions",
-    "parse_captions",
-]
+TRAIN_FILE, CAPTIONS_FILE, QUERY_FILE = "train.npz", "captions.txt", "test.clean.npz"
+TEXT_KEY, IMAGE_KEY = "captions/embeddings", "images/embeddings"
+IDS_KEY, CAPTIONS_KEY, LABEL_KEY, NAMES_KEY = "captions/ids", "captions/text", "captions/label", "images/names"
+CACHE_VERSION = 2
+"""Part of every cache's name: raise it when the content or layout of a cache changes."""
 
-TRAIN_FILE = "train.npz"
-CAPTIONS_FILE = "captions.txt"
-QUERY_FILE = "test.clean.npz"
-LEFTOVER_AGE = 86400.0
-"""Seconds after which a half-written cache cannot be another process at work."""
-CACHE_VERSION = 1
-"""Part of every cache's key: raise it when the content or layout of a cache changes."""
+_METADATA = {  # optional integers, and the sizes that they repeat
+    "metadata/num_captions": "n_captions",
+    "metadata/num_images": "n_images",
+    "metadata/embedding_dim_text": "text_dim",
+    "metadata/embedding_dim_image": "image_dim",
+}
+# Kinds of values: how an error calls them, and NumPy's codes of their dtypes.
+_ANY, _TEXT = ("values", ".*"), ("text, as np.asarray(values, dtype=str),", r"U\d+")
+_FLOATS, _INTEGERS = ("float16, float32 or float64", "f[248]"), ("integers", "[iu][1248]")
+_INT64, _FLAGS = ("integers that fit int64", "[iu][124]|i8"), ("bool or integers", "b1|[iu][1248]")
+_CACHED = "text", "images", "targets", "captions", "image_names"  # fields of `PairedEmbeddings`
+_UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class QueryEmbeddings:
     captions: list[str]
 
 
-def load_paired(
+def load_pairs(
     data_dir: str | Path, *, text_dim: int = 1024, image_dim: int = 1536, cache_dir: str | Path | None = None
 ) -> PairedEmbeddings:
     """Load `train.npz` and `captions.txt` of a folder, or their cache where they were loaded before.
@@ -114,20 +112,22 @@ def load_paired(
         cache_dir: folder of the caches; `paths.cache_dir()` where None.
 
     Raises:
-        DataError: a file is missing or damaged, or its content is not what data/README.md describes.
+        DataError: a file is missing or damaged, its content is not what data/README.md describes, or the cache cannot
+            be written.
     """
     folder = Path(data_dir).expanduser().absolute()
-    captions_path = folder / CAPTIONS_FILE
-    caches = Path(cache_dir or paths.cache_dir()).expanduser().absolute()
+    captions_path = folder / CAPTIONS_FILE if (folder / CAPTIONS_FILE).exists() else None
     with NpzReader(folder / TRAIN_FILE) as archive:
-        captions_digest = hashlib.sha256(read_bytes(captions_path)).hexdigest() if captions_path.exists() else None
-        cache = caches / _cache_key(archive, captions_path, captions_digest)
-        if not cache.is_dir():
-            _build_cache(cache, archive, captions_path, text_dim, image_dim)
-        data = _read_cache(cache, fingerprint=_digest(archive.directory(), captions_digest))
-        fields.check_width(archive, TEXT_KEY, data.text_dim, text_dim)
-        fields.check_width(archive, IMAGE_KEY, data.image_dim, image_dim)
-    return data
+        archive.require([TEXT_KEY, IMAGE_KEY, NAMES_KEY])
+        sizes = _check_headers(archive, {"text_dim": text_dim, "image_dim": image_dim})
+        digest = hashlib.sha256(read_bytes(captions_path)).hexdigest() if captions_path else None
+        # The zip's directory has the CRC-32 of each array, so it changes with the content without being decompressed.
+        content = archive.directory(), digest
+        stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (archive.path, captions_path) if path]
+        name = f"{_digest(CACHE_VERSION, stats, *content)[:32]}.safetensors"
+        cache = Path(cache_dir or paths.cache_dir()).expanduser().absolute() / name
+        data = read_cache(cache, _CACHED) or _convert(cache, archive, captions_path, sizes)
+    return PairedEmbeddings(**data, fingerprint=_digest(*content))
 
 
 def load_queries(path: str | Path, *, text_dim: int = 1024) -> QueryEmbeddings:
@@ -142,164 +142,131 @@ def load_queries(path: str | Path, *, text_dim: int = 1024) -> QueryEmbeddings:
     """
     with NpzReader(path) as archive:
         archive.require([IDS_KEY, TEXT_KEY])
-        n_queries = fields.check_embeddings(archive, TEXT_KEY, text_dim)
-        archive.check_size(TEXT_KEY)
-        ids = fields.read_ids(archive, n_queries)
-        captions = [""] * n_queries
-        if CAPTIONS_KEY in archive:
-            captions = fields.read_strings(archive, CAPTIONS_KEY, n_queries, TEXT_KEY)
-        text = np.empty((n_queries, text_dim), np.float32)
-        fields.copy_vectors(archive, TEXT_KEY, text)
+        sizes = _check_headers(archive, {"text_dim": text_dim})
+        _expect(archive, IDS_KEY, _INT64, n_captions=sizes["n_captions"])
+        [text] = _vectors(archive, TEXT_KEY, [archive.read(TEXT_KEY)])
+        ids = archive.read(IDS_KEY).astype(np.int64)
+        _require_unique(archive, IDS_KEY, ids)
+        stored = CAPTIONS_KEY in archive.keys
+        captions = _read_texts(archive, CAPTIONS_KEY, n_captions=len(ids)) if stored else [""] * len(ids)
     return QueryEmbeddings(ids, text, captions)
-
-
-def _build_cache(cache: Path, archive: NpzReader, captions_path: Path, text_dim: int, image_dim: int) -> None:
-    """Check the inputs, cheap checks first, and write their cache.
-
-    The cache is written beside its place and moved there when it is complete, so that neither a failure nor a second
-    process ever shows a half-written one.
-    """
-    archive.require([TEXT_KEY, IMAGE_KEY, NAMES_KEY])
-    n_captions = fields.check_embeddings(archive, TEXT_KEY, text_dim)
-    n_images = fields.check_embeddings(archive, IMAGE_KEY, image_dim)
-    for key in (IDS_KEY, CAPTIONS_KEY):
-        if key in archive:
-            fields.check_length(archive, key, n_captions, TEXT_KEY)
-    names = fields.read_image_names(archive, n_images)
-    targets, captions = _pairs(archive, captions_path, n_captions, names)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(cache.parent, 4 * (n_captions * text_dim + n_images * image_dim))
-    for leftover in cache.parent.glob(f".{cache.name}.*"):
-        if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:  # of a process killed while it wrote
-            shutil.rmtree(leftover, ignore_errors=True)
-    temporary = cache.with_name(f".{cache.name}.{uuid.uuid4().hex}")
-    temporary.mkdir()
-    try:
-        np.save(temporary / "targets.npy", targets)
-        (temporary / "captions.json").write_text(json.dumps(captions), encoding="ascii")
-        (temporary / "image_names.json").write_text(json.dumps(names), encoding="ascii")
-        _write_vectors(temporary / "text.npy", archive, TEXT_KEY)
-        _write_vectors(temporary / "images.npy", archive, IMAGE_KEY)
-        _publish(temporary, cache)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _pairs(archive: NpzReader, captions_path: Path, n_captions: int, names: list[str]) -> tuple[np.ndarray, list[str]]:
-    """The (N,) int64 targets and the N texts, from captions.txt or, where that is missing, from the archive."""
-    if captions_path.exists():
-        rows = parse_captions(captions_path)
-        if len(rows) != n_captions:
-            raise DataError(
-                f"{captions_path}: holds {len(rows)} captions but '{TEXT_KEY}' of {archive.path} has {n_captions} "
-                "rows. One line a row, in the same order, is needed."
-            )
-        texts = [text for _, text in rows]
-        if CAPTIONS_KEY in archive and archive.header(CAPTIONS_KEY).dtype.kind == "U":
-            stored = fields.read_strings(archive, CAPTIONS_KEY, n_captions, TEXT_KEY)
-            _require_same_order(captions_path, texts, stored)
-        return match_captions([key for key, _ in rows], names, str(captions_path)), texts
-    missing = [key for key in (LABEL_KEY, CAPTIONS_KEY) if key not in archive]
-    if missing:
-        raise DataError(
-            f"{captions_path}: no such file, and {archive.path} lacks {' and '.join(missing)}, so captions cannot be "
-            f"paired with images. Put {CAPTIONS_FILE} beside {TRAIN_FILE}; data/README.md describes it."
-        )
-    captions = fields.read_strings(archive, CAPTIONS_KEY, n_captions, TEXT_KEY)
-    return fields.read_label_targets(archive, n_captions, len(names)), captions
-
-
-def _require_same_order(captions_path: Path, texts: list[str], stored: list[str]) -> None:
-    """Raise where captions.txt and the archive hold the same texts in different orders: one is not that of the rows.
-
-    Texts that differ otherwise (cleaned, cut) are no sign of that.
-    """
-    moved = [row for row, (text, other) in enumerate(zip(texts, stored, strict=True)) if text.strip() != other.strip()]
-    if moved and sorted(text.strip() for text in texts) == sorted(text.strip() for text in stored):
-        raise DataError(
-            f"{captions_path}: {len(moved)} of {len(texts)} captions stand in another row than in '{CAPTIONS_KEY}' of "
-            f"the npz: {first_five(moved)} (rows count from 0). Put its lines in the order of '{TEXT_KEY}'."
-        )
-
-
-def _check_space(folder: Path, n_bytes: int) -> None:
-    """A full disk kills the process at a write to a memory map (SIGBUS), without a word: ask beforehand."""
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes:
-        raise DataError(
-            f"{folder}: the cache needs {n_bytes / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB left. "
-            "Free some space, or set HELPERS_RUNS_DIR to a folder on another disk."
-        )
-
-
-def _write_vectors(path: Path, archive: NpzReader, key: str) -> None:
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=archive.header(key).shape)
-    _reserve(path)
-    fields.copy_vectors(archive, key, out)
-    out.flush()
-
-
-def _reserve(path: Path) -> None:
-    """Take the disk blocks of a sparse file now, where the system can: a quota shows only here.
-
-    Raises:
-        DataError: there is no room for them.
-    """
-    if not hasattr(os, "posix_fallocate"):
-        return
-    size = path.stat().st_size
-    try:
-        with open(path, "rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"{path.parent.parent}: no room for {size / 1e6:.0f} MB of the cache ({error.strerror}). Free some "
-                "space, or set HELPERS_RUNS_DIR to a folder on another disk."
-            ) from error
-        # Some file systems cannot reserve; writing there goes on as before.
-
-
-def _publish(temporary: Path, cache: Path) -> None:
-    try:
-        os.replace(temporary, cache)
-    except OSError:
-        if not cache.is_dir():
-            raise
-        # Another process was faster; its cache has the same key and therefore the same content.
-
-
-def _read_cache(cache: Path, fingerprint: str) -> PairedEmbeddings:
-    def array(name: str) -> np.ndarray:
-        return np.load(cache / name, mmap_mode="r", allow_pickle=False)
-
-    def strings(name: str) -> list[str]:
-        return json.loads((cache / name).read_text(encoding="ascii"))
-
-    try:
-        return PairedEmbeddings(
-            text=array("text.npy"),
-            images=array("images.npy"),
-            targets=array("targets.npy"),
-            captions=strings("captions.json"),
-            image_names=strings("image_names.json"),
-            fingerprint=fingerprint,
-        )
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(
-            f"{cache}: this cache is damaged ({error}). Delete the folder; the next load makes it again."
-        ) from error
-
-
-def _cache_key(archive: NpzReader, captions_path: Path, captions_digest: str | None) -> str:
-    """Name of the cache: stands for size, time and content of both files, at the cost of reading the small one.
-
-    The zip's directory carries the CRC-32 of each array, so it changes with the content without being decompressed.
-    """
-    paths = [archive.path] + ([captions_path] if captions_digest else [])
-    stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return _digest(CACHE_VERSION, stats, archive.directory(), captions_digest)[:32]
 
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+
+
+def _check_headers(archive: NpzReader, widths: dict[str, int]) -> dict[str, int]:
+    """Check by headers and metadata that the arrays fit one another, and the `widths` asked for.
+
+    Returns:
+        All sizes: text_dim, n_captions and, where widths name image_dim, image_dim and n_images.
+    """
+    sizes = dict(widths)
+    for key, rows, dim, least in (TEXT_KEY, "n_captions", "text_dim", 1), (IMAGE_KEY, "n_images", "image_dim", 2):
+        if dim in widths:
+            sizes[rows], width = _expect(archive, key, _FLOATS, **{rows: None, dim: None})
+            if sizes[rows] < least:
+                raise archive.error(key, f"holds {sizes[rows]} row(s): {least} or more needed to tell match from miss.")
+            if width != widths[dim]:
+                remedy = f"Set {dim}={width}, or give the file of another encoder."
+                raise archive.error(key, f"has width {width} but {dim} is {widths[dim]}. {remedy}")
+    for key in archive.keys:
+        if key in (IDS_KEY, CAPTIONS_KEY):
+            _expect(archive, key, _ANY, n_captions=sizes["n_captions"])
+        elif (size := _METADATA.get(key, "")) in sizes:  # optional, but where it is there, it must tell the truth
+            _expect(archive, key, _INTEGERS, **{"one": 1} if archive.header(key)[0] else {})
+            if (declared := int(archive.read(key).item())) != sizes[size]:
+                remedy = "Metadata and arrays disagree: export the file again, or leave the metadata out."
+                raise archive.error(key, f"says {declared}, but {size} is {sizes[size]}. {remedy}")
+    return sizes
+
+
+def _expect(archive: NpzReader, key: str, kind: tuple[str, str], **axes: int | None) -> tuple[int, ...]:
+    """The shape of an array, once its header fits: its kind of values, and its axes, of any size where None."""
+    shape, dtype = archive.header(key)
+    wanted = tuple(size if want is None else want for want, size in zip(axes.values(), shape, strict=False))
+    if shape != wanted or len(shape) != len(axes) or not re.fullmatch(kind[1], dtype.str[1:]):
+        named = ", ".join(name if size is None else f"{name}={size}" for name, size in axes.items())
+        raise archive.error(key, f"is {dtype} of shape {shape}: {kind[0]} of shape ({named}) needed.")
+    return shape
+
+
+def _convert(cache: Path, archive: NpzReader, captions_path: Path | None, sizes: dict[str, int]) -> dict[str, Any]:
+    """Check what headers do not tell, pair captions with images, and write it all to the cache."""
+    n_captions, n_images = sizes["n_captions"], sizes["n_images"]
+    names = _read_texts(archive, NAMES_KEY, n_images=n_images)
+    _require_unique(archive, NAMES_KEY, names)
+    if captions_path:
+        keys, texts = map(list, zip(*parse_captions(captions_path), strict=True))
+        if len(texts) != n_captions:
+            raise DataError(
+                f"{captions_path}: holds {len(texts)} captions but '{TEXT_KEY}' of {archive.path} has {n_captions} "
+                "rows. One line a row, in the same order, is needed."
+            )
+        if CAPTIONS_KEY in archive.keys and archive.header(CAPTIONS_KEY)[1].kind == "U":
+            require_same_order(captions_path, texts, _read_texts(archive, CAPTIONS_KEY, n_captions=n_captions))
+        targets = match_captions(keys, names, str(captions_path))
+    else:
+        archive.require([LABEL_KEY, CAPTIONS_KEY], f" where no {CAPTIONS_FILE} pairs the captions")
+        texts = _read_texts(archive, CAPTIONS_KEY, n_captions=n_captions)
+        targets = _label_targets(archive, n_captions, n_images)
+    arrays: dict[str, Tensor] = {"targets": ("I64", targets.shape, [targets])}
+    for name, key in ("text", TEXT_KEY), ("images", IMAGE_KEY):
+        arrays[name] = "F32", archive.header(key)[0], _vectors(archive, key, archive.blocks(key))
+    return write_cache(cache, arrays, {"captions": texts, "image_names": names})
+
+
+def _read_texts(archive: NpzReader, key: str, **axis: int) -> list[str]:
+    """An array of text, and nothing in it that no text holds."""
+    _expect(archive, key, _TEXT, **axis)
+    try:
+        values = archive.read(key).tolist()
+    except SystemError as error:  # what CPython raises for a code point above U+10FFFF
+        raise archive.error(key, f"holds characters that do not exist ({error}): export the file again.") from error
+    unprintable = [row for row, value in enumerate(values) if _UNPRINTABLE.search(value)]
+    remedy = "Decode these texts as what they are and export them again."
+    _refuse_rows(archive, key, {"with NUL or half a surrogate pair": unprintable}, remedy)
+    return values
+
+
+def _require_unique(archive: NpzReader, key: str, values: np.ndarray | list[str]) -> None:
+    found, counts = np.unique(values, return_counts=True)
+    if repeated := found[counts > 1].tolist():
+        raise archive.error(key, f"holds {len(repeated)} more than once: {first_five(repeated)}. Make them unique.")
+
+
+def _label_targets(archive: NpzReader, n_captions: int, n_images: int) -> np.ndarray:
+    """(N,) int64 column of the one nonzero entry in each row of `captions/label`, which is never held whole."""
+    _expect(archive, LABEL_KEY, _FLAGS, n_captions=n_captions, n_images=n_images)
+    found = [((block != 0).argmax(axis=1), np.count_nonzero(block, axis=1)) for block in archive.blocks(LABEL_KEY)]
+    targets, marks = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    remedy = f"Each caption describes one image: mark that one only, or supply {CAPTIONS_FILE}."
+    _refuse_rows(archive, LABEL_KEY, {"without exactly one nonzero entry": np.flatnonzero(marks != 1)}, remedy)
+    return targets
+
+
+def _vectors(archive: NpzReader, key: str, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The blocks of embeddings as float32; after the last, an error where rows were NaN, infinite or zero.
+
+    A row is judged by its squared norm in float32, as later code computes it: values so large or small that it
+    overflows or vanishes cannot be normalised either.
+    """
+    norms = []
+    for block in blocks:
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows = np.ascontiguousarray(block, np.float32)
+            norms.append(np.einsum("ij,ij->i", rows, rows))
+        yield rows
+    squared = np.concatenate(norms)
+    found = {
+        "that hold NaN or infinity, or overflow float32": np.flatnonzero(~np.isfinite(squared)),
+        "that are zero vectors (norm 0)": np.flatnonzero(squared == 0),
+    }
+    _refuse_rows(archive, key, found, "Encode these rows again.")
+
+
+def _refuse_rows(archive: NpzReader, key: str, found: Mapping[str, Sequence[int] | np.ndarray], remedy: str) -> None:
+    cases = [f"{len(rows)} row(s) {what}: {first_five(rows)}" for what, rows in found.items() if len(rows)]
+    if cases:
+        raise archive.error(key, f"has {'; '.join(cases)} (rows count from 0). {remedy}")

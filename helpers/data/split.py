@@ -1,4 +1,4 @@
-"""The split by image, the validation gallery, and the caption-to-gallery index."""
+"""The split by image: which images, and captions with them, train, validate and test."""
 
 from __future__ import annotations
 
@@ -6,19 +6,32 @@ import hashlib
 import itertools
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from helpers.errors import SplitError
-from helpers.system.files import atomic_write
+from helpers.errors import SplitError, first_five
 
-SIDES = ("training", "validation", "test")
+SPLITS = ("training", "validation", "test")
 TRAINING, VALIDATION, TEST = range(3)
 
 
 def _none() -> np.ndarray:
     return np.empty(0, dtype=np.int64)
+
+
+class Part(NamedTuple):
+    """One of the three splits.
+
+    Attributes:
+        captions: (V,) ascending rows of the caption embeddings.
+        images: (G,) ascending rows of the image embeddings: the gallery in which the captions are ranked.
+        positive: (V,) position of each caption's image in `images`.
+    """
+
+    captions: np.ndarray
+    images: np.ndarray
+    positive: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """Hex digest of all sides: models that name it were trained and judged on this very split."""
+        """Hex digest of all splits: models that name it were trained and judged on this very split."""
         parts = [self.train_images, self.val_images, self.train_captions, self.val_captions]
         if self.has_test:  # a split without a test split keeps the digest that it had before there were any
             parts += [self.test_images, self.test_captions]
@@ -58,16 +71,17 @@ class Split:
             sha.update(np.asarray([len(part)], dtype="<i8").tobytes() + part.astype("<i8").tobytes())
         return sha.hexdigest()
 
-    def judged(self, side: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Captions (V,), gallery images (G,) and each caption's position in the gallery (V,) of a side.
+    def part(self, name: str) -> Part:
+        """Captions, images and the index between them of one of `SPLITS`.
 
-        Args:
-            side: `validation` or `test`.
+        Raises:
+            KeyError: there is no split of that name.
         """
         return {
-            "validation": (self.val_captions, self.val_images, self.caption_to_gallery),
-            "test": (self.test_captions, self.test_images, self.caption_to_test_gallery),
-        }[side]
+            "training": Part(self.train_captions, self.train_images, self.train_caption_image),
+            "validation": Part(self.val_captions, self.val_images, self.caption_to_gallery),
+            "test": Part(self.test_captions, self.test_images, self.caption_to_test_gallery),
+        }[name]
 
 
 def make_split(
@@ -84,19 +98,22 @@ def make_split(
 
     Args:
         targets: (N,) image of each caption, in [0, n_images).
-        groups: (n_images,) images of one group stay on one side; see `_take` for how near the counts then come.
+        n_images: M.
+        val_ratio, test_ratio: shares of the images; a `test_ratio` of 0 makes no test split.
+        split_seed: of the permutation.
+        groups: (M,) images of one group stay in one split; see `_take` for how near the counts then come.
 
     Raises:
-        SplitError: a side would be without captions, training without images, or another with fewer than two.
+        SplitError: a split would be without captions, training without images, or another with fewer than two.
     """
     n_val, n_test = _counts(n_images, val_ratio, test_ratio)
     order = np.random.default_rng(split_seed).permutation(n_images)
-    side = sides(order, n_val, n_test, groups)
-    position = np.empty(n_images, dtype=np.int64)  # of each image within its own side
+    split_of = deal(order, n_val, n_test, groups)
+    position = np.empty(n_images, dtype=np.int64)  # of each image within its own split
     images, captions = [], []
     for which in range(3):
-        images.append(np.flatnonzero(side == which))
-        captions.append(np.flatnonzero(side[targets] == which))
+        images.append(np.flatnonzero(split_of == which))
+        captions.append(np.flatnonzero(split_of[targets] == which))
         position[images[-1]] = np.arange(len(images[-1]))
     _require_filled(images, captions, with_test=n_test > 0)
     split = Split(
@@ -141,19 +158,28 @@ def _at_least(ratio: float) -> float:
     return math.ceil(ratio * 1e4) / 1e4
 
 
-def sides(order: np.ndarray, n_val: int, n_test: int, groups: np.ndarray | None) -> np.ndarray:
-    """(M,) side of each image, dealt in `order` (M,), a permutation of the images."""
-    side = np.full(len(order), TRAINING)
+def deal(order: np.ndarray, n_val: int, n_test: int, groups: np.ndarray | None) -> np.ndarray:
+    """The split that each image falls into: the first of an order validate, the next test, the others train.
+
+    Args:
+        order: (M,) a permutation of the images.
+        n_val, n_test: how many images validate and test; with groups, as nearly as `_take` comes.
+        groups: (M,) images of one group stay together; None for no groups.
+
+    Returns:
+        (M,) TRAINING, VALIDATION or TEST.
+    """
+    split_of = np.full(len(order), TRAINING)
     if groups is None:
-        side[order[:n_val]], side[order[n_val : n_val + n_test]] = VALIDATION, TEST
-        return side
+        split_of[order[:n_val]], split_of[order[n_val : n_val + n_test]] = VALIDATION, TEST
+        return split_of
     _, first, group, sizes = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
     queue = np.argsort(first)  # groups in the order in which the permutation meets them
     for which, wanted in ((VALIDATION, n_val), (TEST, n_test)):
         taken = _take(sizes[queue], wanted)
-        side[order[np.isin(group, queue[taken])]] = which
+        split_of[order[np.isin(group, queue[taken])]] = which
         queue = queue[~taken]
-    return side
+    return split_of
 
 
 def _take(sizes: np.ndarray, wanted: int) -> np.ndarray:
@@ -178,47 +204,38 @@ def _take(sizes: np.ndarray, wanted: int) -> np.ndarray:
 
 
 def _require_filled(images: list[np.ndarray], captions: list[np.ndarray], with_test: bool) -> None:
-    sides = range(3 if with_test else 2)
-    if not all(len(images[which]) > (which != TRAINING) for which in sides):
-        found = ", ".join(f"{len(images[which])} {SIDES[which]}" for which in sides)
+    splits = range(3 if with_test else 2)
+    if not all(len(images[which]) > (which != TRAINING) for which in splits):
+        found = ", ".join(f"{len(images[which])} {SPLITS[which]}" for which in splits)
         raise SplitError(
             f"{found} images: groups of near-duplicates are too large to be dealt out in these shares. Set "
             "group_duplicates to False, or choose other ratios."
         )
-    if not all(len(captions[which]) for which in sides):
-        counts = [f"{len(captions[which])} {SIDES[which]}" for which in sides]
+    if not all(len(captions[which]) for which in splits):
+        counts = [f"{len(captions[which])} {SPLITS[which]}" for which in splits]
         found = f"{', '.join(counts[:-1])} and {counts[-1]}"
-        raise SplitError(f"{found} captions: every side needs one or more. Choose another split_seed or other ratios.")
+        raise SplitError(f"{found} captions: every split needs one or more. Choose another split_seed or other ratios.")
 
 
 def check_disjoint(split: Split, targets: np.ndarray) -> None:
-    """Raise `SplitError` where an image, or a caption of it, stands on two sides, or an index points elsewhere."""
-    images = (split.train_images, split.val_images, split.test_images)
-    captions = (split.train_captions, split.val_captions, split.test_captions)
-    indices = (split.train_caption_image, split.caption_to_gallery, split.caption_to_test_gallery)
-    for a, b in itertools.combinations(range(3), 2):
+    """Check that no image, and no caption of it, is in two splits, and that every index points to the captions' images.
+
+    Args:
+        targets: (N,) image of each caption.
+
+    Raises:
+        SplitError: with the count and the first five.
+    """
+    for a, b in itertools.combinations(SPLITS, 2):
+        one, other = split.part(a), split.part(b)
         for what, left, right in (
-            ("images", images[a], images[b]),
-            ("captions", captions[a], captions[b]),
-            ("images of captions", targets[captions[a]], targets[captions[b]]),
+            ("images", one.images, other.images),
+            ("captions", one.captions, other.captions),
+            ("images of captions", targets[one.captions], targets[other.captions]),
         ):
             shared = np.intersect1d(left, right)
             if len(shared):
-                raise SplitError(
-                    f"{len(shared)} {what} on both sides of the split ({SIDES[a]}, {SIDES[b]}), "
-                    f"first: {shared[:5].tolist()}."
-                )
-    for positive, rows, index in zip(images, captions, indices, strict=True):
-        if not np.array_equal(positive[index], targets[rows]):
+                raise SplitError(f"{len(shared)} {what} in both splits, {a} and {b}: {first_five(shared)}.")
+    for captions, images, positive in map(split.part, SPLITS):
+        if not np.array_equal(images[positive], targets[captions]):
             raise SplitError("The caption-to-gallery index does not point to the captions' own images.")
-
-
-def save_split(path: Path, split: Split) -> None:
-    """Write the split's arrays as an npz, atomically; those of the test split only where there is one."""
-    arrays = {name: array for name, array in vars(split).items() if split.has_test or "test" not in name}
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-
-    atomic_write(path, write)

@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -123,11 +124,11 @@ def _sentence(rng: np.random.Generator, kept: np.ndarray) -> str:
     return text + " ."
 
 
-def _metadata(sizes: dict[str, int]) -> dict[str, np.ndarray]:
+def _metadata(sizes: dict[str, int]) -> dict[str, Any]:
     return {f"metadata/{key}": np.array([value], dtype=np.int64) for key, value in sizes.items()}
 
 
-def _write_set(folder: Path, settings: dict[str, float]) -> None:
+def _write_set(folder: Path, settings: dict[str, Any]) -> None:
     rng = np.random.default_rng(settings["seed"])
     m, per_image, n_queries = settings["n_images"], settings["captions_per_image"], settings["n_queries"]
     text_dim, image_dim = settings["text_dim"], settings["image_dim"]
@@ -144,27 +145,23 @@ def _write_set(folder: Path, settings: dict[str, float]) -> None:
     label[np.arange(len(targets)), targets] = True
     sizes = {"num_captions": len(targets), "num_images": m, "embedding_dim_text": text_dim}
     sizes["embedding_dim_image"] = image_dim
-    np.savez(
-        folder / "train.npz",
-        **_metadata(sizes),
-        **{"captions/ids": np.arange(1, len(targets) + 1), "captions/text": np.array(texts)},
-        **{"captions/embeddings": to_text(rng, described), "captions/label": label},
-        **{"images/names": np.array(names), "images/embeddings": to_image(rng, latents)},
-    )
+    arrays = _metadata(sizes)
+    arrays |= {"captions/ids": np.arange(1, len(targets) + 1), "captions/text": np.array(texts)}
+    arrays |= {"captions/embeddings": to_text(rng, described), "captions/label": label}
+    arrays |= {"images/names": np.array(names), "images/embeddings": to_image(rng, latents)}
+    np.savez(folder / "train.npz", **arrays)
     lines = [f"{names[i]},{text}\n" for i, text in zip(targets, texts, strict=True)]
     (folder / "captions.txt").write_text("image,caption\n" + "".join(lines), encoding="utf-8", newline="\n")
     kept, described = _caption_latents(rng, _image_latents(rng, n_queries, centres))
     sizes = {"num_captions": n_queries, "embedding_dim_text": text_dim, "embedding_dim_image": image_dim}
-    np.savez(
-        folder / "test.clean.npz",
-        **_metadata(sizes),
-        **{"captions/ids": np.arange(1, n_queries + 1), "captions/embeddings": to_text(rng, described)},
-        **{"captions/text": np.array([_sentence(rng, row) for row in kept])},
-    )
+    arrays = _metadata(sizes)
+    arrays |= {"captions/ids": np.arange(1, n_queries + 1), "captions/embeddings": to_text(rng, described)}
+    arrays |= {"captions/text": np.array([_sentence(rng, row) for row in kept])}
+    np.savez(folder / "test.clean.npz", **arrays)
     (folder / "demo.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _is_current(folder: Path, settings: dict[str, float]) -> bool:
+def _is_current(folder: Path, settings: dict[str, Any]) -> bool:
     try:
         recorded = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -204,7 +201,7 @@ def write_demo(
         DataError: the folder holds files that are no part of a demo set; they are never overwritten.
     """
     directory = Path(directory).expanduser().absolute()
-    settings = {"version": VERSION, "n_images": n_images, "captions_per_image": captions_per_image}
+    settings: dict[str, Any] = {"version": VERSION, "n_images": n_images, "captions_per_image": captions_per_image}
     settings |= {"text_dim": text_dim, "image_dim": image_dim, "n_queries": n_queries, "seed": seed}
     settings |= {"relu_weight": relu_weight, "noise_share": noise_share}
     if _is_current(directory, settings):

@@ -28,10 +28,9 @@ def normalise(rows: torch.Tensor) -> torch.Tensor:
 def rows(gallery: torch.Tensor | np.ndarray, which: slice | np.ndarray, device: torch.device) -> torch.Tensor:
     """Some rows of a tensor, an array or a memory map, as float32 on `device`."""
     if isinstance(gallery, np.ndarray):
-        gallery, which = torch.from_numpy(np.array(gallery[which], dtype=np.float32)), slice(None)
-    elif isinstance(which, np.ndarray):
-        which = torch.from_numpy(which).to(gallery.device)
-    return gallery[which].to(device).float()
+        return torch.from_numpy(np.array(gallery[which], dtype=np.float32)).to(device)
+    index = torch.from_numpy(which).to(gallery.device) if isinstance(which, np.ndarray) else which
+    return gallery[index].to(device).float()
 
 
 def _common_direction(gallery: torch.Tensor | np.ndarray) -> torch.Tensor | None:

@@ -93,7 +93,7 @@ def judge(
         models: by the name of their row; moved to the device of `choose_device`.
         part: `validation` or `test`.
     """
-    captions, images, targets = split.judged(part)
+    captions, images, targets = split.part(part)
     gallery = np.ascontiguousarray(data.images[images])
     training_images = data.images[split.train_images]
     direction = dot_product.length_direction(training_images)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from helpers.data.duplicates import duplicate_groups
-from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import Split, make_split
 from helpers.data.synthetic import write_demo
-from helpers.data.training_data import TrainingData, training_data
+from helpers.data.training_data import TrainingData
 from helpers.errors import ConfigError
 from helpers.evaluation import metrics
 from helpers.evaluation.settings import EvaluationConfig
@@ -64,7 +64,7 @@ class Run:
     @cached_property
     def training_data(self) -> TrainingData:
         """The training and validation splits on the device that training uses."""
-        return training_data(self.data.text, self.data.images, self.split, choose_device(), self.groups)
+        return TrainingData.of(self.data.text, self.data.images, self.split, choose_device(), self.groups)
 
     def settings(self, kind: type[T], **given: Any) -> T:
         """Settings of one stage: the given values, and those of the run's overrides that the stage has.
@@ -153,7 +153,7 @@ def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
     prefer_exact()
     if config.is_demo:
         write_demo(config.data_path, text_dim=config.text_dim, image_dim=config.image_dim)
-    data = load_paired(config.data_path, text_dim=config.text_dim, image_dim=config.image_dim)
+    data = load_pairs(config.data_path, text_dim=config.text_dim, image_dim=config.image_dim)
     groups = duplicate_groups(data.images) if config.group_duplicates else None
     split = make_split(data.targets, data.n_images, config.val_ratio, config.split_seed, config.test_ratio, groups)
     return Run(config, data, split, groups, overrides)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from helpers.data.split import VALIDATION, sides
+from helpers.data.split import VALIDATION
 from helpers.data.training_data import TrainingData
 from helpers.errors import SplitError
 from helpers.training.settings import PlusConfig
@@ -52,7 +52,7 @@ def make_fold(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingDa
         order = order[np.argsort(first[group], kind="stable")]
     order = np.roll(order, -turn * n_held)
     validates = np.zeros(len(data.images), dtype=bool)
-    validates[captioned] = sides(order, n_held, 0, groups) == VALIDATION
+    validates[captioned] = deal(order, n_held, 0, groups) == VALIDATION
     if data.groups is not None:
         validates |= np.isin(data.groups, data.groups[validates])
         n = validates[captioned].sum()

@@ -21,7 +21,7 @@ from benchmarks.ablation.claims import BFLOAT16, CLAIMS, FLOAT32, REFERENCE
 from benchmarks.ablation.variants import BigJump, ClosedForm, Fold
 from benchmarks.accuracy_table import Finished
 from benchmarks.store import Store
-from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import make_split
 from helpers.data.synthetic import write_demo
 from helpers.models.build import build_model
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def data(tmp_path_factory) -> PairedEmbeddings:
     folder = tmp_path_factory.mktemp("ablations")
     widths = {"text_dim": 12, "image_dim": 16}
-    return load_paired(write_demo(folder / "data", n_images=60, **widths), **widths, cache_dir=folder / "cache")
+    return load_pairs(write_demo(folder / "data", n_images=60, **widths), **widths, cache_dir=folder / "cache")
 
 
 @pytest.fixture(scope="module")

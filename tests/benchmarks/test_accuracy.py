@@ -19,7 +19,7 @@ from benchmarks.baselines import METHODS, losses
 from benchmarks.baselines.closed import ClosedForm, fold_mrr, grid, solve_power
 from benchmarks.baselines.method import SEARCH_SEED, Fitted
 from benchmarks.store import Store
-from helpers.data.pairs import PairedEmbeddings, load_paired
+from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.synthetic import write_demo
 from helpers.evaluation import metrics
 from helpers.system.devices import seed_all
@@ -33,7 +33,7 @@ OPTIONS = accuracy.parse(["--data-dir", "DIR", "--splits", "0", "--seeds", "1"])
 def data(tmp_path_factory) -> PairedEmbeddings:
     folder = tmp_path_factory.mktemp("accuracy")
     widths = {"text_dim": 12, "image_dim": 16}
-    return load_paired(write_demo(folder / "data", n_images=60, **widths), **widths, cache_dir=folder / "cache")
+    return load_pairs(write_demo(folder / "data", n_images=60, **widths), **widths, cache_dir=folder / "cache")
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,23 @@
 """Loading of paired embeddings and queries: what comes back, the label fallback, the cache."""
 
-import errno
+import json
 import os
 import shutil
 import tracemalloc
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from data_files import IMAGE_DIM, N_CAPTIONS, N_IMAGES, TARGETS, TEXT_DIM
+import safetensors.numpy
+from data_files import IMAGE_DIM, N_CAPTIONS, N_IMAGES, TARGETS, TEXT_DIM, tree_bytes
 
-from helpers.data import fields, pairs
+from helpers.data import load_pairs, load_queries
 from helpers.data.npz import NpzReader
-from helpers.data.pairs import load_paired, load_queries
 from helpers.errors import DataError
+
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+not_for_root = pytest.mark.skipif(ROOT, reason="root may read and write everything")
 
 
 def test_what_was_written_is_loaded(files, load):
@@ -66,40 +71,74 @@ def test_labels_are_not_read_where_captions_txt_is_there(files, load):
     assert load(files.write()).targets.tolist() == TARGETS.tolist()
 
 
-def test_labels_are_read_in_blocks(tmp_path):
+def _peak_of_loading(folder, **widths):
+    """What a load returns, and the most bytes that it held beyond what was there before."""
+    tracemalloc.start()
+    data = load_pairs(folder, cache_dir=folder / "cache", **widths)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return data, peak
+
+
+def test_labels_are_never_held_whole(files):
     n_captions, n_images = 4000, 20_000
     targets = np.random.default_rng(0).integers(0, n_images, n_captions)
     label = np.zeros((n_captions, n_images), bool)
     label[np.arange(n_captions), targets] = True
-    np.savez_compressed(tmp_path / "a.npz", **{"captions/label": label})
     whole = label.nbytes
+    files.lines = None
+    files.arrays = {
+        "captions/embeddings": np.ones((n_captions, 1), np.float32),
+        "captions/text": np.full(n_captions, "a text"),
+        "captions/label": label,
+        "images/embeddings": np.ones((n_images, 1), np.float32),
+        "images/names": np.arange(n_images).astype(str),
+    }
+    files.write()
+    files.arrays.clear()
     del label
-    tracemalloc.start()
-    with NpzReader(tmp_path / "a.npz") as archive:
-        found = fields.read_label_targets(archive, n_captions, n_images)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    np.testing.assert_array_equal(found, targets)
-    assert peak < 0.7 * whole  # three blocks or so, whatever the number of captions
+    data, peak = _peak_of_loading(files.folder, text_dim=1, image_dim=1)
+    np.testing.assert_array_equal(data.targets, targets)
+    assert peak < whole / 5
 
 
-def test_a_second_load_decompresses_nothing(files, load, monkeypatch):
-    first = load(files.write())
+def test_vectors_are_never_held_whole(files):
+    files.drop(*[key for key in files.arrays if key.startswith("metadata/")])
+    files.arrays["captions/embeddings"] = np.ones((N_CAPTIONS, 10**6), np.float32)
+    files.write()
+    data, peak = _peak_of_loading(files.folder, text_dim=10**6, image_dim=IMAGE_DIM)
+    assert peak < data.text.nbytes / 2
+    assert (data.text == 1).all()
 
-    def fail(*_):
-        raise AssertionError("the archive was read")
 
-    monkeypatch.setattr(NpzReader, "_member", fail)
-    monkeypatch.setattr(pairs, "parse_captions", fail)
-    second = load(files.folder)
+def _damage_the_images(path):
+    """Other bytes in the last of the images, at the same size and time of the file."""
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("images/embeddings.npy")
+    content[entry.header_offset + entry.compress_size] ^= 0xFF
+    path.write_bytes(content)
+    os.utime(path, ns=times)
+
+
+def test_a_second_load_reads_no_vectors_from_the_archive(files, load):
+    files.arrays["images/embeddings"] = np.random.default_rng(0).random((N_IMAGES, 9000), dtype=np.float32)
+    files.drop("metadata/embedding_dim_image")
+    first = load(files.write(), image_dim=9000)
+    _damage_the_images(files.npz)
+    second = load(files.folder, image_dim=9000)
     np.testing.assert_array_equal(first.text, second.text)
+    np.testing.assert_array_equal(first.images, second.images)
     assert (first.captions, first.image_names, first.fingerprint) == (
         second.captions,
         second.image_names,
         second.fingerprint,
     )
-    with pytest.raises(DataError, match="'images/embeddings' has width 5 but image_dim is 9. Set image_dim=5"):
+    with pytest.raises(DataError, match="'images/embeddings' has width 9000 but image_dim is 9. Set image_dim=9000"):
         load(files.folder, image_dim=9)
+    with NpzReader(files.npz) as archive, pytest.raises(DataError, match="'images/embeddings' cannot be decompressed"):
+        archive.read("images/embeddings")
 
 
 def test_the_fingerprint_depends_on_content_only(files, load, tmp_path):
@@ -120,48 +159,112 @@ def test_the_fingerprint_depends_on_content_only(files, load, tmp_path):
     assert reworded.captions[3].startswith("caption x")
 
 
-def test_another_process_that_wins_the_race_is_believed(files, load, tmp_path, monkeypatch):
-    replace = pairs.os.replace
+@pytest.fixture
+def cache_of(files, load, tmp_path):
+    """The cache file of the loaded `files`."""
 
-    def lose(source, target):
-        shutil.copytree(source, target)
-        replace(source, target)
+    def path():
+        (found,) = (tmp_path / "cache").iterdir()
+        return found
 
-    monkeypatch.setattr(pairs.os, "replace", lose)
-    assert load(files.write()).targets.tolist() == TARGETS.tolist()
+    load(files.write())
+    return path
+
+
+def test_a_cache_is_one_ordinary_safetensors_file(files, cache_of):
+    tensors = safetensors.numpy.load_file(cache_of())
+    np.testing.assert_array_equal(tensors["text"], files.arrays["captions/embeddings"])
+    np.testing.assert_array_equal(tensors["images"], files.arrays["images/embeddings"])
+    assert tensors["targets"].tolist() == TARGETS.tolist()
+    assert json.loads(tensors["captions"].tobytes()) == files.arrays["captions/text"].tolist()
+    assert json.loads(tensors["image_names"].tobytes()) == files.arrays["images/names"].tolist()
+
+
+def test_loads_at_the_same_time_see_whole_caches_only(files, load, tmp_path):
+    files.write()
+    with ThreadPoolExecutor(8) as threads:
+        for data in threads.map(load, [files.folder] * 32):
+            np.testing.assert_array_equal(data.images, files.arrays["images/embeddings"])
+            assert data.captions == files.arrays["captions/text"].tolist()
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_damaged_cache_says_what_to_delete(files, load, tmp_path):
-    load(files.write())
-    (cache,) = (tmp_path / "cache").iterdir()
-    (cache / "text.npy").write_bytes(b"")
-    with pytest.raises(DataError, match=f"{cache.name}: this cache is damaged .*Delete the folder"):
-        load(files.folder)
+def _with_header(header):
+    text = json.dumps(header).encode()
+    return lambda old: len(text).to_bytes(8, "little") + text + old[-100:]
 
 
-def test_a_full_disk_is_an_error_before_anything_is_written(files, load, tmp_path, monkeypatch):
-    monkeypatch.setattr(pairs.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
-    with pytest.raises(DataError, match="cache: the cache needs .* HELPERS_RUNS_DIR"):
+DAMAGES = {
+    "empty": lambda old: b"",
+    "three bytes": lambda old: old[:3],
+    "cut in the header": lambda old: old[:40],
+    "cut in the vectors": lambda old: old[:-400],
+    "last byte lost": lambda old: old[:-1],
+    "zeros": lambda old: bytes(len(old)),
+    "a header of 2^63 bytes": lambda old: bytes(7) + b"\x80" + old[8:],
+    "a list as header": _with_header([1, 2]),
+    "no tensors": _with_header({}),
+    "a tensor without a type": _with_header({"text": {"shape": [1], "data_offsets": [0, 4]}}),
+    "another name": lambda old: old.replace(b'"images"', b'"imagos"'),
+    "another type": lambda old: old.replace(b'"F32"', b'"F99"'),
+    "another shape": lambda old: old.replace(b"[8, 6]", b"[8, 7]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_made_anew(files, load, cache_of, damage):
+    good = cache_of().read_bytes()
+    bad = DAMAGES[damage](good)
+    assert bad != good
+    cache_of().write_bytes(bad)
+    assert load(files.folder).targets.tolist() == TARGETS.tolist()
+    assert cache_of().read_bytes() == good
+
+
+def test_a_cache_that_cannot_be_made_is_told_in_one_line(files, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for folder in (tmp_path / "file", tmp_path / "file" / "cache"):
+        with pytest.raises(DataError, match=f"{folder}.*cannot be written .*HELPERS_RUNS_DIR.*--runs-dir") as caught:
+            load_pairs(files.write(), text_dim=TEXT_DIM, image_dim=IMAGE_DIM, cache_dir=folder)
+        assert "\n" not in str(caught.value)
+
+
+@not_for_root
+def test_a_folder_that_may_not_be_written_serves_the_caches_that_it_has(files, load, cache_of):
+    cache_of().parent.chmod(0o500)
+    assert load(files.folder).targets.tolist() == TARGETS.tolist()
+    files.arrays["images/embeddings"][1, 1] += 1
+    with pytest.raises(DataError, match="cannot be written .*HELPERS_RUNS_DIR"):
         load(files.write())
-    assert not list((tmp_path / "cache").iterdir())
+    cache_of().parent.chmod(0o700)
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve space for a file")
-def test_a_quota_is_an_error_and_leaves_nothing(files, load, tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+@not_for_root
+def test_a_cache_that_may_not_be_read_is_made_anew(files, load, cache_of):
+    cache_of().chmod(0)
+    assert load(files.folder).targets.tolist() == TARGETS.tolist()
+    assert load(files.folder).targets.tolist() == TARGETS.tolist()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(pairs.os, "posix_fallocate", refuse)
-        with pytest.raises(DataError, match=r"cache: no room for .* MB .*Disk quota exceeded.* HELPERS_RUNS_DIR"):
-            load(files.write())
-    assert not list((tmp_path / "cache").iterdir())
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(files, load, tmp_path):
+    resource = pytest.importorskip("resource")  # a limit of file sizes fails as a full disk or a quota does
+    load(files.write())
+    before = tree_bytes(tmp_path / "cache")
+    files.arrays["images/embeddings"][1, 1] += 1
+    files.write()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(DataError, match="cannot be written .*too large.* Free some space"):
+            load(files.folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert tree_bytes(tmp_path / "cache") == before
 
 
 def test_the_cache_is_under_the_runs_by_default(files, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "runs"))
-    load_paired(files.write(), text_dim=TEXT_DIM, image_dim=IMAGE_DIM)
+    load_pairs(files.write(), text_dim=TEXT_DIM, image_dim=IMAGE_DIM)
     assert len(list((tmp_path / "runs" / ".cache").iterdir())) == 1
 
 
@@ -180,7 +283,7 @@ def test_queries(files):
 
 def test_real_captions_and_photos(real_data, tmp_path):
     folder = real_data / "flickr8k"
-    paired = load_paired(folder, text_dim=384, image_dim=1280, cache_dir=tmp_path)
+    paired = load_pairs(folder, text_dim=384, image_dim=1280, cache_dir=tmp_path)
     assert (paired.n_captions, paired.n_images) == (40455, 8091)
     assert set(paired.captions_per_image.tolist()) == {5}
     with NpzReader(folder / "train.npz") as archive:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from helpers.data import duplicates
 from helpers.data.duplicates import duplicate_groups, near_duplicates
-from helpers.data.pairs import load_paired
+from helpers.data.pairs import load_pairs
 from helpers.data.split import make_split
 from helpers.runs.run import open_run
 
@@ -149,7 +149,7 @@ def test_the_nearest_is_found_in_blocks_of_any_size(monkeypatch, block):
 def test_flickr8k_holds_one_photo_under_two_names_and_the_option_never_divides_it(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
     folder = real_data / "flickr8k"
-    data = load_paired(folder, text_dim=384, image_dim=1280)
+    data = load_pairs(folder, text_dim=384, image_dim=1280)
     _, where, times = np.unique(data.images, axis=0, return_inverse=True, return_counts=True)
     twins = np.flatnonzero(times[where.ravel()] > 1)
     assert len(twins) == 2 and len({data.image_names[i] for i in twins}) == 2

@@ -8,18 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data.split import check_disjoint, make_split, save_split
+from helpers.data.split import SPLITS, check_disjoint, make_split
 from helpers.errors import SplitError
 
 TARGETS = np.repeat(np.arange(40), 3)
-NAMES = {
-    "train_images",
-    "val_images",
-    "train_captions",
-    "val_captions",
-    "train_caption_image",
-    "caption_to_gallery",
-}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +39,7 @@ def test_the_split_of_the_defaults_stays_what_it_is():
     val_ratio=st.floats(0.05, 0.95),
     split_seed=st.integers(0, 1000),
 )
-def test_captions_follow_their_image_and_no_image_is_on_both_sides(n_images, counts, val_ratio, split_seed):
+def test_captions_follow_their_image_and_no_image_is_in_two_splits(n_images, counts, val_ratio, split_seed):
     if not 1 < int(val_ratio * n_images) < n_images:
         with pytest.raises(SplitError):
             make_split(np.arange(n_images), n_images, val_ratio, split_seed)
@@ -76,7 +68,7 @@ def test_captions_follow_their_image_and_no_image_is_on_both_sides(n_images, cou
         (np.full(5, np.random.default_rng(42).permutation(20)[-1]), 20, 0.1, "5 training and 0 validation captions"),
     ],
 )
-def test_a_side_without_images_or_captions_is_an_error(targets, n_images, val_ratio, message):
+def test_a_split_without_images_or_captions_is_an_error(targets, n_images, val_ratio, message):
     with pytest.raises(SplitError, match=message):
         make_split(targets, n_images, val_ratio)
 
@@ -85,7 +77,7 @@ def test_a_side_without_images_or_captions_is_an_error(targets, n_images, val_ra
 DIGEST_OF_TARGETS = "5d0886b0fb82ddc3785fc448874166e02b0aa5b8c18a45733658ed553c920318"
 
 
-def test_the_digest_without_a_test_side_stays_what_it_was():
+def test_the_digest_without_a_test_split_stays_what_it_was():
     split = make_split(TARGETS, 40)
     assert split.digest == make_split(TARGETS, 40, test_ratio=0.0, groups=None).digest == DIGEST_OF_TARGETS
     assert make_split(TARGETS, 40, groups=np.arange(40)[::-1]).digest == split.digest  # every image on its own
@@ -112,16 +104,18 @@ def test_the_next_of_the_permutation_test(n_images, val_ratio, test_ratio, split
     assert split.has_test and split.digest != without.digest
 
 
-def test_a_side_is_named():
+def test_a_split_is_named():
     split = make_split(TARGETS, 40, test_ratio=0.2)
-    for side, names in {
+    for name, fields in {
+        "training": ("train_captions", "train_images", "train_caption_image"),
         "validation": ("val_captions", "val_images", "caption_to_gallery"),
         "test": ("test_captions", "test_images", "caption_to_test_gallery"),
     }.items():
-        for found, name in zip(split.judged(side), names, strict=True):
-            assert found is getattr(split, name)
+        part = split.part(name)
+        assert all(found is getattr(split, field) for found, field in zip(part, fields, strict=True))
+        np.testing.assert_array_equal(part.images[part.positive], TARGETS[part.captions])
     with pytest.raises(KeyError):
-        split.judged("training")
+        split.part("practice")
 
 
 ONLY = np.random.default_rng(42).permutation(20)
@@ -148,20 +142,20 @@ def test_ratios_that_cannot_be(targets, ratios, groups, message):
         make_split(targets, max(20, len(targets)), ratios[0], 42, ratios[1], groups)
 
 
-def naive_sides(order, groups, wanted):
+def naive_splits(order, groups, wanted):
     """The rule, written out: walk the permutation, place whole groups that fit, then mend a shortfall once."""
     placed = {}
-    for side, target in wanted:
+    for split, target in wanted:
         missing = target
         for image in order:
             members = [i for i in order if groups[i] == groups[image]]
             if image not in placed and len(members) <= missing:
-                placed |= dict.fromkeys(members, side)
+                placed |= dict.fromkeys(members, split)
                 missing -= len(members)
         free = [[i for i in order if groups[i] == group] for group in dict.fromkeys(groups[i] for i in order)]
         free = sorted((members for members in free if members[0] not in placed), key=len)  # stable
         if missing and len(free) > 1 and len(free[0]) - missing < missing:
-            placed |= dict.fromkeys(free[0], side)
+            placed |= dict.fromkeys(free[0], split)
     return placed
 
 
@@ -180,20 +174,19 @@ def test_groups_stay_together_by_the_stated_rule(groups, val_ratio, test_ratio, 
         split = make_split(np.arange(n), n, val_ratio, split_seed, test_ratio, groups)
     except SplitError:
         return
-    sides = [split.train_images, split.val_images, split.test_images]
-    together = [set(groups[side].tolist()) for side in sides]
+    together = [set(groups[split.part(name).images].tolist()) for name in SPLITS]
     assert not together[0] & together[1] and not together[0] & together[2] and not together[1] & together[2]
     order = np.random.default_rng(split_seed).permutation(n).tolist()
-    placed = naive_sides(order, groups.tolist(), [("val", n_val), ("test", n_test)])
-    assert split.val_images.tolist() == sorted(i for i, side in placed.items() if side == "val")
-    assert split.test_images.tolist() == sorted(i for i, side in placed.items() if side == "test")
+    placed = naive_splits(order, groups.tolist(), [("val", n_val), ("test", n_test)])
+    assert split.val_images.tolist() == sorted(i for i, where in placed.items() if where == "val")
+    assert split.test_images.tolist() == sorted(i for i, where in placed.items() if where == "test")
     largest = np.bincount(groups).max()
     assert abs(len(split.val_images) - n_val) < largest
     without = make_split(np.arange(n), n, val_ratio, split_seed, 0.0, groups)
     np.testing.assert_array_equal(split.val_images, without.val_images)
 
 
-def test_two_large_groups_are_dealt_one_to_a_side():
+def test_two_large_groups_are_dealt_one_to_a_split():
     split = make_split(np.arange(20), 20, 0.9, 0, groups=np.arange(20) // 10)
     assert (len(split.train_images), len(split.val_images)) == (10, 10)
 
@@ -213,7 +206,7 @@ def _leaky_caption(split):
     return replace(split, train_captions=np.append(split.train_captions, split.val_captions[0]))
 
 
-def _caption_on_the_wrong_side(split):
+def _caption_in_the_wrong_split(split):
     sibling = np.flatnonzero(np.isin(TARGETS, split.val_images))[0]
     return replace(
         split,
@@ -233,9 +226,9 @@ def _training_index_shifted(split):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_leaky_image, "1 images on both sides"),
-        (_leaky_caption, "1 captions on both sides"),
-        (_caption_on_the_wrong_side, "1 images of captions on both sides"),
+        (_leaky_image, "1 images in both splits, training and validation: "),
+        (_leaky_caption, "1 captions in both splits"),
+        (_caption_in_the_wrong_split, "1 images of captions in both splits"),
         (_gallery_index_shifted, "does not point to the captions' own images"),
         (_training_index_shifted, "does not point to the captions' own images"),
     ],
@@ -254,15 +247,15 @@ def _add(name, other):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_add("test_images", "train_images"), r"1 images on both sides of the split \(training, test\)"),
-        (_add("test_images", "val_images"), r"1 images on both sides of the split \(validation, test\)"),
-        (_add("train_images", "val_images"), r"1 images on both sides of the split \(training, validation\)"),
-        (_add("test_captions", "train_captions"), r"1 captions on both sides of the split \(training, test\)"),
-        (_add("test_captions", "val_captions"), r"1 captions on both sides of the split \(validation, test\)"),
+        (_add("test_images", "train_images"), "1 images in both splits, training and test"),
+        (_add("test_images", "val_images"), "1 images in both splits, validation and test"),
+        (_add("train_images", "val_images"), "1 images in both splits, training and validation"),
+        (_add("test_captions", "train_captions"), "1 captions in both splits, training and test"),
+        (_add("test_captions", "val_captions"), "1 captions in both splits, validation and test"),
         (lambda split: replace(split, caption_to_test_gallery=np.roll(split.caption_to_test_gallery, 1)), "own images"),
     ],
 )
-def test_a_leak_of_the_test_side_made_by_hand_is_found(damage, message):
+def test_a_leak_of_the_test_split_made_by_hand_is_found(damage, message):
     split = make_split(TARGETS, 40, test_ratio=0.2)
     check_disjoint(split, TARGETS)
     with pytest.raises(SplitError, match=message):
@@ -283,25 +276,6 @@ def test_the_digest_tells_splits_apart():
         make_split(TARGETS, 40, groups=np.arange(40) // 2),
     ]
     assert len({split.digest, *(other.digest for other in others)}) == 9
-
-
-def test_a_saved_split_comes_back_without_pickle(tmp_path):
-    split = make_split(TARGETS, 40)
-    save_split(tmp_path / "run" / "split.npz", split)
-    with np.load(tmp_path / "run" / "split.npz", allow_pickle=False) as archive:
-        assert set(archive.files) == NAMES
-        for name in NAMES:
-            np.testing.assert_array_equal(archive[name], getattr(split, name))
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["split.npz"]
-
-
-def test_a_saved_split_with_a_test_side_holds_it(tmp_path):
-    split = make_split(TARGETS, 40, test_ratio=0.1)
-    save_split(tmp_path / "split.npz", split)
-    with np.load(tmp_path / "split.npz", allow_pickle=False) as archive:
-        assert set(archive.files) == NAMES | {"test_images", "test_captions", "caption_to_test_gallery"}
-        for name in archive.files:
-            np.testing.assert_array_equal(archive[name], getattr(split, name))
 
 
 @pytest.mark.parametrize("n_images", range(3, 40))

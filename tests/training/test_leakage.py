@@ -135,7 +135,7 @@ def test_the_queue_holds_training_images_only(run):
 def test_a_caption_of_a_validation_image_in_training_is_refused(run):
     split, moved = run.split, run.split.val_captions[0]
     leaky = dataclasses.replace(split, train_captions=np.sort(np.append(split.train_captions, moved)))
-    with pytest.raises(SplitError, match="on both sides"):
+    with pytest.raises(SplitError, match="in both splits"):
         check_disjoint(leaky, run.data.targets)
 
 
@@ -144,14 +144,14 @@ def test_a_caption_of_the_test_split_elsewhere_is_refused(run, side):
     split = make_split(run.data.targets, N_IMAGES, val_ratio=0.2, test_ratio=0.2)
     moved = {"val_captions": split.test_captions[0], "test_captions": split.val_captions[0]}[side]
     leaky = dataclasses.replace(split, **{side: np.append(getattr(split, side), moved)})
-    with pytest.raises(SplitError, match=r"on both sides of the split \(validation, test\)"):
+    with pytest.raises(SplitError, match="in both splits, validation and test"):
         check_disjoint(leaky, run.data.targets)
 
 
 def huge(run):
     """Every test caption and image far away, and the captions' images dealt anew among the test images."""
     text, images, targets = run.data.text.copy(), run.data.images.copy(), run.data.targets.copy()
-    captions, rows, _ = run.split.judged("test")
+    captions, rows, _ = run.split.part("test")
     rng = np.random.default_rng(2)
     text[captions] = 1e30 * rng.normal(size=(len(captions), DX))
     images[rows] = -1e30 * rng.normal(size=(len(rows), DY))

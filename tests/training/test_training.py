@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data import training_data
 from helpers.data.split import make_split
+from helpers.data.training_data import TrainingData
 from helpers.models.build import build_model, predict
 from helpers.models.geometry import fit_cross_space, pair_statistics
 from helpers.models.networks import Standardise
@@ -54,7 +54,7 @@ def split(paired):
 
 @pytest.fixture(scope="module")
 def data(paired, split):
-    return training_data.training_data(paired[0], paired[1], split, torch.device("cpu"))
+    return TrainingData.of(paired[0], paired[1], split, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -488,7 +488,7 @@ def test_a_frozen_geometry_that_is_computed_once_changes_nothing(monkeypatch, da
 def test_training_data_are_float32_whatever_is_given(paired, split):
     text, images = (30 + paired[0]).astype(np.float16), paired[1].astype(np.float64)
     data, exact = (
-        training_data.training_data(a, b, split, torch.device("cpu"))
+        TrainingData.of(a, b, split, torch.device("cpu"))
         for a, b in ((text, images), (text.astype(np.float32), paired[1]))
     )
     for name in ("text", "images", "val_text", "val_images"):
