@@ -55,6 +55,37 @@ def parse_captions(path: str | Path) -> list[tuple[str, str]]:
     return rows
 
 
+def captions_of_rows(path: Path, n_rows: int, stored: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
+    """The captions of a file that has one line for each row of embeddings, in their order.
+
+    Args:
+        path: of the captions file.
+        n_rows: N.
+        stored: the N texts that the archive of the embeddings has of its own, if any. Texts that differ (cleaned, cut)
+            are no sign of anything; the same texts in different orders are: one of them is not that of the rows.
+
+    Returns:
+        N first fields (image names) and N captions.
+
+    Raises:
+        DataError: as `parse_captions`; not N captions; or the stored texts in another order.
+    """
+    names, texts = map(list, zip(*parse_captions(path), strict=True))
+    if len(texts) != n_rows:
+        raise DataError(
+            f"{path}: holds {len(texts)} captions but 'captions/embeddings' of the npz has {n_rows} rows. One line a "
+            "row, in the same order, is needed."
+        )
+    given, others = ([text.strip() for text in either] for either in (texts, stored or texts))
+    moved = [row for row, (text, other) in enumerate(zip(given, others, strict=True)) if text != other]
+    if moved and sorted(given) == sorted(others):
+        raise DataError(
+            f"{path}: {len(moved)} of {n_rows} captions stand in another row than in 'captions/text' of the npz: "
+            f"{first_five(moved)} (rows count from 0). Put its lines in the order of 'captions/embeddings'."
+        )
+    return names, texts
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a captions file.
 
@@ -101,26 +132,6 @@ def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) 
     _report_captions(targets, _UNMATCHED, "name an image that images/names does not hold", keys, where)
     _report_captions(targets, _AMBIGUOUS, "fit several images", keys, where)
     return targets
-
-
-def require_same_order(path: Path, texts: Sequence[str], stored: Sequence[str]) -> None:
-    """Raise where a captions file and the npz hold the same texts in different orders: one is not that of the rows.
-
-    Texts that differ otherwise (cleaned, cut) are no sign of that.
-
-    Args:
-        path: of the captions file, for the message.
-        texts, stored: the N captions of the file and of `captions/text`.
-
-    Raises:
-        DataError: with the count and the first five rows, counted from 0.
-    """
-    moved = [row for row, (text, other) in enumerate(zip(texts, stored, strict=True)) if text.strip() != other.strip()]
-    if moved and sorted(text.strip() for text in texts) == sorted(text.strip() for text in stored):
-        raise DataError(
-            f"{path}: {len(moved)} of {len(texts)} captions stand in another row than in 'captions/text' of the npz: "
-            f"{first_five(moved)} (rows count from 0). Put its lines in the order of 'captions/embeddings'."
-        )
 
 
 def _report_joined(settled: dict[str, int], image_names: Sequence[str] | None, where: str) -> None:

@@ -32,7 +32,7 @@ def duplicate_groups(images: np.ndarray, threshold: float = THRESHOLD) -> np.nda
     """Group of each image: those that are linked by a chain of near-duplicates share one.
 
     The mean is taken over all images. That lets nothing leak: no model is fitted to it, only the choice of who
-    stands on which side depends on it, and that choice is made so that sides have less in common.
+    is in which split depends on it, and that choice is made so that splits have less in common.
 
     Args:
         images: (M, d) embeddings, finite; may be a memory map.

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from helpers.data.cache import Tensor, read_cache, write_cache
-from helpers.data.captions import match_captions, parse_captions, read_bytes, require_same_order
+from helpers.data.captions import captions_of_rows, match_captions, read_bytes
 from helpers.data.npz import NpzReader
-from helpers.errors import DataError, first_five
+from helpers.errors import first_five
 from helpers.system import paths
 
 TRAIN_FILE, CAPTIONS_FILE, QUERY_FILE = "train.npz", "captions.txt", "test.clean.npz"
@@ -198,14 +198,9 @@ def _convert(cache: Path, archive: NpzReader, captions_path: Path | None, sizes:
     names = _read_texts(archive, NAMES_KEY, n_images=n_images)
     _require_unique(archive, NAMES_KEY, names)
     if captions_path:
-        keys, texts = map(list, zip(*parse_captions(captions_path), strict=True))
-        if len(texts) != n_captions:
-            raise DataError(
-                f"{captions_path}: holds {len(texts)} captions but '{TEXT_KEY}' of {archive.path} has {n_captions} "
-                "rows. One line a row, in the same order, is needed."
-            )
-        if CAPTIONS_KEY in archive.keys and archive.header(CAPTIONS_KEY)[1].kind == "U":
-            require_same_order(captions_path, texts, _read_texts(archive, CAPTIONS_KEY, n_captions=n_captions))
+        has_texts = CAPTIONS_KEY in archive.keys and archive.header(CAPTIONS_KEY)[1].kind == "U"
+        stored = _read_texts(archive, CAPTIONS_KEY, n_captions=n_captions) if has_texts else None
+        keys, texts = captions_of_rows(captions_path, n_captions, stored)
         targets = match_captions(keys, names, str(captions_path))
     else:
         archive.require([LABEL_KEY, CAPTIONS_KEY], f" where no {CAPTIONS_FILE} pairs the captions")

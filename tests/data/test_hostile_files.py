@@ -242,6 +242,7 @@ BAD_ARCHIVES = {
     "shape that overflows to nothing": (_member(TEXT, npy_header((0, 2**70))), f"'{TEXT}' {NO_HEADER}"),
     "one negative size": (_member(TEXT, npy_header((8, -6))), f"'{TEXT}' {NO_HEADER}"),
     "a hundred dimensions": (_member(TEXT, npy_header((1,) * 100) + bytes(4)), f"'{TEXT}' {NO_HEADER}"),
+    "vectors that are promised": (_promised(TEXT, (N_CAPTIONS, TEXT_DIM)), f"'{TEXT}' cannot be decompressed"),
     "texts that inflate": (
         _texts_that_inflate,
         f"'captions/text' holds 5368.* bytes, of which {WHOLE_LIMIT} may be read whole: split",
