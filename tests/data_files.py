@@ -117,11 +117,12 @@ def promise(
     descr: str = "<f4",
     fortran_order: bool = False,
     compression: int = zipfile.ZIP_DEFLATED,
+    n_bytes: int = 100,
 ) -> Path:
-    """Add an array of which only a hundred bytes follow, although its header and the zip's directory agree on all."""
+    """Add an array of which only `n_bytes` follow, although its header and the zip's directory promise all."""
     header = npy_header(shape, descr, fortran_order)
     with zipfile.ZipFile(path, "a", compression) as archive:
-        archive.writestr(f"{key}.npy", header + bytes(100))
+        archive.writestr(f"{key}.npy", header + bytes(n_bytes))
         archive.infolist()[-1].file_size = len(header) + math.prod(shape) * np.dtype(descr).itemsize
     return path
 

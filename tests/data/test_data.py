@@ -24,7 +24,7 @@ def test_what_was_written_is_loaded(files, load):
     paired = load(files.write())
     for array, key in ((paired.text, "captions/embeddings"), (paired.images, "images/embeddings")):
         assert array.dtype == np.float32
-        assert isinstance(array, np.memmap) and not array.flags.writeable
+        assert isinstance(array, np.memmap) and array.flags.aligned and not array.flags.writeable
         np.testing.assert_array_equal(array, files.arrays[key])
     assert paired.targets.dtype == np.int64 and not paired.targets.flags.writeable
     assert paired.targets.tolist() == TARGETS.tolist()

@@ -164,7 +164,7 @@ def _directory_lies_stored(path):
 
 
 def _directory_lies_twice(path):
-    promise(path, "a", (10**8,), compression=zipfile.ZIP_STORED)
+    promise(path, "a", (10**8,), compression=zipfile.ZIP_STORED, n_bytes=50_000)
     content = path.read_bytes()
     entry = content.index(b"PK\x01\x02")
     sizes = content[entry + 24 : entry + 28]  # the second of two: of the array; the first: of what is stored
@@ -213,7 +213,7 @@ def test_bad_archives_end_in_a_data_error_that_names_the_file(tmp_path, make, me
         _read_first(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert str(path) in str(caught.value)
+    assert str(caught.value).startswith(str(path)) and str(caught.value).count(str(path)) == 1
     assert peak < 2 * 2**20  # no promise of a header is ever allocated
 
 
