@@ -6,8 +6,11 @@ The layout is that of safetensors (texts are JSON in bytes), written a block at 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,12 +63,15 @@ def write_cache(path: Path, arrays: Mapping[str, Tensor], texts: Mapping[str, li
                     file.write(block.data)
 
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(path.parent).free < end:  # told now, and not after the disk has been filled
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         atomic_write(path, write)
         return _map(path, tensors)
     except OSError as error:
         raise DataError(
-            f"{path}: the cache cannot be written ({error.strerror or error}). Free some space there, or set "
-            "HELPERS_RUNS_DIR (or --runs-dir) to a folder that you may write to."
+            f"{path}: the cache of {end / 1e6:.0f} MB cannot be written ({error.strerror or error}). Free some space "
+            "there, or set HELPERS_RUNS_DIR (or --runs-dir) to a folder that you may write to."
         ) from error
 
 

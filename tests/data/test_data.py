@@ -246,7 +246,16 @@ def test_a_cache_that_may_not_be_read_is_made_anew(files, load, cache_of):
     assert load(files.folder).targets.tolist() == TARGETS.tolist()
 
 
-def test_a_full_disk_is_an_error_that_leaves_nothing(files, load, tmp_path):
+def test_a_full_disk_is_an_error_before_anything_is_written(files, load, tmp_path, monkeypatch):
+    full = shutil.disk_usage(tmp_path)._replace(free=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: full)
+        with pytest.raises(DataError, match="cache of 0 MB cannot be written .No space.*Free some.*HELPERS_RUNS_DIR"):
+            load(files.write())
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_disk_that_runs_full_is_an_error_that_leaves_nothing(files, load, tmp_path):
     resource = pytest.importorskip("resource")  # a limit of file sizes fails as a full disk or a quota does
     load(files.write())
     before = tree_bytes(tmp_path / "cache")
