@@ -29,7 +29,7 @@ from helpers.data.synthetic import write_demo
 from helpers.evaluation.leaderboard import format_table
 from helpers.system.devices import choose_device, matmul_dtype
 from helpers.system.files import write_json
-from helpers.training.settings import BigJumpConfig
+from helpers.training.objectives import BigJumpConfig
 
 Found = Mapping[str, accuracy_table.Finished]
 SPLITS, SEEDS = [0], 5

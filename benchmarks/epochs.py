@@ -16,7 +16,7 @@ from benchmarks import common
 from benchmarks.step import Setting, matmul_lower_bound, random_data, settings_of
 from helpers.data.training_data import TrainingData
 from helpers.training.loop import train_bigjump
-from helpers.training.settings import BigJumpConfig
+from helpers.training.objectives import BigJumpConfig
 
 PRODUCTS = 50
 """Calls of the bare products that are timed in a row."""

@@ -20,8 +20,7 @@ from helpers.runs.recipes import fit_geometry
 from helpers.runs.run import Run, open_run
 from helpers.system.devices import choose_device, seed_all
 from helpers.training.loop import fit
-from helpers.training.objectives import BigJumpObjective
-from helpers.training.settings import BigJumpConfig
+from helpers.training.objectives import BigJumpConfig, BigJumpObjective
 
 
 class ReferenceObjective(BigJumpObjective):

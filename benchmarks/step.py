@@ -19,8 +19,7 @@ from helpers.models.networks import fit_standardisation
 from helpers.system.devices import COLUMN_MULTIPLE, autocast, matmul_dtype, seed_all
 from helpers.training import losses
 from helpers.training.loop import make_optimiser
-from helpers.training.objectives import BigJumpObjective
-from helpers.training.settings import BigJumpConfig
+from helpers.training.objectives import BigJumpConfig, BigJumpObjective
 from helpers.training.steps import Steps
 
 MANY = 1000

@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 from helpers.data.training_data import TrainingData
 from helpers.training import losses
-from helpers.training.objectives import BigJumpObjective, CombinedObjective
-from helpers.training.settings import BigJumpConfig
+from helpers.training.objectives import BigJumpConfig, BigJumpObjective, CombinedObjective
 
 
 class LastEpoch(BigJumpObjective):

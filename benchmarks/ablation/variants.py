@@ -24,8 +24,8 @@ from helpers.models.geometry import GeometryConfig
 from helpers.system.devices import seed_all
 from helpers.system.settings import as_dict, field_names
 from helpers.training.loop import fit
-from helpers.training.objectives import BigJumpObjective
-from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective
+from helpers.training.settings import OptimiserConfig
 
 Shared = Mapping[str, float]
 

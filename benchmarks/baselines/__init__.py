@@ -14,7 +14,8 @@ from benchmarks.baselines.networks import QueueConfig, SymmetricConfig, TripletC
 from benchmarks.baselines.ours import Plus
 from benchmarks.baselines.trained import Trained
 from helpers.models import cca
-from helpers.training.settings import BaselineConfig, BigJumpConfig, PlusConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig
+from helpers.training.settings import PlusConfig
 
 _ALL: tuple[Method, ...] = (
     ClosedForm("least_squares", solve_power, grid(eps=(EPS,), power=(1.0,))),

@@ -15,9 +15,9 @@ from helpers.models import geometry
 from helpers.models.build import build_model
 from helpers.models.geometry import GeometryConfig
 from helpers.models.networks import MLP, Standardise
-from helpers.training.objectives import BigJumpObjective, CombinedObjective, Objective
+from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective, CombinedObjective, Objective
 from helpers.training.queue import ImageQueue
-from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig
+from helpers.training.settings import OptimiserConfig
 
 
 @dataclass(frozen=True)

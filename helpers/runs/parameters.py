@@ -14,7 +14,8 @@ from helpers.runs.run import STAGES
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
 from helpers.system.settings import field_names, require, unknown_name
-from helpers.training.settings import BigJumpConfig, PlusConfig
+from helpers.training.objectives import BigJumpConfig
+from helpers.training.settings import PlusConfig
 
 Given = dict[str, Any]
 

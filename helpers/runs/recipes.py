@@ -33,7 +33,8 @@ from helpers.system.settings import as_dict
 from helpers.training import cca_search, loop, plus, plus_search
 from helpers.training.folds import make_folds
 from helpers.training.history import EpochEntry
-from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig, PlusConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig
+from helpers.training.settings import OptimiserConfig, PlusConfig
 from helpers.training.state import Progress
 
 GEOMETRY_POWERS = {"least_squares": 1.0, "procrustes": 0.0}

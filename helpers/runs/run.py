@@ -30,7 +30,7 @@ from helpers.system.files import write_json
 from helpers.system.settings import as_dict, field_names, unknown_name
 from helpers.training import plus
 from helpers.training.history import EpochEntry
-from helpers.training.settings import BaselineConfig, BigJumpConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig
 
 T = TypeVar("T")
 STAGES = {"01": None, "02": GeometryConfig, "03": BaselineConfig, "04": BigJumpConfig, "05": EvaluationConfig}

@@ -30,10 +30,17 @@ from helpers.training.losses import (
     mse_loss,
     multi_positive_infonce,
 )
-from helpers.training.objectives import BigJumpObjective, CombinedObjective, Objective, temperature_at
+from helpers.training.objectives import (
+    BaselineConfig,
+    BigJumpConfig,
+    BigJumpObjective,
+    CombinedObjective,
+    Objective,
+    temperature_at,
+)
 from helpers.training.plus import Choice, Curve, PlusObjective, WeightPoint, build_chosen, build_ensemble, train_plus
 from helpers.training.queue import ImageQueue
-from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig, PlusConfig
+from helpers.training.settings import OptimiserConfig, PlusConfig
 from helpers.training.state import Progress, TrainingState
 from helpers.training.steps import Steps, train_step
 

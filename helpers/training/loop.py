@@ -18,8 +18,15 @@ from helpers.evaluation import metrics
 from helpers.models.networks import GeomWithAdapter, fit_standardisation
 from helpers.system import memory
 from helpers.training.history import EpochEntry
-from helpers.training.objectives import BigJumpObjective, CombinedObjective, Model, Objective
-from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig
+from helpers.training.objectives import (
+    BaselineConfig,
+    BigJumpConfig,
+    BigJumpObjective,
+    CombinedObjective,
+    Model,
+    Objective,
+)
+from helpers.training.settings import OptimiserConfig
 from helpers.training.state import Progress, TrainingState
 from helpers.training.steps import Steps
 

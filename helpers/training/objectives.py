@@ -1,26 +1,29 @@
 """What training minimises: the objectives of the baselines and of BigJump, with the state that they carry.
 
-A new one is a subclass of `Objective`, made of functions of `losses`, and goes to `loop.fit`.
+A new one is a subclass of `Objective`, made of functions of `losses`, and goes to `loop.fit`. Its settings stand beside
+it: the weight of a new term is one line more there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
 from helpers.models.networks import GeomWithAdapter
 from helpers.system.devices import matmul_dtype
+from helpers.system.settings import Count, Fraction, NotNegative, Positive, Whole, require, settings
 from helpers.training import losses
 from helpers.training.history import EpochEntry
 from helpers.training.infonce import negative_bank_of
 from helpers.training.queue import ImageQueue
-from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig
+from helpers.training.settings import OptimiserConfig
 
 Settings = TypeVar("Settings", bound=OptimiserConfig, covariant=True)
 Model = TypeVar("Model", bound=nn.Module)
@@ -79,6 +82,29 @@ class Objective(Generic[Settings, Model]):
         """Take back what `state_tensors` gave."""
 
 
+@settings
+class BaselineConfig(OptimiserConfig):
+    """LinearProj, MLP1 and MLP2 with the combined loss.
+
+    Loss = cosine_weight (1 - cos) + mse_weight MSE + moment_weight moment + infonce_weight InfoNCE(temperature).
+
+    Attributes:
+        hidden: width of the hidden layers.
+        dropout: after each hidden activation.
+        cosine_weight, mse_weight, moment_weight, infonce_weight: alpha, beta, lambda and gamma of the combined loss.
+        temperature: of InfoNCE, used where `infonce_weight` is positive.
+    """
+
+    learning_rate: Positive = 1e-3
+    hidden: Count = 1024
+    dropout: Fraction = 0.1
+    cosine_weight: NotNegative = 1.0
+    mse_weight: NotNegative = 1.0
+    moment_weight: NotNegative = 0.05
+    infonce_weight: NotNegative = 0.0
+    temperature: Positive = 0.07
+
+
 class CombinedObjective(Objective[BaselineConfig, nn.Module]):
     """The baselines' loss: alpha (1 - cos) + beta MSE + lambda moment + gamma InfoNCE."""
 
@@ -95,6 +121,44 @@ class CombinedObjective(Objective[BaselineConfig, nn.Module]):
         if s.infonce_weight:
             terms["infonce"] = s.infonce_weight * losses.in_batch_infonce(prediction, target, s.temperature)
         return terms
+
+
+@settings
+class BigJumpConfig(OptimiserConfig):
+    """BigJump: a Procrustes start, a residual adapter, and a contrastive loss over a queue of images.
+
+    Loss = infonce_weight InfoNCE + cosine_weight (1 - cos) + moment_weight |mean difference|^2
+    + agreement_weight agreement.
+
+    Attributes:
+        hidden: width of the adapter.
+        dropout: inside the adapter.
+        geometry_lr_ratio: the learning rate of the geometry is this share of the adapter's.
+        unfreeze_epoch: first epoch in which A (never b) is trained; 0 keeps it frozen.
+        refreeze_drop: A is frozen again where validation MRR falls by more than this below its best.
+        queue_size: entries of the FIFO of recent images.
+        queue_schedule: newest entries that serve as negatives in each epoch; the last value holds from there on.
+        temperature_start, temperature_end: of InfoNCE; a cosine leads from one to the other, equal values fix it.
+        infonce_weight, cosine_weight, moment_weight, agreement_weight: weights of the terms.
+    """
+
+    hidden: Count = 1024
+    dropout: Fraction = 0.1
+    geometry_lr_ratio: NotNegative = 0.05
+    unfreeze_epoch: Whole = 3
+    refreeze_drop: NotNegative = 0.005
+    queue_size: Count = 65536
+    queue_schedule: Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)] = (0, 0, 16384, 32768, 65536)
+    temperature_start: Positive = 0.10
+    temperature_end: Positive = 0.06
+    infonce_weight: NotNegative = 1.0
+    cosine_weight: NotNegative = 0.5
+    moment_weight: NotNegative = 0.02
+    agreement_weight: NotNegative = 0.05
+
+    def __post_init__(self) -> None:
+        fits = max(self.queue_schedule) <= self.queue_size
+        require(fits, f"queue_schedule = {self.queue_schedule}: none may be more than queue_size = {self.queue_size}.")
 
 
 class BigJumpObjective(Objective[BigJumpConfig, GeomWithAdapter]):

@@ -28,7 +28,7 @@ from helpers.models.build import build_model
 from helpers.system.devices import matmul_dtype, seed_all
 from helpers.training import losses
 from helpers.training.loop import train_bigjump, validation_mrr
-from helpers.training.settings import BigJumpConfig
+from helpers.training.objectives import BigJumpConfig
 
 CPU = torch.device("cpu")
 SMALL = {"epochs": 5, "hidden": 16, "batch_size": 64, "learning_rate": 3e-3}

@@ -15,7 +15,8 @@ from helpers.runs.run import open_run
 from helpers.runs.settings import RunConfig
 from helpers.training import cca_search, plus
 from helpers.training.folds import make_folds
-from helpers.training.settings import BaselineConfig, PlusConfig
+from helpers.training.objectives import BaselineConfig
+from helpers.training.settings import PlusConfig
 
 WIDTHS = {"text_dim": 12, "image_dim": 16}
 

@@ -23,7 +23,7 @@ from helpers.runs.series import TrainingProgress, main
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
 from helpers.system.settings import as_dict
-from helpers.training.settings import BaselineConfig, BigJumpConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig
 
 RUN_PARAMETERS = 'profile = "demo"\nrun = None  # a comment\ndata_dir = None\noverrides = {}\n'
 

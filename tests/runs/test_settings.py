@@ -15,7 +15,8 @@ from helpers.models.geometry import GeometryConfig
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
 from helpers.system.settings import as_dict
-from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig, PlusConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig
+from helpers.training.settings import OptimiserConfig, PlusConfig
 
 NAN = float("nan")
 INF = float("inf")

@@ -18,9 +18,9 @@ from helpers.models.build import build_model
 from helpers.models.networks import fit_standardisation
 from helpers.system.devices import one_blas_thread, seed_all
 from helpers.training.loop import epoch_order, make_optimiser, validation_mrr
-from helpers.training.objectives import BigJumpObjective, CombinedObjective
+from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective, CombinedObjective
 from helpers.training.plus import PlusObjective
-from helpers.training.settings import BaselineConfig, BigJumpConfig, PlusConfig
+from helpers.training.settings import PlusConfig
 from helpers.training.steps import train_step
 
 # Kernels run on one thread below some 32768 elements, so smaller data would pass whatever the code did.

@@ -15,8 +15,8 @@ from helpers.evaluation import hubness, metrics
 from helpers.models.build import build_model
 from helpers.system import devices
 from helpers.training import loop, losses, plus, state, steps
-from helpers.training.objectives import BigJumpObjective, CombinedObjective, Objective
-from helpers.training.settings import BaselineConfig, BigJumpConfig, PlusConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective, CombinedObjective, Objective
+from helpers.training.settings import PlusConfig
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

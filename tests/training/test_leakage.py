@@ -24,8 +24,8 @@ from helpers.runs.run import Run
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import seed_all
 from helpers.training import loop, steps
-from helpers.training.objectives import BigJumpObjective
-from helpers.training.settings import BaselineConfig, BigJumpConfig, PlusConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective
+from helpers.training.settings import PlusConfig
 
 DX, DY, N_IMAGES = 10, 14, 50
 SMALL = {"epochs": 3, "batch_size": 32, "hidden": 16, "mixed_precision": False}

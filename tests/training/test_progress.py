@@ -20,7 +20,7 @@ from helpers.models import storage
 from helpers.models.build import build_model
 from helpers.system.devices import seed_all
 from helpers.training import loop
-from helpers.training.settings import BaselineConfig, BigJumpConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig
 from helpers.training.state import Progress
 
 DX, DY, N_IMAGES = 12, 16, 60

@@ -18,8 +18,8 @@ from helpers.models.networks import Standardise
 from helpers.system.devices import seed_all
 from helpers.training import loop, steps
 from helpers.training.loop import epoch_order, learning_rate_factor, make_optimiser, micro_unfreeze, validation_mrr
-from helpers.training.objectives import temperature_at
-from helpers.training.settings import BaselineConfig, BigJumpConfig, OptimiserConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig, temperature_at
+from helpers.training.settings import OptimiserConfig
 
 N_IMAGES, PER_IMAGE, DX, DY = 60, 5, 12, 16
 BIGJUMP = BigJumpConfig(
