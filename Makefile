@@ -36,7 +36,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Times what the project claims to be fast, beside its floor and its peers: SIZE=challenge, DEVICE=cuda.
+# Times what the project claims to be fast, beside its lower bounds and other libraries: SIZE=challenge, DEVICE=cuda.
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	for name in step epochs plus_step ranking scaling widths; do \
@@ -45,11 +45,11 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.draw
 
 # The README's table on your data, choices made on its training images alone: first the closed forms, ours and the two
-# best peers, then every method. Goes on where an earlier call stopped.
+# best baselines, then every method. Goes on where an earlier call stopped.
 ACCURACY := $(BIN)/python -m benchmarks.accuracy --data-dir "$(DATA_DIR)" --text-dim $(TEXT_DIM) --image-dim $(IMAGE_DIM)
 accuracy: $(VENV)/.installed
 	$(ACCURACY) --splits 0 1 2 --seeds 5 \
-	    --only least_squares ridge procrustes cca asif vse_mlp queue_nce bigjump_plus
+	    --only least_squares ridge procrustes cca asif vse_mlp queue_infonce bigjump_plus
 	$(ACCURACY) --splits 0 1 2 --seeds 5
 	$(BIN)/python -m benchmarks.draw
 
