@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -52,8 +53,13 @@ Look = dict[str, Any]  # keywords of matplotlib, which takes values of many type
 
 
 def use_style() -> None:
-    """Apply `helpers/style.mplstyle` to every figure made afterwards."""
-    style.use("helpers.style")
+    """Apply `helpers/style.mplstyle` to every figure made afterwards, and nothing that a matplotlibrc says.
+
+    In a notebook figures are drawn inline, also where `MPLBACKEND` names another backend, as containers have it.
+    """
+    if (shell := get_ipython()) is not None and hasattr(shell, "kernel"):
+        shell.run_line_magic("matplotlib", "inline")
+    style.use(["default", "helpers.style"])
 
 
 def _look(name: str, index: int, note: str = "") -> Look:

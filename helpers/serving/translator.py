@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from helpers.errors import CheckpointError
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import predict
+from helpers.system.devices import exact_float32
 
 QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
 """Scores are held for one such block at a time (64 MB), and a memory-mapped gallery is never held whole."""
+Vectors = np.ndarray | torch.Tensor | Sequence[Sequence[float]]
 
 
 def _best_model(run: Path) -> str:
@@ -51,8 +54,21 @@ def _checked_block(gallery: np.ndarray, left: int) -> np.ndarray:
     return block
 
 
+def _array(vectors: Vectors, what: str) -> np.ndarray:
+    """Vectors as an array; a memory map stays one, a tensor of any type and device is copied to float32."""
+    if isinstance(vectors, torch.Tensor):
+        vectors = vectors.detach().float().cpu().numpy()
+    array = np.asanyarray(vectors)
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":  # a type that other packages add to NumPy
+        raise ValueError(f"The {what} hold {array.dtype}: real numbers are needed.")
+    return array
+
+
 class Translator:
     """A trained map from text embeddings to the image space.
+
+    Vectors may be arrays, memory maps, lists or PyTorch tensors, of any real type (float16, bfloat16, float64 ...):
+    everything is computed in float32, whatever autocast, default type or default device the caller has set.
 
     Attributes:
         name: the leaderboard row that it is.
@@ -66,6 +82,7 @@ class Translator:
         self._loaded = loaded  # the run's folder, and the digest of the weights that were read
 
     @classmethod
+    @exact_float32()
     def load(cls, run: str | Path, model: str | None = None) -> Translator:
         """Load a model of a run: the best of its leaderboard by MRR, or the row `model`.
 
@@ -83,13 +100,14 @@ class Translator:
         shape = metadata["architecture"]
         return cls(model, network, shape["text_dim"], shape["image_dim"], (run, digest))
 
-    def raw(self, x: np.ndarray) -> np.ndarray:
+    @exact_float32()
+    def raw(self, x: Vectors) -> np.ndarray:
         """Translate (N, dx) to (N, dy) float32 at the model's own length.
 
         Raises:
             ValueError: wrong shape, NaN or Inf, or numbers so large that their translations are.
         """
-        x = np.asarray(x)
+        x = _array(x, "queries")
         if x.ndim != 2 or x.shape[1] != self.text_dim:
             raise ValueError(f"Queries have shape {x.shape}; {self.name} needs (N, {self.text_dim}).")
         with np.errstate(over="ignore"):
@@ -108,11 +126,12 @@ class Translator:
             )
         return translated
 
-    def translate(self, x: np.ndarray) -> np.ndarray:
+    @exact_float32()
+    def translate(self, x: Vectors) -> np.ndarray:
         """Translate (N, dx) to unit vectors (N, dy) float32; raises as `raw` does."""
         return normalise(torch.from_numpy(self.raw(x))).numpy()
 
-    def for_dot_product(self, x: np.ndarray) -> np.ndarray:
+    def for_dot_product(self, x: Vectors) -> np.ndarray:
         """Translate (N, dx) to (N, dy) float32 for dot products with image vectors as long as they are.
 
         Unit vectors less a fixed vector of the run, see `dot_product.correction`; for cosines, use `translate`.
@@ -132,7 +151,8 @@ class Translator:
             raise CheckpointError(f"{path}: not the weights that were loaded. Load the translator again.")
         return run
 
-    def popularity(self, gallery: np.ndarray) -> np.ndarray:
+    @exact_float32()
+    def popularity(self, gallery: Vectors) -> np.ndarray:
         """How much each gallery image attracts captions of other images: (M,) float32 in units of cosine.
 
         From the run's query bank of training captions; see `hubness.popularity`. It depends on the gallery alone, so
@@ -148,15 +168,16 @@ class Translator:
             _checked_block(gallery, left)
         return hubness.popularity(torch.from_numpy(self.raw(query_bank)), gallery, beta).numpy()
 
-    def _checked_gallery(self, gallery: np.ndarray) -> np.ndarray:
+    def _checked_gallery(self, gallery: Vectors) -> np.ndarray:
         """The gallery as an array, of the right shape."""
-        gallery = np.asanyarray(gallery)  # a memory map stays one
+        gallery = _array(gallery, "gallery's vectors")
         if gallery.ndim != 2 or gallery.shape[1] != self.image_dim or not len(gallery):
             raise ValueError(f"The gallery has shape {gallery.shape}; (M, {self.image_dim}) with M > 0 is needed.")
         return gallery
 
+    @exact_float32()
     def search(
-        self, x: np.ndarray, gallery: np.ndarray, k: int = 10, hubness: bool | np.ndarray = False
+        self, x: Vectors, gallery: Vectors, k: int = 10, hubness: bool | np.ndarray = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best gallery rows for each query, by cosine, best first.
 

@@ -46,6 +46,30 @@ def prefer_exact() -> None:
 
 
 @contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute in float32 and exactly, whatever the caller's program has set; a context, or a decorator of a function.
+
+    Autocast, a default type or device of new tensors, and shortcuts in products (TF32, bfloat16) are the caller's
+    business, but would change what is promised here: inside autocast to bfloat16, one search in twelve had another
+    first place. What the caller has set holds again afterwards. Defaults are of the whole process, so they are touched
+    only where they differ.
+    """
+    precision, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
+    kinds = {"cpu", "cuda" if torch.cuda.is_available() else "cpu"}
+    with contextlib.ExitStack() as restored:
+        for kind in kinds:
+            restored.enter_context(torch.autocast(kind, enabled=False))
+        restored.enter_context(torch.device("cpu"))  # the default of new tensors
+        if precision != "highest":
+            restored.callback(torch.set_float32_matmul_precision, precision)
+            torch.set_float32_matmul_precision("highest")
+        if dtype != torch.float32:
+            restored.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
+@contextlib.contextmanager
 def any_order() -> Iterator[None]:
     """Within it a GPU's kernels may write and add up in any order, which is faster.
 

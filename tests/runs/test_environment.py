@@ -65,6 +65,17 @@ def test_the_kernel_is_the_interpreter_that_runs_the_series(run, tmp_path):
     assert text_of(notebook) == f"{sys.executable}\n"
 
 
+@pytest.mark.slow
+def test_figures_are_drawn_in_the_notebook_whatever_backend_is_inherited(run, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("axes.facecolor: black\n")
+    cell = "from helpers import plots; plots.use_style()\nimport matplotlib.pyplot as plt\n"
+    cell += "plt.plot([1, 2])\nplt.show()\nprint(plt.rcParams['axes.facecolor'])"
+    done, (notebook,) = run(cell, MPLBACKEND="Agg", MATPLOTLIBRC=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    kinds = {kind for part in notebook["cells"] for out in part.get("outputs", ()) for kind in out.get("data", ())}
+    assert "image/png" in kinds and text_of(notebook) == "white\n"
+
+
 def test_a_file_that_cannot_be_written_is_one_line_with_the_way_out(tmp_path, monkeypatch, capsys):
     def refused(*_):
         raise PermissionError(13, "Permission denied", str(tmp_path / "runs" / ".demo.series.lock"))

@@ -1,5 +1,6 @@
 """Translation and search against brute force, and the choice of the best model of a run."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -57,6 +58,78 @@ def test_search_equals_brute_force(monkeypatch, block, k):
     assert index.shape == found.shape == (7, min(k, 23))
     np.testing.assert_array_equal(index, expected)
     np.testing.assert_allclose(found, np.take_along_axis(scores, expected, axis=1), atol=1e-6)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def precision(name):
+    torch.set_float32_matmul_precision(name)
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+STATES = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "default dtype": lambda: default_dtype(torch.float64),
+    "default device": lambda: torch.device("meta"),
+    "precision": lambda: precision("medium"),
+    "inference": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", ["mlp1", "procrustes", "bigjump", "bigjump_plus"])
+def test_what_the_caller_has_set_in_torch_changes_no_result(tmp_path, name, state):
+    shape = {"text_dim": DX, "image_dim": DY, "hidden": 8}
+    torch.manual_seed(0)
+    save_model(tmp_path, name, build_model(name, **shape), {"architecture": shape})
+    rng = np.random.default_rng(1)
+    queries, gallery = rng.normal(size=(50, DX)), rng.normal(size=(400, DY))
+    expected = Translator.load(tmp_path, name).search(queries, gallery)
+    with STATES[state]():
+        before = torch.get_default_dtype(), torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")
+        index, scores = Translator.load(tmp_path, name).search(queries, gallery)
+        assert before == (
+            torch.get_default_dtype(),
+            torch.get_float32_matmul_precision(),
+            torch.is_autocast_enabled("cpu"),
+        )
+    np.testing.assert_array_equal(index, expected[0])
+    np.testing.assert_array_equal(scores, expected[1])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda x: x.astype(np.float16),
+        lambda x: x.astype(np.float16).tolist(),
+        lambda x: torch.from_numpy(x).half(),
+        lambda x: torch.from_numpy(x).double().requires_grad_(),
+    ],
+)
+def test_vectors_of_any_real_type_are_taken(given):
+    queries, gallery = (np.float16(values).astype(np.float32) for values in (QUERIES, GALLERY))
+    expected = make().search(queries, gallery)
+    for q, g in ((given(queries), gallery), (queries, given(gallery))):
+        np.testing.assert_array_equal(make().search(q, g)[0], expected[0])
+
+
+def test_bfloat16_tensors_are_taken_at_their_own_values():
+    gallery = torch.from_numpy(GALLERY).bfloat16()
+    expected = make().search(QUERIES, gallery.float().numpy())
+    np.testing.assert_array_equal(make().search(QUERIES, gallery)[0], expected[0])
+
+
+@pytest.mark.parametrize("values", [QUERIES.astype(str), QUERIES.astype(object), QUERIES + 1j, QUERIES > 0])
+def test_what_is_no_real_number_is_refused(values):
+    with pytest.raises(ValueError, match=r"The queries hold .*: real numbers are needed"):
+        make().search(values, GALLERY)
 
 
 def test_ten_results_unless_told_otherwise():
