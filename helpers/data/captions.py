@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,13 +18,22 @@ from helpers.errors import DataError, first_five
 _SEPARATOR = re.compile(r"[|,\t]")
 _NUMBER = re.compile(r"#\d+$")  # of a caption among those of its image, as some caption files have it: a.jpg#0
 _UNMATCHED, _AMBIGUOUS = -1, -2
+# Header lines that data sets have: words for the image, for the number of a caption among its image's, for its text.
+_IMAGE = {"image", "image_name", "image_id", "image_path", "file_name", "filename", "file", "path", "name", "id"}
+_COUNT = {"comment_number", "caption_number", "caption_id", "sentence_id", "sentid", "number", "id"}
+_TEXT = {"caption", "comment", "text", "sentence", "description", "title", "raw"}
+# A numbered caption, as Flickr30k has them: `1.jpg| 0| A dog`. One line of that file lacks its second separator.
+_NUMBERED = re.compile(r"([^|,\t]*)([|,\t])\s*\d+\s*(?:\2|\s)(.*)", re.DOTALL)
 
 
 def parse_captions(path: str | Path) -> list[tuple[str, str]]:
     """Split every line of a captions file once, at its first `|`, `,` or tab. Quotes mean nothing.
 
+    Where a header, or every line, has the number of the caption between image and text, as Flickr30k's file has it,
+    that number is left out.
+
     Args:
-        path: UTF-8 text, one caption a line; a byte order mark, CRLF and a header line are allowed.
+        path: UTF-8 text, one caption a line; a byte order mark, CRLF and a header line of a known data set are allowed.
 
     Returns:
         (image name or id, caption) per line; the first field without surrounding blanks, the caption untouched.
@@ -37,8 +47,8 @@ def parse_captions(path: str | Path) -> list[tuple[str, str]]:
     lines = [line.removesuffix("\r") for line in _read_text(path).split("\n")]
     if lines[-1] == "":
         lines.pop()
-    fields = [_SEPARATOR.split(line, maxsplit=1) for line in lines]
-    first = 1 if fields and _is_header(fields[0]) else 0
+    first, numbered = _layout(lines)
+    fields = [_split(line, numbered) for line in lines]
     problems: dict[str, list[int]] = {}
     rows = []
     for number, parts in enumerate(fields[first:], start=first + 1):
@@ -72,9 +82,10 @@ def captions_of_rows(path: Path, n_rows: int, stored: Sequence[str] | None = Non
     """
     names, texts = map(list, zip(*parse_captions(path), strict=True))
     if len(texts) != n_rows:
+        hint = f" If line 1 ({names[0]!r}, {texts[0]!r}) is a header, delete it." if len(texts) == n_rows + 1 else ""
         raise DataError(
             f"{path}: holds {len(texts)} captions but 'captions/embeddings' of the npz has {n_rows} rows. One line a "
-            "row, in the same order, is needed."
+            f"row, in the same order, is needed.{hint}"
         )
     given, others = ([text.strip() for text in either] for either in (texts, stored or texts))
     moved = [row for row, (text, other) in enumerate(zip(given, others, strict=True)) if text != other]
@@ -129,7 +140,8 @@ def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) 
             break
     _report_joined(settled, image_names if verbatim else None, where)
     targets = np.fromiter((settled.get(key, _UNMATCHED) for key in keys), np.int64, len(keys))
-    _report_captions(targets, _UNMATCHED, "name an image that images/names does not hold", keys, where)
+    alike = _lookalike(sorted(pending), image_names) if pending else ""
+    _report_captions(targets, _UNMATCHED, "name an image that images/names does not hold", keys, where, alike)
     _report_captions(targets, _AMBIGUOUS, "fit several images", keys, where)
     return targets
 
@@ -173,13 +185,33 @@ def _stem(name: str) -> str:
     return base.rpartition(".")[0] or base
 
 
-def _report_captions(targets: np.ndarray, value: int, problem: str, keys: Sequence[str], where: str) -> None:
+def _lookalike(keys: Sequence[str], image_names: Sequence[str]) -> str:
+    """Of the first key that looks like an image's name and is not: which characters differ."""
+
+    def look(name: str) -> str:
+        return "".join(unicodedata.normalize("NFKC", _base_name(name)).casefold().split())
+
+    def called(character: str) -> str:
+        return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+
+    names = {look(name): name for name in image_names}
+    for key in keys:
+        if (name := names.get(look(key))) is not None:
+            only = [", ".join(map(called, sorted(set(one) - set(other)))) for one, other in ((key, name), (name, key))]
+            differing = " against ".join(part or "nothing" for part in only)
+            return f" {key!r} looks like {name!r} of images/names, but has {differing}."
+    return ""
+
+
+def _report_captions(
+    targets: np.ndarray, value: int, problem: str, keys: Sequence[str], where: str, more: str = ""
+) -> None:
     rows = np.flatnonzero(targets == value)
     if len(rows):
         cases = first_five(f"row {row} {keys[row]!r}" for row in rows.tolist())
         raise DataError(
-            f"{where}: {len(rows)} caption(s) {problem}: {cases} (rows count from 0). Write the names as they stand "
-            "in images/names."
+            f"{where}: {len(rows)} caption(s) {problem}: {cases} (rows count from 0).{more} Write the names as they "
+            "stand in images/names."
         )
 
 
@@ -192,9 +224,22 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
 
 
-def _is_header(parts: list[str]) -> bool:
-    names = [part.strip().lower() for part in parts]
-    return names in (["image", "caption"], ["id", "caption"])
+def _layout(lines: list[str]) -> tuple[int, bool]:
+    """How many header lines there are, 0 or 1, and whether captions are numbered between image and text."""
+    columns = [column.strip().lower() for column in _SEPARATOR.split(lines[0])] if lines else []
+    if len(columns) in (2, 3) and columns[0] in _IMAGE and columns[-1] in _TEXT:
+        if len(columns) == 2:
+            return 1, False
+        if columns[1] in _COUNT:
+            return 1, True
+    return 0, bool(lines) and all(line.partition("|")[1] and _NUMBERED.fullmatch(line) for line in lines)
+
+
+def _split(line: str, numbered: bool) -> list[str]:
+    """Image and caption of a line; one part alone where it has no separator."""
+    if numbered and (found := _NUMBERED.fullmatch(line)):
+        return [found[1], found[3].strip()]
+    return _SEPARATOR.split(line, maxsplit=1)
 
 
 def _line_problem(parts: list[str]) -> str | None:

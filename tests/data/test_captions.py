@@ -157,3 +157,43 @@ def test_the_published_test_captions(real_data):
     rows = parse_captions(real_data / "challenge-test" / "captions.txt")
     assert [int(key) for key, _ in rows] == list(range(1, 1501))
     assert sum('"' in text for _, text in rows) == 134
+
+
+FLICKR30K = ["1.jpg| 0| Two young men, with shaggy hair .", "1.jpg| 1| A dog | cat", "2.jpg| 4   A dog runs ."]
+
+
+@pytest.mark.parametrize("header", [["image_name| comment_number| comment"], []])
+def test_numbered_captions_as_flickr30k_has_them_lose_their_number(tmp_path, header):
+    path = tmp_path / "results.csv"
+    path.write_text("\n".join(header + FLICKR30K))
+    expected = [("1.jpg", "Two young men, with shaggy hair ."), ("1.jpg", "A dog | cat"), ("2.jpg", "A dog runs .")]
+    assert parse_captions(path) == expected
+
+
+@pytest.mark.parametrize("header", ["file_name,caption", "image_id\tcaption", "Image|Comment", "filename,text"])
+def test_headers_of_known_data_sets_are_no_captions(tmp_path, header):
+    path = tmp_path / "captions.txt"
+    path.write_text(f"{header}\n1.jpg,a dog\n")
+    assert parse_captions(path) == [("1.jpg", "a dog")]
+
+
+def test_a_caption_that_begins_with_a_number_keeps_it_beside_others(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("1.jpg|2 dogs\n2.jpg|3|4 cats\n3.jpg|a bird\n")
+    assert parse_captions(path) == [("1.jpg", "2 dogs"), ("2.jpg", "3|4 cats"), ("3.jpg", "a bird")]
+
+
+def test_one_caption_too_many_points_at_the_first_line(files, load):
+    captions = files.folder / "captions.txt"
+    folder = files.write()
+    captions.write_text("bild,satz\n" + captions.read_text().partition("\n")[2])
+    with pytest.raises(DataError, match=r"If line 1 \('bild', 'satz'\) is a header, delete it"):
+        load(folder)
+
+
+def test_names_that_look_the_same_and_are_not_are_said_to_be():
+    composed, decomposed = "caf\u00e9.jpg", "cafe\u0301.jpg"
+    with pytest.raises(DataError, match=r"looks like .* but has U\+0065.*U\+0301 COMBINING.* against U\+00E9 LATIN"):
+        match_captions([decomposed, "1.jpg"], [composed, "1.jpg"], "captions.txt")
+    with pytest.raises(DataError, match=r"'A\.JPG' looks like 'a\.jpg' of images/names, but has U\+0041"):
+        match_captions(["A.JPG"], ["a.jpg", "1.jpg"], "captions.txt")
