@@ -2,13 +2,14 @@
 
 One module each: `npz` reads archives without trusting them, `captions` reads caption files, `pairs` checks and pairs
 both, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds images that repeat one
-another, `split` splits by image, `training_data` moves the splits to a device, `vectors` brings vectors to unit length,
+another, `split` splits by image, `repeats` counts texts that occur again, `training_data` moves the splits to a device, `vectors` brings vectors to unit length,
 and `synthetic` writes the demo data.
 """
 
 from helpers.data.captions import match_captions, parse_captions
 from helpers.data.duplicates import duplicate_groups, near_duplicates
 from helpers.data.pairs import PairedEmbeddings, QueryEmbeddings, load_pairs, load_queries
+from helpers.data.repeats import Repeats, count_repeats
 from helpers.data.split import SPLITS, Part, Split, check_disjoint, make_split
 from helpers.data.synthetic import write_demo
 from helpers.data.training_data import TrainingData
@@ -19,9 +20,11 @@ __all__ = [
     "PairedEmbeddings",
     "Part",
     "QueryEmbeddings",
+    "Repeats",
     "Split",
     "TrainingData",
     "check_disjoint",
+    "count_repeats",
     "duplicate_groups",
     "load_pairs",
     "load_queries",
