@@ -2,8 +2,8 @@
 
 One module each: `npz` reads archives without trusting them, `captions` reads caption files, `pairs` checks and pairs
 both, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds images that repeat one
-another, `split` splits by image, `repeats` counts texts that occur again, `training_data` moves the splits to a device, `vectors` brings vectors to unit length,
-and `synthetic` writes the demo data.
+another, `repeats` counts texts that occur again, `split` splits by image, `training_data` moves the splits to a device,
+`vectors` brings vectors to unit length, and `synthetic` writes the demo data.
 """
 
 from helpers.data.captions import match_captions, parse_captions
