@@ -17,6 +17,7 @@ from helpers.data.training_data import TrainingData
 from helpers.evaluation import metrics
 from helpers.models.networks import GeomWithAdapter, fit_standardisation
 from helpers.system import memory
+from helpers.training.bar import training_bar
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import (
     BaselineConfig,
@@ -30,8 +31,6 @@ from helpers.training.settings import OptimiserConfig
 from helpers.training.state import Progress, TrainingState
 from helpers.training.steps import Steps
 
-BAR = "{l_bar}{bar:16}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]"
-"""Narrow enough for epoch, loss and MRR to stand in one line of a terminal."""
 TRANSLATION_BLOCK = 4096
 """Captions of one forward pass without gradients."""
 
@@ -167,8 +166,7 @@ def fit(
         progress.load(state)
     model.train()
     saved = time.perf_counter()
-    bar = tqdm(total=settings.epochs * steps, initial=len(history) * steps, desc=label, bar_format=BAR, mininterval=0.5)
-    with bar:
+    with training_bar(label, settings.epochs * steps, initial=len(history) * steps) as bar:
         for epoch in range(len(history) + 1, settings.epochs + 1):
             started = time.perf_counter()
             micro_unfreeze(model, settings, epoch, history)
@@ -193,9 +191,14 @@ def fit(
             if progress is not None and time.perf_counter() - saved >= progress.every:
                 progress.save(state)
                 saved = time.perf_counter()
-            bar.set_postfix(epoch=f"{epoch}/{settings.epochs}", loss=f"{entry['loss']:.3f}", mrr=f"{entry['mrr']:.3f}")
+            shown = {"epoch": f"{epoch}/{settings.epochs}", "loss": f"{entry['loss']:.3f}"}
+            if len(data.val_images) > 1:  # among one image every caption finds its own
+                shown["mrr"] = f"{entry['mrr']:.3f}"
+            bar.set_postfix(shown)
             if objective.is_over(history):
                 break
+        bar.total = bar.n  # all that there was to do, where it ended early
+        bar.refresh()
     model.load_state_dict(state.best)
     model.eval()
     return history

@@ -6,6 +6,7 @@ text space dominate it; and how much of a closed form, weighted CCA, joins the n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,13 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
     """
     folds = make_folds(data, settings)
     bases = [basis_for(fold_data, settings) for fold_data in folds]
-    chosen, tried = choose_candidate(settings, lambda *given: train_candidate(folds, bases, settings, *given))
+    number, most = itertools.count(1), len(settings.temperatures) + len(settings.whitenings) - 1
+
+    def attempt(temperature: float, whitening: float) -> Candidate:
+        name = f"candidate {next(number)} of at most {most}"
+        return train_candidate(folds, bases, settings, temperature, whitening, name)
+
+    chosen, tried = choose_candidate(settings, attempt)
     temperature, whitening = chosen
     mrr = tried[chosen].mrr
     epoch = int(np.argmax(mrr))
@@ -106,18 +113,20 @@ def train_candidate(
     settings: PlusConfig,
     temperature: float,
     whitening: float,
+    name: str,
 ) -> Candidate:
     """Train a candidate of the search: one network a fold, until it gets no better.
 
     Args:
         bases: (dy, r) of each fold, see `plus.basis_for`.
+        name: shown beside its progress.
     """
     runs, translations = [], []
     for number, (fold_data, basis) in enumerate(zip(folds, bases, strict=True), start=1):
         given = derived(settings, fold_data)
         model = build_ensemble(fold_data, given, 1, whitening, basis=basis)
         objective = PlusObjective(given, fold_data, model, temperature, searching=True)
-        label = f"fold {number}/{len(folds)}, temperature {temperature:g}, whitening {whitening:g}"
+        label = f"{name}, fold {number}/{len(folds)}, temperature {temperature:g}, whitening {whitening:g}"
         runs.append([entry["mrr"] for entry in loop.fit(model, objective, label)])
         with torch.inference_mode():
             translations.append(loop.translations(model, fold_data.val_text))

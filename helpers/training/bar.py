@@ -1,0 +1,48 @@
+"""The progress of a training, for whoever watches: a bar in a terminal or a notebook, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from tqdm import tqdm
+
+FORMAT = "{l_bar}{bar:16}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]"
+"""Narrow enough for epoch, loss and MRR to stand in one line of a terminal."""
+LOG_INTERVAL = 30.0
+"""Seconds between two lines of a log."""
+
+
+class _Lines:
+    """A stream that ends each state of a bar with a newline, where a terminal would write over the last."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        if shown := text.strip():
+            self.stream.write(f"{shown}\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def training_bar(label: str, total: int, initial: int = 0) -> tqdm:
+    """A bar over the steps of a training.
+
+    Args:
+        label: shown before it.
+        total: steps at most. initial: steps that an earlier process has done.
+    """
+    stream = sys.stderr
+    watched = stream.isatty() or type(stream).__module__.startswith("ipykernel")
+    every = 0.5 if watched else LOG_INTERVAL
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=label,
+        bar_format=FORMAT,
+        file=stream if watched else _Lines(stream),
+        mininterval=every,
+        maxinterval=max(every, 10.0),
+    )
