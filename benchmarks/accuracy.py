@@ -31,7 +31,7 @@ from helpers.system.devices import choose_device
 from helpers.system.files import write_json
 
 SPLITS, SEEDS = [0, 1], 3
-"""Where the command names none; the README's table has three splits and five seeds."""
+"""Where the command names none; the table of docs/results.md has three splits and five seeds."""
 SMOKE = {"n_images": 60, "text_dim": 12, "image_dim": 16}
 
 

@@ -1,4 +1,4 @@
-"""Write the tables of `docs/` from the committed results: `python -m benchmarks.docs`.
+"""Write the tables of `README.md` and `docs/` from the committed results: `python -m benchmarks.docs`.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text around it is written by hand.
 """
@@ -9,12 +9,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import common
+from benchmarks import accuracy_docs, common
 from benchmarks.ablation import report
 from benchmarks.draw import STEP_LABELS
 from helpers.system.files import atomic_write
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 RANKING_LABELS = {
     "matmul_lower_bound": "score product alone (lower bound)",
@@ -36,7 +37,7 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 
 
 def all_tables() -> dict[str, str]:
-    """Every table of the documents, by name."""
+    """Every table of the pages, by name."""
     results = report.load()
     tables = {
         "ablations": report.table(results),
@@ -45,6 +46,10 @@ def all_tables() -> dict[str, str]:
         "turned": report.turned_table(report.load_turned()),
         "closed_form": closed_form_table(common.load("closed_form", "challenge")),
         "same_accuracy": same_accuracy_table(),
+        "epochs_cuda": epochs_table(common.load("epochs", "challenge", "cuda")),
+        "large_gallery": large_gallery_table(common.load("ranking", "challenge")["large"]),
+        "widths": widths_table(common.load("widths", "challenge")),
+        **accuracy_docs.all_tables(),
     }
     makers = {"step": step_table, "ranking": ranking_table, "plus_step": plus_step_table}
     for device, suffix in (("cpu", ""), ("cuda", "_cuda")):
@@ -92,6 +97,33 @@ def plus_step_table(result: dict) -> str:
     return report.markdown(["`plus`", "a step", "an epoch", "over its bare products"], rows)
 
 
+def epochs_table(result: dict) -> str:
+    """A whole training, and its bare matrix products."""
+    share = result["product_seconds"] / result["seconds"]
+    rows = [
+        [f"{result['epochs']} epochs, {result['steps']:,} steps", _time(result["seconds"]), "100 %"],
+        ["their bare matrix products (lower bound)", _time(result["product_seconds"]), f"{100 * share:.0f} %"],
+    ]
+    return report.markdown(["one training of BigJump", "time", "share"], rows)
+
+
+def large_gallery_table(result: dict) -> str:
+    """Ranks in a gallery that is never held in memory."""
+    rows = [
+        ["time", _time(result["seconds"])],
+        ["peak memory", f"{result['peak_mb']:.0f} MB"],
+        ["the gallery in float32", f"{result['gallery_gb_float32']:.1f} GB"],
+    ]
+    return report.markdown([f"{result['queries']:,} captions, {result['gallery']:,} images", ""], rows)
+
+
+def widths_table(result: dict) -> str:
+    """What padding to a multiple of 8 columns saves."""
+    labels = {"ranks": "ranks of 12,500 captions, 2,500 images", "infonce": "InfoNCE over 22,500 images"}
+    rows = [[labels[use["what"]], _time(use["seconds"]), f"{use['without']:.2f} x"] for use in result["uses"]]
+    return report.markdown(["what", "padded", "without padding, over padded"], rows)
+
+
 def closed_form_table(result: dict) -> str:
     """The closed form, and the first and later loads of a data set."""
     geometry, loading = result["geometry"], result["loading"]
@@ -124,7 +156,7 @@ def _time(seconds: float) -> str:
 
 def main() -> None:
     tables = all_tables()
-    for path in sorted(FOLDER.glob("*.md")):
+    for path in PAGES:
         before = path.read_text(encoding="utf-8")
         after = filled(before, tables)
         if after != before:

@@ -1,4 +1,4 @@
-"""The README's figures, from what a finished run stored: `python -m benchmarks.figures runs/flickr8k`."""
+"""Figures of docs/results.md, from what a finished run stored: `python -m benchmarks.figures runs/flickr8k`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ VERSION = 5
 """Part of what `demo.json` records: raise it when the output of the generator changes."""
 FILES = ("train.npz", "captions.txt", "test.clean.npz", "demo.json")
 
-# Fitted to the order of methods on real data (Flickr8k; see the README: chance << least squares < Procrustes,
+# Fitted to the order of methods on real data (Flickr8k, docs/results.md: chance << least squares < Procrustes,
 # regression networks below Procrustes, BigJump clearly above, median rank of a few), not to any single number. The
 # large common offset is what least squares suffers from most, the strong style in few dimensions what whitening tames.
 N_LATENTS, N_CLUSTERS, N_STYLES = 160, 24, 16

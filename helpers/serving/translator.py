@@ -187,7 +187,7 @@ class Translator:
             x: (N, dx) queries. gallery: (M, dy) image embeddings of any length. k: capped at M.
             hubness: True lowers the scores of images that attract training captions beyond their share, and raises
                 those of images that attract few: far better ranks where the gallery is of the kind that the captions
-                describe (README). An array (M,) is what `popularity` gave for this gallery before.
+                describe (docs/method.md). An array (M,) is what `popularity` gave for this gallery before.
 
         Returns:
             Indices (N, k) int64 and cosine scores (N, k) float32, less the popularity where it is asked for.

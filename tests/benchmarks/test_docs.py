@@ -1,18 +1,13 @@
-"""The documents on ablations and speed: their tables are those of the committed results, their links lead somewhere."""
+"""Tables are put between their markers, and nowhere else."""
 
 from __future__ import annotations
 
-import re
+import json
 
 import pytest
 
-from benchmarks import docs
-
-DOCUMENTS = ("ablations", "speed")
-
-
-def text_of(name: str) -> str:
-    return (docs.FOLDER / f"{name}.md").read_text(encoding="utf-8")
+from benchmarks import accuracy_docs, common, docs
+from benchmarks.baselines import METHODS
 
 
 def test_a_marked_table_is_replaced_and_nothing_else():
@@ -23,14 +18,26 @@ def test_a_marked_table_is_replaced_and_nothing_else():
         docs.filled(text, {"one": "| 1 |"})
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_tables_are_those_of_the_committed_results(name):
-    assert docs.filled(text_of(name), docs.all_tables()) == text_of(name)
+def test_pages_that_are_written_again_do_not_change(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: step -->\nold\n<!-- end -->\n", encoding="utf-8")
+    monkeypatch.setattr(docs, "PAGES", (page,))
+    docs.main()
+    written = page.read_text(encoding="utf-8")
+    assert "old" not in written and "bare matrix products" in written
+    docs.main()
+    assert page.read_text(encoding="utf-8") == written
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_lead_somewhere_and_commands_name_modules(name):
-    for target in re.findall(r"\]\(([^)]+)\)", text_of(name)):
-        assert (docs.FOLDER / target).exists(), target
-    for module in re.findall(r"python -m (benchmarks\.\w+)", text_of(name)):
-        assert (docs.FOLDER.parent / f"{module.replace('.', '/')}.py").exists(), module
+def test_the_table_of_accuracy_has_every_method_the_best_first():
+    path = common.RESULTS_DIR / "accuracy_flickr8k_split_0_1_2_5_seeds_cuda.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    lines = accuracy_docs.accuracy_table(rows).splitlines()[2:]
+    scores = [float(line.split(" | ")[1][:5]) for line in lines]
+    assert len(lines) == len(METHODS) and scores == sorted(scores, reverse=True)
+
+
+def test_a_table_by_size_refuses_results_where_another_method_is_best():
+    row = {"model": "cca", "mrr": 0.3}
+    with pytest.raises(ValueError, match="100 photos: cca is best"):
+        accuracy_docs.sizes_table({"100": [row, row]})
