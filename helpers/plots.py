@@ -94,11 +94,16 @@ def spectra(ax: Axes, eigenvalues: Mapping[str, np.ndarray]) -> Axes:
 
 
 def norms(ax: Axes, values: Mapping[str, np.ndarray]) -> Axes:
-    """Densities of vector norms (N,), one histogram a label."""
-    for index, (name, norm) in enumerate(values.items()):
-        look = _look(name, index, f" (mean {np.mean(norm):.1f})")
-        sns.histplot(x=np.asarray(norm), ax=ax, bins=60, stat="density", element="step", **look)
-    return _finish(ax, "Euclidean norm (embedding units)", "density (per unit of norm)")
+    """Vector norms (N,): one histogram a label, or a line where all vectors are as long as one another."""
+    for index, (name, values_of) in enumerate(values.items()):
+        norm = np.asarray(values_of, dtype=np.float64)
+        if np.ptp(norm) < 1e-3 * norm.mean():  # a density would be a spike beside which all else is flat
+            ax.axvline(norm.mean(), lw=2, **_look(name, index, f" (all {norm.mean():.3g})"))
+        else:
+            look = _look(name, index, f" (mean {norm.mean():.1f})")
+            sns.histplot(x=norm, ax=ax, bins=60, stat="percent", element="step", **look)
+    ax.set_xlim(left=0)
+    return _finish(ax, "Euclidean norm (embedding units)", "vectors (% per bar)")
 
 
 def split_scatter(ax: Axes, points: np.ndarray, is_validation: np.ndarray) -> Axes:
@@ -236,6 +241,9 @@ def _whiskers(row: Mapping[str, float]) -> list[list[float]]:
     return [[max(row["mrr"] - row["mrr_low"], 0)], [max(row["mrr_high"] - row["mrr"], 0)]]  # (2, 1)
 
 
+_LEADER = {"arrowstyle": "-", "color": DARK, "lw": 0.7, "shrinkA": 1, "shrinkB": 3}
+
+
 def _label_points(
     ax: Axes, points: Sequence[tuple[float, float, str]], drawn: Sequence[tuple[float, float]] = ()
 ) -> None:
@@ -254,6 +262,8 @@ def _label_points(
             if (inside and ax.bbox.containsy(box.y1) and not meets) or (dx, dy) == offsets[-1]:
                 break
             note.remove()
+        if dy:  # another point may be as near
+            ax.annotate("", (x, y), xytext=(dx, dy), textcoords="offset points", arrowprops=_LEADER)
         taken.append(box)
 
 

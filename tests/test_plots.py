@@ -162,3 +162,11 @@ def test_the_rate_of_the_map_is_dotted_where_it_counts():
     history = [{"epoch": e, "lr_geometry": 1e-5, "geometry_free": e in (3, 4)} for e in range(1, 7)]
     ax = plots.schedule(Figure().subplots(), history, "lr_geometry", "learning rate, A")
     assert ax.lines[-1].get_xdata().tolist() == [3, 4] and ax.get_legend() is not None
+
+
+def test_captions_of_unit_length_leave_the_images_visible(ax):
+    rng = np.random.default_rng(0)
+    plots.norms(ax, {"captions": 1 + 1e-7 * rng.normal(size=500), "images": rng.normal(25.9, 2, 500)})
+    bars = [patch for patch in ax.collections + ax.patches if patch.get_visible()]
+    assert bars and ax.get_xlim()[1] < 40 and 1 < ax.get_ylim()[1] < 100
+    assert "captions (all 1)" in [text.get_text() for text in ax.get_legend().get_texts()]
