@@ -207,7 +207,9 @@ def write_demo(
     if _is_current(directory, settings):
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.with_name(f".{directory.name}.lock")):  # a second process waits, and finds it made
+    with FileLock(
+        directory.with_name(f".{directory.name}.lock"), mode=0o666
+    ):  # a second process waits, and finds it made
         if not _is_current(directory, settings):
             _replace_set(directory, settings)
     return directory

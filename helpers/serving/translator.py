@@ -70,6 +70,8 @@ class Translator:
     Vectors may be arrays, memory maps, lists or PyTorch tensors, of any real type (float16, bfloat16, float64 ...):
     everything is computed in float32, whatever autocast, default type or default device the caller has set.
 
+    PyTorch's threads do not survive a fork: start the workers of a server by spawn, or load the translator in each.
+
     Attributes:
         name: the leaderboard row that it is.
         text_dim, image_dim: widths of input and output.

@@ -38,6 +38,7 @@ def lock(run_dir: Path, training: str | None = None) -> Iterator[None]:
         what = f"{run_dir}, training of {training}" if training else str(run_dir)
         raise RunInUseError(f"{what}: in use by {process}. Wait until it is done, or choose another run.") from None
     try:
+        owner.unlink(missing_ok=True)  # of a process that was killed, perhaps another user's, which we could not write
         started = datetime.now().astimezone().isoformat(timespec="seconds")
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}, started {started}", encoding="utf-8")
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
@@ -56,7 +57,10 @@ def _problem(kind: type, found: Any) -> str:
     if found["type"] == "unexpected_keyword_argument":
         return unknown_name(str(name), field_names(kind))
     place = f" (item {inside[0]})" if inside and isinstance(inside[0], int) else ""
-    return f"{name} = {found['input']!r}{place}: {found['msg'][0].lower()}{found['msg'][1:]}."
+    message = f"{name} = {found['input']!r}{place}: {found['msg'][0].lower()}{found['msg'][1:]}."
+    if re.fullmatch(r"[-+]?\d+e[-+]?\d+", str(found["input"])):
+        message += f" YAML takes it for text: write {float(found['input']):.1e}."
+    return message
 
 
 def unknown_name(name: str, known: Collection[str]) -> str:
