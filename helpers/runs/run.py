@@ -18,7 +18,6 @@ from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import Split, make_split
 from helpers.data.synthetic import write_demo
 from helpers.data.training_data import TrainingData
-from helpers.errors import ConfigError
 from helpers.evaluation import metrics
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models import storage
@@ -27,13 +26,13 @@ from helpers.models.geometry import GeometryConfig
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import choose_device, prefer_exact
 from helpers.system.files import write_json
-from helpers.system.settings import as_dict, field_names, unknown_name
+from helpers.system.settings import as_dict, field_names, require, unknown_name
 from helpers.training import plus
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import BaselineConfig, BigJumpConfig
 
 T = TypeVar("T")
-STAGES = {"01": None, "02": GeometryConfig, "03": BaselineConfig, "04": BigJumpConfig, "05": EvaluationConfig}
+STAGES = {"02": (GeometryConfig,), "03": (BaselineConfig,), "04": (BigJumpConfig,), "05": (EvaluationConfig,)}
 """The settings that a notebook has beside `RunConfig`, which all share."""
 
 
@@ -145,10 +144,9 @@ def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
         DataError: the data are not as they must be.
         SplitError: a split would be empty.
     """
-    known = [name for kind in (RunConfig, *filter(None, STAGES.values())) for name in field_names(kind)]
+    known = {name for kinds in ((RunConfig,), *STAGES.values()) for kind in kinds for name in field_names(kind)}
     for name in overrides:
-        if name not in known:
-            raise ConfigError(unknown_name(name, set(known)))
+        require(name in known, unknown_name(name, known))
     config = RunConfig(**{**given, **{n: v for n, v in overrides.items() if n in field_names(RunConfig)}})
     prefer_exact()
     if config.is_demo:

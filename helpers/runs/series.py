@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
 import os
 import shutil
@@ -24,7 +23,7 @@ from traitlets.config import Config
 
 from helpers.data.pairs import QUERY_FILE, load_queries
 from helpers.errors import ConfigError, NotebookError, UserError
-from helpers.evaluation import leaderboard
+from helpers.evaluation.leaderboard import ACCURACY_COLUMNS, format_table
 from helpers.runs import manifest
 from helpers.runs.leaderboard import LEADERBOARD, TEST_LEADERBOARD
 from helpers.runs.parameters import Given, check, deal, literal, notebooks, parse_value
@@ -32,6 +31,7 @@ from helpers.runs.run import Run, open_run
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
 from helpers.system.devices import choose_device
+from helpers.system.files import read_json
 from helpers.system.locks import lock
 from helpers.system.settings import as_dict, field_names
 
@@ -51,8 +51,7 @@ class TrainingProgress:
         self.bar = bar
 
     def write(self, text: str) -> None:
-        lines = [part.strip() for part in text.replace("\r", "\n").split("\n") if part.strip()]
-        if lines:
+        if lines := [line.strip() for line in text.splitlines() if line.strip()]:
             self.bar.set_description_str(lines[-1][: shutil.get_terminal_size().columns - 1])
 
     def flush(self) -> None:
@@ -94,15 +93,12 @@ def run_notebook(path: Path, output: Path, parameters: Given) -> None:
         print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-def execute(dealt: Mapping[Path, Given], recorded: bool = False) -> RunConfig:
+def execute(dealt: Mapping[Path, Given]) -> RunConfig:
     """Check the settings and the data, run the notebooks with the run's folder locked, and write the manifest.
 
     Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
-
-    Args:
-        recorded: the parameters are those of a manifest, which may be of several calls.
     """
-    config = check(dealt, recorded)
+    config = check(dealt)
     choose_device()  # what HELPERS_DEVICE names must be there
     if not paths.is_writable(config.run_dir):
         raise ConfigError(f"{config.run_dir}: cannot be written. Give another folder with --runs-dir.")
@@ -124,7 +120,7 @@ def _require_same_split(run: Run) -> None:
     path = run.directory / "run.json"
     if not path.exists():
         return
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept = read_json(path)
     if (kept["data"], kept["split"]) == (run.data.fingerprint, run.split.digest):
         return
     now = as_dict(run.config)
@@ -145,20 +141,18 @@ def verify(run: str) -> int:
     """
     original, again = RunConfig(run=run).run_dir, RunConfig(run=f"{run}.verify").run_dir
     recorded = manifest.read_manifest(original)
-    if changed := manifest.changed(original, recorded["artefacts"]):
-        print(
-            f"{original}: changed since its manifest was written, such as by a notebook that ran alone: "
-            f"{', '.join(changed)}. Run the series again, then verify."
-        )
+    now = manifest.artefact_digests(original)
+    if changed := [name for name in manifest.differences(recorded["artefacts"], now) if name in recorded["artefacts"]]:
+        how = "changed since its manifest was written, such as by a notebook that ran alone"
+        print(f"{original}: {how}: {', '.join(changed)}. Run the series again, then verify.")
         return 1
     if again.exists():  # what lies there would be found, and not made again
         raise ConfigError(f"{again}: there already, such as from an earlier --verify. Delete it, then verify again.")
     known = {path.name: path for path in notebooks()}
-    execute({known[n]: g | {"run": again.name} for n, g in sorted(recorded["parameters"].items())}, recorded=True)
+    execute({known[n]: g | {"run": again.name} for n, g in sorted(recorded["parameters"].items())})
     made = manifest.read_manifest(again)
-    for name, value in made["environment"].items():
-        if recorded["environment"].get(name) != value:
-            print(f"note: {name} is {value}, was {recorded['environment'].get(name)}")
+    for name in manifest.differences(recorded["environment"], made["environment"]):
+        print(f"note: {name} is {made['environment'].get(name)}, was {recorded['environment'].get(name)}")
     different = [n for part in ("inputs", "artefacts") for n in manifest.differences(recorded[part], made[part])]
     if different:
         print(f"{len(different)} of {len(made['artefacts'])} differ: {', '.join(different)}. See {again}.")
@@ -205,8 +199,7 @@ def print_leaderboards(run_dir: Path) -> None:
     """Print the validation leaderboard of a run and, where it has one, that of its test split."""
     for name, title in ((LEADERBOARD, ""), (TEST_LEADERBOARD, "test, which no choice has seen:\n")):
         if (run_dir / name).exists():
-            rows = json.loads((run_dir / name).read_text(encoding="utf-8"))
-            print("\n" + title + leaderboard.format_table(rows, leaderboard.ACCURACY_COLUMNS))
+            print("\n" + title + format_table(read_json(run_dir / name), ACCURACY_COLUMNS))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
