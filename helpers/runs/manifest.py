@@ -17,6 +17,7 @@ import torch
 
 from helpers.data.pairs import CAPTIONS_FILE, QUERY_FILE, TRAIN_FILE
 from helpers.errors import CheckpointError
+from helpers.runs.run import RUN_FILE
 from helpers.system import paths
 from helpers.system.devices import choose_device
 from helpers.system.files import read_json, read_tensors, reading, write_json
@@ -86,7 +87,7 @@ def artefact_digests(run_dir: Path) -> dict[str, str]:
         name.as_posix(): _digest(path)
         for name, path in names.items()
         if path.suffix in (".safetensors", ".json", ".csv")
-        and path.name not in (MANIFEST, "run.json")
+        and path.name not in (MANIFEST, RUN_FILE)
         and not any(part.startswith(".") for part in name.parts)
     }
 

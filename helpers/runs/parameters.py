@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import papermill
 from helpers.runs.run import STAGES
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
-from helpers.system.settings import field_names, require, unknown_name
+from helpers.system.settings import field_names, require, settings_of, unknown_name
 from helpers.training.settings import PlusConfig
 
 Given = dict[str, Any]
@@ -59,8 +59,8 @@ def deal(given: Mapping[str, Any], chosen: list[Path]) -> dict[Path, Given]:
         cell = set(papermill.inspect_notebook(literal(path))) - {"overrides"}
         settings = {name for kind in _kinds(path) for name in field_names(kind)}
         every |= cell | settings
-        dealt[path] = _part(given, cell)
-        if others := _part(given, settings - cell):
+        dealt[path] = {name: value for name, value in given.items() if name in cell}
+        if others := {name: value for name, value in given.items() if name in settings - cell}:
             dealt[path]["overrides"] = others
     for name in given:
         require(name in every, unknown_name(name, every))
@@ -77,8 +77,8 @@ def check(dealt: Mapping[Path, Given]) -> RunConfig:
     for path, parameters in dealt.items():
         given = parameters | parameters.get("overrides", {})
         for kind in _kinds(path):
-            kind(**_part(given, field_names(kind)))
-        run |= _part(given, field_names(RunConfig))
+            kind(**settings_of(kind, given))
+        run |= settings_of(RunConfig, given)
         resume, plus = given.get("resume", True), given.get("plus_settings", {})
         require(isinstance(resume, bool), f"resume = {resume!r}: True or False is needed.")
         named = isinstance(plus, dict) and all(isinstance(name, str) for name in plus)
@@ -90,7 +90,3 @@ def check(dealt: Mapping[Path, Given]) -> RunConfig:
 def _kinds(path: Path) -> list[Any]:
     """The classes of the settings that a notebook knows."""
     return [RunConfig, *STAGES.get(path.name[:2], ())]
-
-
-def _part(given: Mapping[str, Any], names: Collection[str]) -> Given:
-    return {name: value for name, value in given.items() if name in names}

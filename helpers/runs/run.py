@@ -26,12 +26,13 @@ from helpers.models.geometry import GeometryConfig
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import choose_device, prefer_exact
 from helpers.system.files import write_json
-from helpers.system.settings import as_dict, field_names, require, unknown_name
+from helpers.system.settings import as_dict, field_names, require, settings_of, unknown_name
 from helpers.training import plus
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import BaselineConfig, BigJumpConfig
 
 T = TypeVar("T")
+RUN_FILE = "run.json"
 STAGES = {"02": (GeometryConfig,), "03": (BaselineConfig,), "04": (BigJumpConfig,), "05": (EvaluationConfig,)}
 """The settings that a notebook has beside `RunConfig`, which all share."""
 
@@ -71,7 +72,7 @@ class Run:
         Raises:
             ConfigError: a value is of another type or out of its range.
         """
-        return kind(**{**given, **{n: v for n, v in self.overrides.items() if n in field_names(kind)}})
+        return kind(**{**given, **settings_of(kind, self.overrides)})
 
     def metadata(self, settings: object, **more: object) -> dict[str, Any]:
         """What is stored with a model: enough to rebuild it and to tell whether it belongs to this data and split."""
@@ -118,10 +119,13 @@ class Run:
         """MRR of a stored model on the validation split; see `ranks`."""
         return float(np.mean(1 / self.ranks(name)))
 
+    def origin(self) -> dict[str, Any]:
+        """What its data and its split were made from."""
+        return {"config": as_dict(self.config), "data": self.data.fingerprint, "split": self.split.digest}
+
     def save(self) -> None:
-        """Write to the run's folder what its data and its split were made from."""
-        facts = {"config": as_dict(self.config), "data": self.data.fingerprint, "split": self.split.digest}
-        write_json(self.directory / "run.json", facts)
+        """Write `origin` to the run's folder."""
+        write_json(self.directory / RUN_FILE, self.origin())
 
 
 def say(message: str) -> None:
@@ -147,7 +151,7 @@ def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
     known = {name for kinds in ((RunConfig,), *STAGES.values()) for kind in kinds for name in field_names(kind)}
     for name in overrides:
         require(name in known, unknown_name(name, known))
-    config = RunConfig(**{**given, **{n: v for n, v in overrides.items() if n in field_names(RunConfig)}})
+    config = RunConfig(**{**given, **settings_of(RunConfig, overrides)})
     prefer_exact()
     if config.is_demo:
         write_demo(config.data_path, text_dim=config.text_dim, image_dim=config.image_dim)

@@ -27,13 +27,13 @@ from helpers.evaluation.leaderboard import ACCURACY_COLUMNS, format_table
 from helpers.runs import manifest
 from helpers.runs.leaderboard import LEADERBOARD, TEST_LEADERBOARD
 from helpers.runs.parameters import Given, check, deal, literal, notebooks, parse_value
-from helpers.runs.run import Run, open_run
+from helpers.runs.run import RUN_FILE, Run, open_run
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
 from helpers.system.devices import choose_device
-from helpers.system.files import read_json
+from helpers.system.files import read_json, reading
 from helpers.system.locks import lock
-from helpers.system.settings import as_dict, field_names
+from helpers.system.settings import as_dict
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -102,7 +102,7 @@ def execute(dealt: Mapping[Path, Given]) -> RunConfig:
     choose_device()  # what HELPERS_DEVICE names must be there
     if not paths.is_writable(config.run_dir):
         raise ConfigError(f"{config.run_dir}: cannot be written. Give another folder with --runs-dir.")
-    run = open_run({}, **{name: getattr(config, name) for name in field_names(RunConfig)})
+    run = open_run({}, **as_dict(config))
     if (queries := config.data_path / QUERY_FILE).exists():
         load_queries(queries, text_dim=config.text_dim)
     if len(dealt) < len(notebooks()):
@@ -117,18 +117,17 @@ def execute(dealt: Mapping[Path, Given]) -> RunConfig:
 
 def _require_same_split(run: Run) -> None:
     """Raise `ConfigError` where a part of the series would find nothing of the run usable, and make all of it anew."""
-    path = run.directory / "run.json"
+    path = run.directory / RUN_FILE
     if not path.exists():
         return
-    kept = read_json(path)
-    if (kept["data"], kept["split"]) == (run.data.fingerprint, run.split.digest):
-        return
-    now = as_dict(run.config)
-    other = [f"{name} = {value!r}" for name, value in kept["config"].items() if now.get(name) != value]
-    raise ConfigError(
-        f"{run.directory}: made of other data or another split ({', '.join(other) or 'the files have changed'}), and "
-        "its models would be replaced. Repeat these parameters, give another --run, or run the whole series."
-    )
+    with reading(path, "damaged", "Run the whole series."):
+        kept, now = read_json(path), run.origin()
+    if (kept["data"], kept["split"]) != (now["data"], now["split"]):
+        other = [f"{name} = {value!r}" for name, value in kept["config"].items() if now["config"].get(name) != value]
+        raise ConfigError(
+            f"{run.directory}: made of other data or another split ({', '.join(other) or 'the files have changed'}), "
+            "and its models would be replaced. Repeat these parameters, give another --run, or run the whole series."
+        )
 
 
 def verify(run: str) -> int:

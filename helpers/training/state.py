@@ -127,6 +127,9 @@ class Progress:
             return
         with reading(self.path, "not a readable training state", "Delete it, or train with resume=False."):
             tensors, kept = read_tensors(self.path)
-            if kept["metadata"] == json.loads(json.dumps(self.metadata)):
-                found = json.dumps(kept["state"])
-                state.restore(json.loads(found, object_hook=lambda v: tensors[v["tensor"]] if "tensor" in v else v))
+            metadata, text = kept["metadata"], json.dumps(kept["state"])
+            record = json.loads(
+                text, object_hook=lambda value: tensors[value["tensor"]] if "tensor" in value else value
+            )
+        if metadata == json.loads(json.dumps(self.metadata)):
+            state.restore(record)
