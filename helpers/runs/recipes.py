@@ -232,11 +232,10 @@ def find_or_make(run: Run, *names: str) -> None:
             continue
         if run.has(name):
             _tell_differences(run, name, recipe.defaults(run))
-            continue
-        lacks = "by this version of its recipe" if run.holds(name) else "for this data and split"
-        made = f"made now, with the defaults of notebook {recipe.notebook}"
-        say(f"{name}: not in {run.directory.name}/ {lacks}; {made}.")
-        recipe.make(run, name, recipe.defaults(run))
+        else:
+            lacks = f"not in {run.directory.name}/ for this data and split, by this version of its recipe"
+            say(f"{name}: {lacks}; made now, with the defaults of notebook {recipe.notebook}.")
+            recipe.make(run, name, recipe.defaults(run))
 
 
 def _tell_differences(run: Run, name: str, defaults: Any) -> None:

@@ -88,14 +88,11 @@ class Run:
         """The metadata of a stored model: architecture, settings, history, and what else was kept; empty if absent."""
         return storage.load_metadata(self.directory, name) or {}
 
-    def holds(self, name: str) -> bool:
-        """Whether the run holds a model `name`, trained on this very data and split."""
-        found = self.stored(name)
-        return (found.get("data"), found.get("split")) == (self.data.fingerprint, self.split.digest)
-
     def has(self, name: str) -> bool:
-        """Whether it holds that model as this version of its recipe trains it."""
-        return self.holds(name) and (name != "bigjump_plus" or self.stored(name).get("version") == plus.VERSION)
+        """Whether the run holds a model `name`, made from this very data and split by this version of its recipe."""
+        found, version = self.stored(name), plus.VERSION if name == "bigjump_plus" else None
+        made_of = found.get("data"), found.get("split"), found.get("version")
+        return made_of == (self.data.fingerprint, self.split.digest, version)
 
     def history(self, name: str) -> list[EpochEntry]:
         """One entry an epoch of a stored model's training; see `training.fit`."""
