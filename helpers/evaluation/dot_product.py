@@ -16,7 +16,7 @@ import torch
 
 from helpers.data.vectors import normalise, unit_rows
 from helpers.evaluation import hubness
-from helpers.models.storage import open_judged, write_judged
+from helpers.models.storage import read_judged, write_judged
 from helpers.system.devices import one_blas_thread
 
 IMAGE_SAMPLE = 8_192
@@ -91,5 +91,4 @@ def load(run_dir: Path, model: str) -> np.ndarray:
     Raises:
         CheckpointError: missing or damaged, or the model was not judged, or was trained again since.
     """
-    with open_judged(Path(run_dir) / FILE, model, "nothing") as (file, _):
-        return file.get_tensor(model)
+    return read_judged(Path(run_dir) / FILE, model, model)[0]

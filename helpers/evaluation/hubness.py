@@ -23,7 +23,7 @@ import torch
 from helpers.data.vectors import GALLERY_BLOCK, groups_of_copies, normalise, unit_rows
 from helpers.evaluation import metrics
 from helpers.evaluation.metrics import QUERY_BLOCK
-from helpers.models.storage import open_judged, write_judged
+from helpers.models.storage import read_judged, write_judged
 
 QUERY_BANK_SIZE = 12_000
 """Training captions in the query bank; where there are more, a seeded sample."""
@@ -153,5 +153,5 @@ def load_query_bank(run_dir: Path, model: str) -> tuple[np.ndarray, float]:
     Raises:
         CheckpointError: missing or damaged, or the model was not judged, or was trained again since.
     """
-    with open_judged(Path(run_dir) / QUERY_BANK_FILE, model, "no query bank") as (file, metadata):
-        return file.get_tensor("bank"), float(metadata["betas"][model])
+    query_bank, metadata = read_judged(Path(run_dir) / QUERY_BANK_FILE, model, "bank")
+    return query_bank, float(metadata["betas"][model])

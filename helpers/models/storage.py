@@ -1,21 +1,23 @@
-"""Models of a run on disk: safetensors for weights, JSON for their metadata; each written atomically."""
+"""Models of a run on disk: one safetensors file each, with weights and metadata, written atomically."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import safetensors
-import safetensors.torch
+import numpy as np
 import torch
 from torch import nn
 
-from helpers.errors import CheckpointError, ConfigError
 from helpers.models.build import build_model
-from helpers.system.files import write_json, write_tensors
+from helpers.system.files import read_tensors, reading, write_tensors
+
+
+def model_path(run_dir: Path, name: str) -> Path:
+    """Where a run keeps the row `name`."""
+    return Path(run_dir) / "models" / f"{name}.safetensors"
 
 
 def weights_digest(run_dir: Path, name: str) -> str | None:
@@ -32,57 +34,14 @@ def weights_digest(run_dir: Path, name: str) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_judged(path: Path, tensors: dict[str, torch.Tensor], models: Iterable[str], metadata: dict) -> None:
-    """Write what judging the `models` of a run leaves in its folder: tensors, metadata, and which weights were judged.
-
-    Raises:
-        CheckpointError: the file cannot be written; an earlier one is intact.
-    """
-    weights = {name: weights_digest(path.parent, name) for name in models}
-    # One entry: safetensors writes several in an order of its own, and equal runs would differ.
-    write_tensors(path, tensors, {"judged": json.dumps({**metadata, "weights": weights})})
-
-
-@contextlib.contextmanager
-def open_judged(path: Path, model: str, absent: str) -> Iterator[tuple[safetensors.safe_open, dict]]:
-    """What judging a run left beside its models, open for reading: tensors (NumPy) and metadata.
-
-    Args:
-        model: the one whose share is read; its weights must be those that were judged.
-        absent: what is not there where reading fails, for the message.
-
-    Raises:
-        CheckpointError: missing or damaged, or the model was not judged, or was trained again since.
-    """
-    if not path.exists():
-        raise CheckpointError(f"{path}: missing. Run notebook 05, which writes it.")
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            metadata = json.loads(file.metadata()["judged"])
-            if metadata["weights"][model] != weights_digest(path.parent, model):
-                raise ValueError("it was made for other weights")
-            yield file, metadata
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: {absent} for the model {model!r} ({error}). Run notebook 05 again.") from error
-
-
-def model_path(run_dir: Path, name: str) -> Path:
-    """Where a run keeps the weights of the row `name`; its metadata lie beside it as JSON."""
-    return Path(run_dir) / "models" / f"{name}.safetensors"
-
-
-def save_model(run_dir: Path, name: str, model: nn.Module, metadata: dict) -> Path:
-    """Write weights and metadata (architecture, settings, split, history) in one file, and the metadata as JSON.
-
-    The weights' own header carries the metadata, so that the two can never disagree; the JSON is for readers.
-    """
+def save_model(run_dir: Path, name: str, model: nn.Module, metadata: dict[str, Any]) -> Path:
+    """Write weights and metadata (architecture, settings, split, history) in one file, so that they always agree."""
     path = model_path(run_dir, name)
-    write_tensors(path, model.state_dict(), {"metadata": json.dumps(metadata, allow_nan=False)})
-    write_json(path.with_suffix(".json"), metadata)
+    write_tensors(path, model.state_dict(), metadata)
     return path
 
 
-def load_metadata(run_dir: Path, name: str) -> dict | None:
+def load_metadata(run_dir: Path, name: str) -> dict[str, Any] | None:
     """The metadata of a stored model, or None where the run has none of that name.
 
     Raises:
@@ -91,26 +50,46 @@ def load_metadata(run_dir: Path, name: str) -> dict | None:
     path = model_path(run_dir, name)
     if not path.exists():
         return None
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["metadata"])
-    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable model ({error}). Delete it and train again.") from error
+    with reading(path, "not a readable model", "Delete it and train again."):
+        return read_tensors(path, names=())[1]
 
 
-def load_model(run_dir: Path, name: str) -> tuple[nn.Module, dict]:
+def load_model(run_dir: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
     """A stored model in evaluation mode on the CPU, and its metadata.
 
     Raises:
         CheckpointError: missing, damaged, or of another architecture.
     """
-    metadata = load_metadata(run_dir, name)
     path = model_path(run_dir, name)
-    if metadata is None:
-        raise CheckpointError(f"{path}: no such model. Run the notebook that makes it, or the whole series.")
-    try:
+    remedy = "Delete it and train again." if path.exists() else "Run the notebook that makes it, or the whole series."
+    with reading(path, f"not a readable model {name!r}", remedy):
+        tensors, metadata = read_tensors(path)
         model = build_model(name, **metadata["architecture"])
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except (KeyError, TypeError, ConfigError, RuntimeError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: the weights do not fit the model {name!r} ({error}).") from error
+        model.load_state_dict(tensors)
     return model.eval(), metadata
+
+
+def write_judged(path: Path, tensors: dict[str, torch.Tensor], models: Iterable[str], metadata: dict[str, Any]) -> None:
+    """Write what judging the `models` of a run leaves in its folder: tensors, metadata, and which weights were judged.
+
+    Raises:
+        CheckpointError: the file cannot be written; an earlier one is intact.
+    """
+    weights = {name: weights_digest(path.parent, name) for name in models}
+    write_tensors(path, tensors, {**metadata, "weights": weights})
+
+
+def read_judged(path: Path, model: str, tensor: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """What judging a run left beside its models: one tensor, by its name, and the metadata.
+
+    Args:
+        model: the one for which it is read; its weights must be those that were judged.
+
+    Raises:
+        CheckpointError: missing or damaged, or the model was not judged, or was trained again since.
+    """
+    with reading(path, f"nothing for the model {model!r}", "Run notebook 05, which writes it."):
+        tensors, metadata = read_tensors(path, [tensor])
+        if metadata["weights"][model] != weights_digest(path.parent, model):
+            raise ValueError("it was made for other weights")
+    return tensors[tensor].numpy(), metadata

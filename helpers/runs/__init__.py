@@ -8,7 +8,6 @@ parameters, series: the notebooks through papermill. manifest: what a run was ma
 """
 
 from helpers.runs.leaderboard import evaluate, evaluate_test
-from helpers.runs.parameters import plus_config
 from helpers.runs.recipes import (
     BASELINES,
     GEOMETRY_POWERS,
@@ -33,7 +32,6 @@ __all__ = [
     "find_or_make",
     "fit_geometry",
     "open_run",
-    "plus_config",
     "plus_defaults",
     "save_cca",
     "save_geometry",

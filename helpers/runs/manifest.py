@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,16 @@ import safetensors
 import torch
 
 from helpers.data.pairs import CAPTIONS_FILE, QUERY_FILE, TRAIN_FILE
-from helpers.errors import ConfigError
+from helpers.errors import CheckpointError
+from helpers.runs.run import RUN_FILE
 from helpers.system import paths
 from helpers.system.devices import choose_device
-from helpers.system.files import write_json
+from helpers.system.files import read_json, read_tensors, reading, write_json
 
 MANIFEST = "manifest.json"
 PACKAGES = ("torch", "numpy", "scipy", "safetensors", "papermill", "ipykernel")
 TIMINGS = frozenset({"seconds", "cpu_ms_per_query", "gpu_ms_per_query"})
 """Keys whose values differ between two runs that are otherwise the same."""
-UNFINISHED = (".progress.safetensors", ".choice.json")
-"""How the names of files end that a training keeps until its model is stored."""
 
 
 def write_manifest(run_dir: Path, data_dir: Path, parameters: Mapping[str, Mapping[str, object]]) -> None:
@@ -39,7 +39,7 @@ def write_manifest(run_dir: Path, data_dir: Path, parameters: Mapping[str, Mappi
     """
     try:
         earlier = read_manifest(run_dir)["parameters"]
-    except ConfigError:
+    except CheckpointError:
         earlier = {}
     inputs = [data_dir / name for name in (TRAIN_FILE, CAPTIONS_FILE, QUERY_FILE)]
     content = {
@@ -55,16 +55,12 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     """The manifest of a run.
 
     Raises:
-        ConfigError: there is none, or it is damaged.
+        CheckpointError: there is none, or it is damaged.
     """
     path = run_dir / MANIFEST
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    with reading(path, "damaged", "Run the series, which writes it at its end."):
+        content = read_json(path)
         return {name: content[name] for name in ("parameters", "environment", "inputs", "artefacts")}
-    except OSError:
-        raise ConfigError(f"{path}: no such file. Run the series; it writes one at its end.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged ({error}). Run the series again.") from error
 
 
 def environment() -> dict[str, object]:
@@ -84,61 +80,41 @@ def artefact_digests(run_dir: Path) -> dict[str, str]:
     """SHA-256 of the content of each artefact, by its path in the run's folder; timings are left out.
 
     Executed notebooks are no artefacts: they hold the time of day. Neither is `run.json`, which names the run, nor what
-    a training keeps while it goes on, nor what begins with a dot: a process that was killed while it wrote leaves such
-    files, Jupyter such folders.
+    begins with a dot: what a training keeps while it goes on, or a process that was killed while it wrote.
     """
-    found = sorted(path for path in run_dir.rglob("*") if path.suffix in (".safetensors", ".json", ".csv"))
-    names = {path.relative_to(run_dir): path for path in found}
+    names = {path.relative_to(run_dir): path for path in sorted(run_dir.rglob("*"))}
     return {
         name.as_posix(): _digest(path)
         for name, path in names.items()
-        if not any(part.startswith(".") for part in name.parts)
-        and path.name not in (MANIFEST, "run.json")
-        and not path.name.endswith(UNFINISHED)
+        if path.suffix in (".safetensors", ".json", ".csv")
+        and path.name not in (MANIFEST, RUN_FILE)
+        and not any(part.startswith(".") for part in name.parts)
     }
 
 
-def changed(run_dir: Path, recorded: Mapping[str, str]) -> list[str]:
-    """Artefacts of a run, with the digests that its manifest lists, that are gone or others now."""
-    return [name for name in recorded if not (run_dir / name).exists() or _digest(run_dir / name) != recorded[name]]
-
-
-def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Names that only one of the two has, or whose digests differ."""
+def differences(expected: Mapping[str, object], found: Mapping[str, object]) -> list[str]:
+    """Names that only one of the two has, or whose values differ."""
     return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
 
 
 def _digest(path: Path) -> str:
     """SHA-256 of a file's content without timings; of its bytes, where it is not what its name says."""
-    sha = hashlib.sha256()
-    try:
-        for part in _content(path):
-            sha.update(part)
-        return sha.hexdigest()
-    except (ValueError, KeyError, safetensors.SafetensorError):
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    if path.suffix in (".json", ".safetensors"):
+        with contextlib.suppress(ValueError, LookupError, TypeError, safetensors.SafetensorError):
+            tensors, metadata = ({}, read_json(path)) if path.suffix == ".json" else read_tensors(path)
+            sha = hashlib.sha256()
+            for name in sorted(tensors):
+                values = tensors[name].numpy()
+                sha.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+            timeless = json.loads(json.dumps(metadata), object_hook=_without_timings)
+            sha.update(json.dumps(timeless, sort_keys=True).encode())
+            return sha.hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _content(path: Path) -> Iterator[bytes]:
-    if path.suffix == ".json":
-        yield _without_timings(path.read_text(encoding="utf-8"))
-    elif path.suffix == ".safetensors":
-        with safetensors.safe_open(path, framework="np") as file:
-            for name in sorted(file.keys()):
-                values = file.get_tensor(name)
-                yield f"{name} {values.dtype} {values.shape}".encode() + values.tobytes()
-            for text in (file.metadata() or {}).values():
-                yield _without_timings(text)
-    else:
-        raise ValueError("bytes are its content")
-
-
-def _without_timings(text: str) -> bytes:
-    def drop(mapping: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in mapping.items() if key not in TIMINGS}
-
-    return json.dumps(json.loads(text, object_hook=drop), sort_keys=True).encode()
+def _without_timings(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in TIMINGS}
 
 
 def _git_revision() -> str | None:

@@ -9,12 +9,10 @@ from typing import Any
 
 import papermill
 
-from helpers.errors import ConfigError
 from helpers.runs.run import STAGES
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
-from helpers.system.settings import field_names, require, unknown_name
-from helpers.training.objectives import BigJumpConfig
+from helpers.system.settings import field_names, require, settings_of, unknown_name
 from helpers.training.settings import PlusConfig
 
 Given = dict[str, Any]
@@ -53,77 +51,42 @@ def deal(given: Mapping[str, Any], chosen: list[Path]) -> dict[Path, Given]:
     """What each notebook is given: its own parameters by their names, any other setting of its stage by `overrides`.
 
     Raises:
-        ConfigError: a name that no chosen notebook knows, a value of another type or out of its range, or a setting
-            without effect.
+        ConfigError: a name that no chosen notebook knows.
     """
     dealt: dict[Path, Given] = {}
     every: set[str] = set()
     for path in chosen:
-        cell = set(papermill.inspect_notebook(literal(path)))
-        kinds = [kind for kind in (RunConfig, STAGES.get(path.name[:2])) if kind]
-        settings = {name for kind in kinds for name in field_names(kind)}
+        cell = set(papermill.inspect_notebook(literal(path))) - {"overrides"}
+        settings = {name for kind in _kinds(path) for name in field_names(kind)}
         every |= cell | settings
         dealt[path] = {name: value for name, value in given.items() if name in cell}
         if others := {name: value for name, value in given.items() if name in settings - cell}:
             dealt[path]["overrides"] = others
     for name in given:
-        require(name in every - {"overrides"}, unknown_name(name, every - {"overrides"}))
+        require(name in every, unknown_name(name, every))
     return dealt
 
 
-def flat(dealt: Mapping[str, Any]) -> Given:
-    """What a notebook is given, its overrides among the rest."""
-    overrides = dealt.get("overrides", {})
-    require(isinstance(overrides, dict), f"overrides = {overrides!r}: a dict is needed, such as {{'epochs': 10}}.")
-    return {**{name: value for name, value in dealt.items() if name != "overrides"}, **overrides}
-
-
-def check(dealt: Mapping[Path, Given], recorded: bool = False) -> RunConfig:
+def check(dealt: Mapping[Path, Given]) -> RunConfig:
     """Build the settings of every notebook, so that a bad value is told at once; returns those of the run.
 
-    Args:
-        recorded: of several calls, where a parameter without effect in one notebook was meant for another.
-
     Raises:
-        ConfigError: a value is of another type or out of its range, or has no effect.
+        ConfigError: a value is of another type or out of its range.
     """
     run: Given = {}
-    for path, of_notebook in dealt.items():
-        given = flat(of_notebook)
-        run |= {name: given[name] for name in field_names(RunConfig) if name in given}
-        if stage := STAGES.get(path.name[:2]):
-            stage(**{name: given[name] for name in field_names(stage) if name in given})
-        resume = given.get("resume", True)
+    for path, parameters in dealt.items():
+        given = parameters | parameters.get("overrides", {})
+        for kind in _kinds(path):
+            kind(**settings_of(kind, given))
+        run |= settings_of(RunConfig, given)
+        resume, plus = given.get("resume", True), given.get("plus_settings", {})
         require(isinstance(resume, bool), f"resume = {resume!r}: True or False is needed.")
-        plus_config(given.get("plus_settings", {}))
-        if path.name.startswith("04") and not recorded:
-            elsewhere = {name for other, values in dealt.items() if other != path for name in flat(values)}
-            _require_effect(given, elsewhere)
+        named = isinstance(plus, dict) and all(isinstance(name, str) for name in plus)
+        require(named, f"plus_settings = {plus!r}: give a dict, such as {{'members': 4}}.")
+        PlusConfig(**plus)
     return RunConfig(**run)
 
 
-def plus_config(given: object, **more: Any) -> PlusConfig:
-    """`PlusConfig` with some of its settings replaced.
-
-    Raises:
-        ConfigError: no dict, an unknown name, or a value of another type or out of its range.
-    """
-    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise ConfigError(f"plus_settings = {given!r}: give a dict, such as {{'members': 4}}.")
-    return PlusConfig(**{**more, **given})
-
-
-def _require_effect(given: Given, elsewhere: set[str]) -> None:
-    """Raise `ConfigError` where a parameter of notebook 04 belongs to the recipe that is not trained.
-
-    Args:
-        given: the notebook's parameters. elsewhere: names that another notebook was given too, and may use.
-    """
-    recipe = given.get("recipe", "published")
-    require(recipe in ("published", "plus"), f"recipe = {recipe!r}: one of published, plus.")
-    if recipe == "published":
-        asked = "plus_settings" in given
-        require(not asked, "plus_settings has no effect with the recipe 'published'. Add -p recipe plus.")
-        return
-    idle = sorted(set(given) & set(field_names(BigJumpConfig)) - elsewhere - {"seed"})
-    require(not idle, f"{', '.join(idle)}: no effect with the recipe 'plus', which has plus_settings.")
+def _kinds(path: Path) -> list[Any]:
+    """The classes of the settings that a notebook knows."""
+    return [RunConfig, *STAGES.get(path.name[:2], ())]

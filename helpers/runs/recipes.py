@@ -1,15 +1,18 @@
 """How each model of a run is made: found where it is stored, else fitted or trained with its defaults.
 
-To add a model, add its architecture to `helpers.models` and its recipe to `RECIPES`.
+To add a model, add its architecture to `helpers.models` and its recipe to `RECIPES`; where it is a network, `STARTS`
+says what its training begins with.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -27,7 +30,7 @@ from helpers.models.geometry import (
 from helpers.models.networks import GeomLinear, GeomWithAdapter
 from helpers.runs.run import Run, say
 from helpers.system.devices import choose_device, device_name, matmul_dtype, seed_all
-from helpers.system.files import write_json
+from helpers.system.files import read_json, reading, write_json
 from helpers.system.locks import lock
 from helpers.system.settings import as_dict
 from helpers.training import cca_search, loop, plus, plus_search
@@ -47,19 +50,33 @@ History = list[EpochEntry]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How some rows of the leaderboard are made.
+    """How a row of the leaderboard is made.
 
     Attributes:
-        rows: names of the models.
         notebook: where a reader finds it.
         defaults: settings where nobody chose any.
-        make: fits or trains one of the rows and stores it.
+        make: fits or trains the row and stores it.
     """
 
-    rows: tuple[str, ...]
     notebook: str
     defaults: Callable[[Run], Any]
     make: Callable[[Run, str, Any], object]
+
+
+class Start(NamedTuple):
+    """What the training of a network begins with.
+
+    Attributes:
+        model: untrained. shape: of its architecture, beside the widths.
+        fit: trains it, with a `Progress`.
+        chosen: what is stored with it. basis: what else has to be the same where an interrupted training goes on.
+    """
+
+    model: nn.Module
+    shape: dict[str, Any]
+    fit: Callable[[Progress], History]
+    chosen: dict[str, Any]
+    basis: dict[str, Any]
 
 
 def training_statistics(run: Run, fit_on: str) -> PairStatistics:
@@ -119,70 +136,70 @@ def train(run: Run, name: str, settings: Any, resume: bool = True) -> History:
     Args:
         name: `linear`, `mlp1`, `mlp2`, `bigjump` or `bigjump_plus`.
         settings: a `BaselineConfig`, `BigJumpConfig` or `PlusConfig`.
+        resume: False deletes what an interrupted training left.
 
     Raises:
         RunInUseError: another process trains it.
     """
     if name == "bigjump":
         find_or_make(run, *GEOMETRY_POWERS)
+    products, unfinished = _products(settings, run.training_data.device), _unfinished(run, name)
+    path = unfinished / "state.safetensors"
     with lock(run.directory, name):
-        if name == "bigjump":
-            return _train_bigjump(run, name, settings, resume)
-        if name == "bigjump_plus":
-            return _train_plus(run, name, settings, resume)
-        return _train_baseline(run, name, settings, resume)
-
-
-def _train_baseline(run: Run, name: str, settings: BaselineConfig, resume: bool) -> History:
-    seed_all(settings.seed)
-    shape: dict[str, Any] = {"hidden": settings.hidden, "dropout": settings.dropout}
-    model = build_model(name, run.data.text_dim, run.data.image_dim, **shape)
-    progress = _progress(run, name, settings, resume)
-    history = loop.train_baseline(model, run.training_data, settings, name, progress)
-    return _store(run, name, model, settings, shape, history, progress)
-
-
-def _train_bigjump(run: Run, name: str, settings: BigJumpConfig, resume: bool) -> History:
-    """From the stored Procrustes map, which is part of where the training starts: another one, another training."""
-    start, stored = storage.load_model(run.directory, "procrustes")
-    seed_all(settings.seed)
-    shape: dict[str, Any] = {"hidden": settings.hidden, "dropout": settings.dropout}
-    model = GeomWithAdapter(run.data.text_dim, run.data.image_dim, **shape)
-    model.geometry.load_state_dict(start.state_dict())
-    progress = _progress(run, name, settings, resume, geometry=stored["settings"])
-    history = loop.train_bigjump(model, run.training_data, settings, progress)
-    return _store(run, name, model, settings, shape, history, progress)
-
-
-def _train_plus(run: Run, name: str, settings: PlusConfig, resume: bool) -> History:
-    """With what the folds choose, which is kept beside the model until it is stored: a resumed one searches no more."""
-    data, path = run.training_data, storage.model_path(run.directory, name).with_suffix(".choice.json")
-    basis = run.metadata(settings, products=_products(settings, run.training_data.device), version=plus.VERSION)
-    choice = _kept_choice(path, basis) if resume else None
-    if choice is None:
-        choice = plus_search.search(data, settings)
-        write_json(path, {"metadata": basis, "choice": vars(choice)})
-    found = {"choice": vars(choice), "version": plus.VERSION}
-    model = plus.build_chosen(data, settings, choice)
-    shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": model.members}
-    shape |= {"rank": model.basis.shape[1], "cca_weight": choice.cca_weight, "whitening": choice.whitening}
-    progress = _progress(run, name, settings, resume, **found)
-    history = plus.train_plus(model, data, settings, choice, progress)
-    _store(run, name, model, settings, shape, history, progress, **found)
-    path.unlink(missing_ok=True)
+        if not resume:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        start = STARTS[name](run, name, settings)
+        if path.exists():
+            same = "data, split, settings and device are the same"
+            say(f"{name}: an interrupted training was found; it goes on if {same}.")
+        history = start.fit(Progress(path, run.metadata(settings, products=products, **start.basis, **start.chosen)))
+        metadata = run.metadata(settings, history=history, products=products, **start.chosen)
+        metadata["architecture"] |= start.shape
+        storage.save_model(run.directory, name, start.model, metadata)
+        shutil.rmtree(unfinished, ignore_errors=True)  # only now: until the model is stored, the training is not over
     return history
 
 
-def _kept_choice(path: Path, basis: dict[str, Any]) -> plus.Choice | None:
-    """What an interrupted training had chosen, where the file is readable and was made on the same basis."""
-    if not path.exists():
-        return None
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return plus.Choice(**kept["choice"]) if kept["metadata"] == json.loads(json.dumps(basis)) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        say(f"{path}: not readable; the search begins anew.")
-        return None
+def _start_baseline(run: Run, name: str, settings: BaselineConfig) -> Start:
+    shape = {"hidden": settings.hidden, "dropout": settings.dropout}
+    seed_all(settings.seed)
+    model = build_model(name, run.data.text_dim, run.data.image_dim, **shape)
+    return Start(model, shape, partial(loop.train_baseline, model, run.training_data, settings, name), {}, {})
+
+
+def _start_bigjump(run: Run, name: str, settings: BigJumpConfig) -> Start:
+    """From the stored Procrustes map, which is part of where the training starts: another one, another training."""
+    shape: dict[str, Any] = {"hidden": settings.hidden, "dropout": settings.dropout}
+    procrustes, stored = storage.load_model(run.directory, "procrustes")  # before the seed, since building it draws
+    seed_all(settings.seed)
+    model = GeomWithAdapter(run.data.text_dim, run.data.image_dim, **shape)
+    model.geometry.load_state_dict(procrustes.state_dict())
+    fit = partial(loop.train_bigjump, model, run.training_data, settings)
+    return Start(model, shape, fit, {}, {"geometry": stored["settings"]})
+
+
+def _start_plus(run: Run, name: str, settings: PlusConfig) -> Start:
+    """With what the folds choose, which is kept until the model is stored: a resumed training searches no more."""
+    data, path = run.training_data, _unfinished(run, name) / "choice.json"
+    basis = run.metadata(settings, products=_products(settings, data.device), version=plus.VERSION)
+    kept: dict[str, Any] = {}
+    if path.exists():
+        with reading(path, "not a readable choice", "Delete it, or train with resume=False."):
+            kept = dict(read_json(path))
+    if kept.get("metadata") != json.loads(json.dumps(basis)):
+        kept = {"metadata": basis, "choice": vars(plus_search.search(data, settings))}
+        write_json(path, kept)
+    choice = plus.Choice(**kept["choice"])
+    model = plus.build_chosen(data, settings, choice)
+    shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": model.members}
+    shape |= {"rank": model.basis.shape[1], "cca_weight": choice.cca_weight, "whitening": choice.whitening}
+    fit = partial(plus.train_plus, model, data, settings, choice)
+    return Start(model, shape, fit, {"choice": vars(choice), "version": plus.VERSION}, {})
+
+
+def _unfinished(run: Run, name: str) -> Path:
+    """The folder of what a training keeps until its model is stored."""
+    return storage.model_path(run.directory, name).with_name(f".{name}")
 
 
 def _products(settings: OptimiserConfig, device: torch.device) -> list[str]:
@@ -190,38 +207,18 @@ def _products(settings: OptimiserConfig, device: torch.device) -> list[str]:
     return [device_name(device), str(matmul_dtype(device, settings.mixed_precision))]
 
 
-def _progress(run: Run, name: str, settings: OptimiserConfig, resume: bool, **more: object) -> Progress:
-    path = storage.model_path(run.directory, name).with_suffix(".progress.safetensors")
-    if resume and path.exists():
-        say(f"{name}: an interrupted training was found; it goes on if data, split, settings and device are the same.")
-    products = _products(settings, run.training_data.device)
-    return Progress(path, run.metadata(settings, products=products, **more), resume)
-
-
-def _store(
-    run: Run,
-    name: str,
-    model: nn.Module,
-    settings: OptimiserConfig,
-    shape: dict[str, Any],
-    history: History,
-    progress: Progress,
-    **more: object,
-) -> History:
-    metadata = run.metadata(settings, history=history, products=progress.metadata["products"], **more)
-    metadata["architecture"] |= shape
-    storage.save_model(run.directory, name, model, metadata)
-    progress.clear()  # only now: until the model is stored, the training is not over
-    return history
-
-
-RECIPES = (
-    Recipe(tuple(GEOMETRY_POWERS), "02", lambda _: GeometryConfig(), _make_geometry),
-    Recipe(("cca",), "02", plus_defaults, lambda run, _, settings: save_cca(run, settings)),
-    Recipe(BASELINES, "03", lambda _: BaselineConfig(), train),
-    Recipe(("bigjump",), "04", lambda _: BigJumpConfig(), train),
-    Recipe(("bigjump_plus",), "04", plus_defaults, train),
-)
+STARTS: dict[str, Callable[[Run, str, Any], Start]] = {
+    **dict.fromkeys(BASELINES, _start_baseline),
+    "bigjump": _start_bigjump,
+    "bigjump_plus": _start_plus,
+}
+RECIPES: dict[str, Recipe] = {
+    **dict.fromkeys(GEOMETRY_POWERS, Recipe("02", lambda _: GeometryConfig(), _make_geometry)),
+    "cca": Recipe("02", plus_defaults, lambda run, _, settings: save_cca(run, settings)),
+    **dict.fromkeys(BASELINES, Recipe("03", lambda _: BaselineConfig(), train)),
+    "bigjump": Recipe("04", lambda _: BigJumpConfig(), train),
+    "bigjump_plus": Recipe("04", plus_defaults, train),
+}
 
 
 def find_or_make(run: Run, *names: str) -> None:
@@ -230,25 +227,23 @@ def find_or_make(run: Run, *names: str) -> None:
     Args:
         names: rows of the leaderboard; all where none is given.
     """
-    for recipe in RECIPES:
-        defaults = recipe.defaults(run)
-        for name in recipe.rows:
-            if name in names or not names:
-                _find_or_make(run, name, recipe, defaults)
+    for name, recipe in RECIPES.items():
+        if names and name not in names:
+            continue
+        if run.has(name):
+            _tell_differences(run, name, recipe.defaults(run))
+        else:
+            lacks = f"not in {run.directory.name}/ for this data and split, by this version of its recipe"
+            say(f"{name}: {lacks}; made now, with the defaults of notebook {recipe.notebook}.")
+            recipe.make(run, name, recipe.defaults(run))
 
 
-def _find_or_make(run: Run, name: str, recipe: Recipe, defaults: Any) -> None:
-    place = f"{run.directory.name}/"
-    if not run.has(name):
-        lacks = "by this version of its recipe" if run.holds(name) else "for this data and split"
-        say(f"{name}: not in {place} {lacks}; made now, with the defaults of notebook {recipe.notebook}.")
-        recipe.make(run, name, defaults)
-        return
-    usual, stored = as_dict(defaults), run.stored(name)
+def _tell_differences(run: Run, name: str, defaults: Any) -> None:
+    usual, stored, found = as_dict(defaults), run.stored(name), f"{name}: found in {run.directory.name}/"
     other = [f"{key} = {value!r}" for key, value in stored["settings"].items() if usual.get(key) != value]
     if other:
-        say(f"{name}: found in {place}, made with other settings than the defaults: {', '.join(other)}.")
+        say(f"{found}, made with other settings than the defaults: {', '.join(other)}.")
     if "products" in stored:  # of a training
         given = replace(defaults, mixed_precision=stored["settings"]["mixed_precision"])
         if stored["products"] != _products(given, choose_device()):
-            say(f"{name}: found in {place}, trained elsewhere, on {' with '.join(stored['products'])}.")
+            say(f"{found}, trained elsewhere, on {' with '.join(stored['products'])}.")

@@ -18,7 +18,6 @@ from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import Split, make_split
 from helpers.data.synthetic import write_demo
 from helpers.data.training_data import TrainingData
-from helpers.errors import ConfigError
 from helpers.evaluation import metrics
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models import storage
@@ -27,13 +26,14 @@ from helpers.models.geometry import GeometryConfig
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import choose_device, prefer_exact
 from helpers.system.files import write_json
-from helpers.system.settings import as_dict, field_names, unknown_name
+from helpers.system.settings import as_dict, field_names, require, settings_of, unknown_name
 from helpers.training import plus
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import BaselineConfig, BigJumpConfig
 
 T = TypeVar("T")
-STAGES = {"01": None, "02": GeometryConfig, "03": BaselineConfig, "04": BigJumpConfig, "05": EvaluationConfig}
+RUN_FILE = "run.json"
+STAGES = {"02": (GeometryConfig,), "03": (BaselineConfig,), "04": (BigJumpConfig,), "05": (EvaluationConfig,)}
 """The settings that a notebook has beside `RunConfig`, which all share."""
 
 
@@ -72,7 +72,7 @@ class Run:
         Raises:
             ConfigError: a value is of another type or out of its range.
         """
-        return kind(**{**given, **{n: v for n, v in self.overrides.items() if n in field_names(kind)}})
+        return kind(**{**given, **settings_of(kind, self.overrides)})
 
     def metadata(self, settings: object, **more: object) -> dict[str, Any]:
         """What is stored with a model: enough to rebuild it and to tell whether it belongs to this data and split."""
@@ -88,14 +88,11 @@ class Run:
         """The metadata of a stored model: architecture, settings, history, and what else was kept; empty if absent."""
         return storage.load_metadata(self.directory, name) or {}
 
-    def holds(self, name: str) -> bool:
-        """Whether the run holds a model `name`, trained on this very data and split."""
-        found = self.stored(name)
-        return (found.get("data"), found.get("split")) == (self.data.fingerprint, self.split.digest)
-
     def has(self, name: str) -> bool:
-        """Whether it holds that model as this version of its recipe trains it."""
-        return self.holds(name) and (name != "bigjump_plus" or self.stored(name).get("version") == plus.VERSION)
+        """Whether the run holds a model `name`, made from this very data and split by this version of its recipe."""
+        found, version = self.stored(name), plus.VERSION if name == "bigjump_plus" else None
+        made_of = found.get("data"), found.get("split"), found.get("version")
+        return made_of == (self.data.fingerprint, self.split.digest, version)
 
     def history(self, name: str) -> list[EpochEntry]:
         """One entry an epoch of a stored model's training; see `training.fit`."""
@@ -119,10 +116,13 @@ class Run:
         """MRR of a stored model on the validation split; see `ranks`."""
         return float(np.mean(1 / self.ranks(name)))
 
+    def origin(self) -> dict[str, Any]:
+        """What its data and its split were made from."""
+        return {"config": as_dict(self.config), "data": self.data.fingerprint, "split": self.split.digest}
+
     def save(self) -> None:
-        """Write to the run's folder what its data and its split were made from."""
-        facts = {"config": as_dict(self.config), "data": self.data.fingerprint, "split": self.split.digest}
-        write_json(self.directory / "run.json", facts)
+        """Write `origin` to the run's folder."""
+        write_json(self.directory / RUN_FILE, self.origin())
 
 
 def say(message: str) -> None:
@@ -145,11 +145,10 @@ def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
         DataError: the data are not as they must be.
         SplitError: a split would be empty.
     """
-    known = [name for kind in (RunConfig, *filter(None, STAGES.values())) for name in field_names(kind)]
+    known = {name for kinds in ((RunConfig,), *STAGES.values()) for kind in kinds for name in field_names(kind)}
     for name in overrides:
-        if name not in known:
-            raise ConfigError(unknown_name(name, set(known)))
-    config = RunConfig(**{**given, **{n: v for n, v in overrides.items() if n in field_names(RunConfig)}})
+        require(name in known, unknown_name(name, known))
+    config = RunConfig(**{**given, **settings_of(RunConfig, overrides)})
     prefer_exact()
     if config.is_demo:
         write_demo(config.data_path, text_dim=config.text_dim, image_dim=config.image_dim)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
 import os
 import shutil
@@ -24,16 +23,17 @@ from traitlets.config import Config
 
 from helpers.data.pairs import QUERY_FILE, load_queries
 from helpers.errors import ConfigError, NotebookError, UserError
-from helpers.evaluation import leaderboard
+from helpers.evaluation.leaderboard import ACCURACY_COLUMNS, format_table
 from helpers.runs import manifest
 from helpers.runs.leaderboard import LEADERBOARD, TEST_LEADERBOARD
 from helpers.runs.parameters import Given, check, deal, literal, notebooks, parse_value
-from helpers.runs.run import Run, open_run
+from helpers.runs.run import RUN_FILE, Run, open_run
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
 from helpers.system.devices import choose_device
+from helpers.system.files import read_json, reading
 from helpers.system.locks import lock
-from helpers.system.settings import as_dict, field_names
+from helpers.system.settings import as_dict
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -51,8 +51,7 @@ class TrainingProgress:
         self.bar = bar
 
     def write(self, text: str) -> None:
-        lines = [part.strip() for part in text.replace("\r", "\n").split("\n") if part.strip()]
-        if lines:
+        if lines := [line.strip() for line in text.splitlines() if line.strip()]:
             self.bar.set_description_str(lines[-1][: shutil.get_terminal_size().columns - 1])
 
     def flush(self) -> None:
@@ -94,19 +93,16 @@ def run_notebook(path: Path, output: Path, parameters: Given) -> None:
         print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-def execute(dealt: Mapping[Path, Given], recorded: bool = False) -> RunConfig:
+def execute(dealt: Mapping[Path, Given]) -> RunConfig:
     """Check the settings and the data, run the notebooks with the run's folder locked, and write the manifest.
 
     Bad data is told before anything in the run's folder is replaced; a good load is cached for the notebooks.
-
-    Args:
-        recorded: the parameters are those of a manifest, which may be of several calls.
     """
-    config = check(dealt, recorded)
+    config = check(dealt)
     choose_device()  # what HELPERS_DEVICE names must be there
     if not paths.is_writable(config.run_dir):
         raise ConfigError(f"{config.run_dir}: cannot be written. Give another folder with --runs-dir.")
-    run = open_run({}, **{name: getattr(config, name) for name in field_names(RunConfig)})
+    run = open_run({}, **as_dict(config))
     if (queries := config.data_path / QUERY_FILE).exists():
         load_queries(queries, text_dim=config.text_dim)
     if len(dealt) < len(notebooks()):
@@ -121,18 +117,17 @@ def execute(dealt: Mapping[Path, Given], recorded: bool = False) -> RunConfig:
 
 def _require_same_split(run: Run) -> None:
     """Raise `ConfigError` where a part of the series would find nothing of the run usable, and make all of it anew."""
-    path = run.directory / "run.json"
+    path = run.directory / RUN_FILE
     if not path.exists():
         return
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    if (kept["data"], kept["split"]) == (run.data.fingerprint, run.split.digest):
-        return
-    now = as_dict(run.config)
-    other = [f"{name} = {value!r}" for name, value in kept["config"].items() if now.get(name) != value]
-    raise ConfigError(
-        f"{run.directory}: made of other data or another split ({', '.join(other) or 'the files have changed'}), and "
-        "its models would be replaced. Repeat these parameters, give another --run, or run the whole series."
-    )
+    with reading(path, "damaged", "Run the whole series."):
+        kept, now = read_json(path), run.origin()
+    if (kept["data"], kept["split"]) != (now["data"], now["split"]):
+        other = [f"{name} = {value!r}" for name, value in kept["config"].items() if now["config"].get(name) != value]
+        raise ConfigError(
+            f"{run.directory}: made of other data or another split ({', '.join(other) or 'the files have changed'}), "
+            "and its models would be replaced. Repeat these parameters, give another --run, or run the whole series."
+        )
 
 
 def verify(run: str) -> int:
@@ -145,20 +140,18 @@ def verify(run: str) -> int:
     """
     original, again = RunConfig(run=run).run_dir, RunConfig(run=f"{run}.verify").run_dir
     recorded = manifest.read_manifest(original)
-    if changed := manifest.changed(original, recorded["artefacts"]):
-        print(
-            f"{original}: changed since its manifest was written, such as by a notebook that ran alone: "
-            f"{', '.join(changed)}. Run the series again, then verify."
-        )
+    now = manifest.artefact_digests(original)
+    if changed := [name for name in manifest.differences(recorded["artefacts"], now) if name in recorded["artefacts"]]:
+        how = "changed since its manifest was written, such as by a notebook that ran alone"
+        print(f"{original}: {how}: {', '.join(changed)}. Run the series again, then verify.")
         return 1
     if again.exists():  # what lies there would be found, and not made again
         raise ConfigError(f"{again}: there already, such as from an earlier --verify. Delete it, then verify again.")
     known = {path.name: path for path in notebooks()}
-    execute({known[n]: g | {"run": again.name} for n, g in sorted(recorded["parameters"].items())}, recorded=True)
+    execute({known[n]: g | {"run": again.name} for n, g in sorted(recorded["parameters"].items())})
     made = manifest.read_manifest(again)
-    for name, value in made["environment"].items():
-        if recorded["environment"].get(name) != value:
-            print(f"note: {name} is {value}, was {recorded['environment'].get(name)}")
+    for name in manifest.differences(recorded["environment"], made["environment"]):
+        print(f"note: {name} is {made['environment'].get(name)}, was {recorded['environment'].get(name)}")
     different = [n for part in ("inputs", "artefacts") for n in manifest.differences(recorded[part], made[part])]
     if different:
         print(f"{len(different)} of {len(made['artefacts'])} differ: {', '.join(different)}. See {again}.")
@@ -205,8 +198,7 @@ def print_leaderboards(run_dir: Path) -> None:
     """Print the validation leaderboard of a run and, where it has one, that of its test split."""
     for name, title in ((LEADERBOARD, ""), (TEST_LEADERBOARD, "test, which no choice has seen:\n")):
         if (run_dir / name).exists():
-            rows = json.loads((run_dir / name).read_text(encoding="utf-8"))
-            print("\n" + title + leaderboard.format_table(rows, leaderboard.ACCURACY_COLUMNS))
+            print("\n" + title + format_table(read_json(run_dir / name), ACCURACY_COLUMNS))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from helpers.errors import SubmissionError, first_five
+from helpers.system.files import atomic_write
 
 HEADER = ("id", "embedding")
 MAX_FIELD = 2**24
@@ -22,7 +21,7 @@ def write_submission(path: str | Path, ids: np.ndarray, embeddings: np.ndarray) 
     """Write a submission. An existing file is replaced only once the new one is complete on the disk.
 
     Args:
-        path: the CSV file; its folder must exist.
+        path: the CSV file; its folder is made where it is missing.
         ids: (Q,) integers, unique.
         embeddings: (Q, dy) floats, written with the fewest digits that give the same float32 back.
 
@@ -31,18 +30,15 @@ def write_submission(path: str | Path, ids: np.ndarray, embeddings: np.ndarray) 
     """
     path = Path(path).expanduser().absolute()
     ids, embeddings = _validated(path, ids, embeddings)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+
+    def write(temporary: Path) -> None:
         with temporary.open("w", encoding="ascii", newline="") as file:
             file.write(",".join(HEADER) + "\n")
             for number, row in zip(ids.tolist(), embeddings, strict=True):
                 # NumPy gives float32 the fewest digits that tell them apart, where json.dumps would print doubles.
                 file.write(f'{number},"[{", ".join(row.astype(str).tolist())}]"\n')
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    atomic_write(path, write)
 
 
 def read_submission(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

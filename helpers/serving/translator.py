@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import predict
 from helpers.system.devices import exact_float32
+from helpers.system.files import read_json, reading
 
 QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
 """Scores are held for one such block at a time (64 MB), and a memory-mapped gallery is never held whole."""
@@ -25,15 +25,9 @@ Vectors = np.ndarray | torch.Tensor | Sequence[Sequence[float]]
 def _best_model(run: Path) -> str:
     """The model with the best MRR of a run's leaderboard, which must have judged the weights that are there now."""
     path = run / "leaderboard.json"
-    if not path.exists():
-        raise CheckpointError(f"{path}: missing. Run notebook 05, or name a model.")
-    try:
-        rows = {row["model"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+    with reading(path, "no readable leaderboard", "Run notebook 05, or name a model."):
+        rows = {row["model"]: row for row in read_json(path)}
         best = max((name for name in rows if name != "chance"), key=lambda name: rows[name]["mrr"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: no readable leaderboard ({error}). Run notebook 05 again, or name a model."
-        ) from error
     judged = {name: row["weights"] for name, row in rows.items() if row.get("weights")}
     changed = [name for name, digest in judged.items() if storage.weights_digest(run, name) != digest]
     if changed:

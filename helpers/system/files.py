@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 
 from helpers.errors import CheckpointError
+
+METADATA = "metadata"
+"""The one entry of a header: safetensors writes several in an order of its own, and equal runs would differ."""
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
@@ -33,19 +38,56 @@ def write_json(path: Path, value: object) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors from any device as safetensors, with text in the header.
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; read it within `reading`."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: object) -> None:
+    """Write tensors from any device as safetensors, with `metadata` as JSON in the header.
 
     Raises:
         CheckpointError: the file cannot be written; an earlier one is intact.
+        ValueError: the metadata hold NaN, which is no JSON.
     """
+    header = {METADATA: json.dumps(metadata, allow_nan=False)}
     # clone: safetensors refuses tensors that share memory, such as best weights that are the current ones.
     state = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     try:
-        atomic_write(path, lambda temporary: safetensors.torch.save_file(state, temporary, metadata=metadata))
+        atomic_write(path, lambda temporary: safetensors.torch.save_file(state, temporary, metadata=header))
     except (OSError, safetensors.SafetensorError) as error:
         needed = sum(value.numel() * value.element_size() for value in state.values()) / 1e6
         raise CheckpointError(
             f"{path}: cannot be written ({error}); it needs {needed:.0f} MB. What was there before is intact. Free "
             "some space and run again: a training goes on from its last complete epoch."
         ) from error
+
+
+def read_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[str, torch.Tensor], Any]:
+    """Tensors (on the CPU) and metadata that `write_tensors` wrote; read them within `reading`.
+
+    Args:
+        names: the tensors that are wanted; all where None.
+    """
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = json.loads(file.metadata()[METADATA])
+        # Copies: what is read are views of the mapped file, which Windows would not let the next write replace.
+        return {name: file.get_tensor(name).clone() for name in (file.keys() if names is None else names)}, metadata
+
+
+@contextmanager
+def reading(path: Path, problem: str, remedy: str) -> Iterator[None]:
+    """Whatever is wrong with a file, its structure included, becomes one error that names it and the way out.
+
+    Args:
+        problem: what it is not, such as "not a readable model". remedy: a sentence.
+
+    Raises:
+        CheckpointError: the file is missing, or what is done with it in the context fails.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file. {remedy}") from None
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: {problem} ({error}). {remedy}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
@@ -79,6 +79,11 @@ def require(condition: bool, message: str) -> None:
 def field_names(kind: Any) -> tuple[str, ...]:
     """Names of the settings of a dataclass, in order."""
     return tuple(field.name for field in fields(kind))
+
+
+def settings_of(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given values that are settings of the dataclass, by their names."""
+    return {name: given[name] for name in field_names(kind) if name in given}
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the notebooks find of one another: models of other settings are used, and said to be of other settings."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from helpers.data.synthetic import write_demo
+from helpers.errors import CheckpointError
 from helpers.models import storage
 from helpers.models.geometry import GeometryConfig
 from helpers.runs import recipes
+from helpers.runs.manifest import artefact_digests
 from helpers.runs.recipes import find_or_make, fit_geometry, save_geometry, train
 from helpers.runs.run import open_run
 from helpers.runs.settings import RunConfig
@@ -19,6 +22,12 @@ from helpers.training.objectives import BaselineConfig
 from helpers.training.settings import PlusConfig
 
 WIDTHS = {"text_dim": 12, "image_dim": 16}
+QUICK = {
+    "linear": BaselineConfig(epochs=1),
+    "bigjump_plus": PlusConfig(
+        epochs=1, hidden=4, members=1, temperatures=(0.05,), whitenings=(0.0,), cca_weights=(0.0,)
+    ),
+}
 
 
 @pytest.fixture
@@ -108,17 +117,19 @@ def test_a_model_of_another_device_is_kept_and_said(run, capsys, monkeypatch):
 
 
 def test_an_ensemble_of_another_version_of_the_recipe_is_not_found(run, capsys, monkeypatch):
-    settings = PlusConfig(epochs=1, hidden=4, members=1, temperatures=(0.05,), whitenings=(0.0,), cca_weights=(0.0,))
-    assert not run.holds("bigjump_plus") and not run.has("bigjump_plus")
-    train(run, "bigjump_plus", settings)
+    assert not run.has("bigjump_plus")
+    train(run, "bigjump_plus", QUICK["bigjump_plus"])
     assert run.has("bigjump_plus")
     monkeypatch.setattr(plus, "VERSION", plus.VERSION + 1)
-    assert run.holds("bigjump_plus") and not run.has("bigjump_plus")
-    monkeypatch.setattr(recipes, "_train_plus", lambda run, name, *_: made.append(name))
-    made: list[str] = []
+    assert not run.has("bigjump_plus")
+    made: list[int] = []
+    monkeypatch.setattr(recipes.plus, "train_plus", lambda *_: made.append(plus.VERSION) or [])
     find_or_make(run, "bigjump_plus")
-    assert made == ["bigjump_plus"]
-    assert "bigjump_plus: not in a/ by this version of its recipe; made now" in capsys.readouterr().err
+    assert made == [plus.VERSION] and run.has("bigjump_plus")
+    assert (
+        "bigjump_plus: not in a/ for this data and split, by this version of its recipe; made now"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_model_of_another_split_is_made_anew(run, capsys):
@@ -130,9 +141,13 @@ def test_a_model_of_another_split_is_made_anew(run, capsys):
     assert "procrustes: not in a/ for this data and split" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"metadata": {}, "choice": 3}'])
-def test_a_damaged_choice_is_searched_for_again(tmp_path, text, capsys):
-    path = tmp_path / "bigjump_plus.choice.json"
-    path.write_text(text)
-    assert recipes._kept_choice(path, {}) is None
-    assert "bigjump_plus.choice.json: not readable; the search begins anew" in capsys.readouterr().err
+@pytest.mark.parametrize(("name", "file"), [("linear", "state.safetensors"), ("bigjump_plus", "choice.json")])
+def test_what_an_interrupted_training_left_is_named_where_damaged_and_deleted_where_not_resumed(run, name, file):
+    left = run.directory / "models" / f".{name}" / file
+    left.parent.mkdir(parents=True)
+    left.write_text("[1]")
+    with pytest.raises(CheckpointError, match=f"{re.escape(str(left))}: not a readable .* with resume=False"):
+        train(run, name, QUICK[name])
+    assert artefact_digests(run.directory) == {}
+    assert train(run, name, QUICK[name], resume=False)
+    assert [path.name for path in (run.directory / "models").iterdir()] == [f"{name}.safetensors"]

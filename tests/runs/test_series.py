@@ -109,7 +109,7 @@ def test_plain_papermill_hears_of_an_unknown_override_too():
         open_run({"epoch": 3}, profile="demo")
 
 
-def test_a_name_that_only_other_notebooks_have_is_unknown():
+def test_a_parameter_that_only_other_notebooks_have_is_an_error():
     with pytest.raises(ConfigError, match="Unknown setting 'eps'"):
         deal({"eps": 0.2}, notebooks(only="03"))
 
@@ -147,24 +147,17 @@ def test_a_value_of_the_right_type_is_taken(name, value):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
-        ({"plus_settings": {"members": 4}}, "plus_settings has no effect with the recipe 'published'"),
-        ({"plus_settings": {"members": 4.5}, "recipe": "plus"}, "members = 4.5"),
-        ({"recipe": "plus", "temperature_end": 0.05, "epochs": 5}, "temperature_end: no effect with the recipe 'plus'"),
-        ({"recipe": "other"}, "recipe = 'other': one of published, plus"),
+        ({"members": 4.5}, "members = 4.5"),
+        ({"member": 4}, "Unknown setting 'member'. Did you mean 'members'"),
+        ({4: 4}, "plus_settings = {4: 4}: give a dict"),
     ],
 )
-def test_a_parameter_of_the_recipe_that_is_not_trained_is_an_error(given, message):
+def test_a_bad_setting_of_plus_is_an_error_before_anything_runs(settings, message):
+    check(deal({"plus_settings": {"members": 4}, "epochs": 5}, notebooks()))
     with pytest.raises(ConfigError, match=message):
-        check(deal(given, notebooks()))
-
-
-def test_a_parameter_that_an_other_notebook_uses_may_stand_beside_the_recipe_plus():
-    given = {"recipe": "plus", "epochs": 5, "seed": 1, "plus_settings": {"members": 4}}
-    check(deal(given, notebooks()))
-    with pytest.raises(ConfigError, match="^epochs: no effect"):
-        check(deal(given, notebooks(only="04")))
+        check(deal({"plus_settings": settings}, notebooks()))
 
 
 @pytest.mark.parametrize(
@@ -360,15 +353,6 @@ def test_a_device_that_is_not_there_is_said_before_anything_runs(runs, dry, caps
 def test_own_data_do_not_run_as_the_demo(runs, dry, tmp_path):
     assert main(["--data-dir", str(tmp_path)]) == 0
     assert {(given["profile"], output.parent) for _, output, given in dry} == {("challenge", runs / "challenge")}
-
-
-def test_parameters_of_several_calls_are_taken_from_a_manifest():
-    given = {path: {} for path in notebooks()}
-    third, fourth = notebooks()[2:4]
-    given[third], given[fourth] = {"epochs": 3}, {"recipe": "plus", "hidden": 32}
-    with pytest.raises(ConfigError, match="hidden: no effect"):
-        check(given)
-    assert check(given, recorded=True) == RunConfig()
 
 
 def test_runs_that_cannot_be_written_are_said_with_the_remedy(tmp_path, dry, capsys, monkeypatch):

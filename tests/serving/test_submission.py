@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from helpers.errors import SubmissionError
-from helpers.serving import submission
 from helpers.serving.submission import check_submission, read_submission, write_submission
+from helpers.system import files
 
 IDS = np.array([1, 2, 7])
 ROWS = np.array([[0.1, -2.0, 1e-30], [3.0, -0.0, 0.5], [1 / 3, 1e30, 4.0]], np.float32)
@@ -93,7 +93,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_nothing_else(path, monke
     def fail(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(submission.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_submission(path, IDS, ROWS * 2)
     assert path.read_bytes() == before

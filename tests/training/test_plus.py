@@ -544,8 +544,8 @@ def run_in(folder: Path) -> SimpleNamespace:
 def test_a_choice_of_another_version_is_searched_again(tmp_path):
     run = run_in(tmp_path)
     older = {name: value for name, value in vars(CHOSEN).items() if name != "whitening"}
-    unfinished = tmp_path / "models" / "bigjump_plus.choice.json"
-    unfinished.parent.mkdir()
+    unfinished = tmp_path / "models" / ".bigjump_plus" / "choice.json"
+    unfinished.parent.mkdir(parents=True)
     unfinished.write_text(json.dumps({"metadata": run.metadata(SMALL), "choice": older}))
     recipes.train(run, "bigjump_plus", SMALL)
     choice = plus.Choice(**storage.load_metadata(tmp_path, "bigjump_plus")["choice"])
@@ -577,4 +577,4 @@ def test_an_interrupted_run_goes_on_without_searching_again(monkeypatch, tmp_pat
     weights = [load_file(tmp_path / f / "models" / "bigjump_plus.safetensors") for f in ("whole", "crashed")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     left = {path.name for path in (tmp_path / "crashed" / "models").iterdir()}
-    assert left == {"bigjump_plus.safetensors", "bigjump_plus.json"}
+    assert left == {"bigjump_plus.safetensors"}
