@@ -88,6 +88,7 @@ def test_own_image_counted_equals_loops():
     assert z.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_own_image_counted_is_the_helpers_loss_where_no_own_image_is_queued():
     counts = COUNTS.clone()
     counts[OWN] = 0

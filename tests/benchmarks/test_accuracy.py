@@ -160,6 +160,7 @@ def test_size_figure_draws_methods_that_its_first_and_last_size_have():
     assert [line.get_xdata().tolist() for line in ax.get_lines()] == [[500, 4000], [500, 1000, 4000]]
 
 
+@pytest.mark.slow
 def test_second_call_computes_nothing_and_an_interrupted_one_goes_on(data, tmp_path):
     calls: list = []
     with pytest.raises(KeyboardInterrupt):

@@ -80,6 +80,7 @@ def _peak_of_loading(folder, **widths):
     return data, peak
 
 
+@pytest.mark.slow
 def test_labels_are_never_held_whole(files):
     n_captions, n_images = 4000, 20_000
     targets = np.random.default_rng(0).integers(0, n_images, n_captions)
@@ -290,6 +291,7 @@ def test_queries(files):
     assert load_queries(files.npz, text_dim=TEXT_DIM).captions == [""] * N_CAPTIONS
 
 
+@pytest.mark.slow
 def test_real_captions_and_photos(real_data, tmp_path):
     folder = real_data / "flickr8k"
     paired = load_pairs(folder, text_dim=384, image_dim=1280, cache_dir=tmp_path)

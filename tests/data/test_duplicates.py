@@ -146,6 +146,7 @@ def test_the_nearest_is_found_in_blocks_of_any_size(monkeypatch, block):
     np.testing.assert_allclose(np.sort(scores.max(1)[scores.max(1) >= 0.9])[::-1], cosine, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_flickr8k_holds_one_photo_under_two_names_and_the_option_never_divides_it(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
     folder = real_data / "flickr8k"

@@ -458,6 +458,7 @@ def fuzzed(examples):
     )
 
 
+@pytest.mark.slow
 @fuzzed(350)
 @given(edits=st.lists(EDIT, min_size=1, max_size=4), stored=st.booleans(), queries=st.booleans())
 def test_a_damaged_npz_is_read_or_refused(tmp_path, edits, stored, queries):
@@ -465,6 +466,7 @@ def test_a_damaged_npz_is_read_or_refused(tmp_path, edits, stored, queries):
     _loads_or_is_refused(tmp_path, _damage(train, edits), captions)
 
 
+@pytest.mark.slow
 @fuzzed(150)
 @given(edits=st.lists(EDIT, min_size=1, max_size=4))
 def test_damaged_captions_are_read_or_refused(tmp_path, edits):

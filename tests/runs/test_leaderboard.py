@@ -74,6 +74,7 @@ def with_test_split(run):
     return SimpleNamespace(**vars(run) | {"split": split})
 
 
+@pytest.mark.slow
 def test_the_test_split_has_a_table_of_its_own(run):
     judged = with_test_split(run)
     rows = evaluate_test(judged, SETTINGS)

@@ -76,6 +76,7 @@ def test_an_interrupted_training_does_not_go_on_with_other_products(run, monkeyp
     assert found[0].pop("products") and found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_weighted_cca_is_stored_with_what_its_folds_chose(run, capsys):
     find_or_make(run, "cca")
     assert "made now, with the defaults of notebook 02" in capsys.readouterr().err
@@ -116,6 +117,7 @@ def test_a_model_of_another_device_is_kept_and_said(run, capsys, monkeypatch):
     assert said == [f"{name}: found in a/, trained elsewhere, on cpu with torch.float32." for name in ("mlp1", "mlp2")]
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_another_version_of_the_recipe_is_not_found(run, capsys, monkeypatch):
     assert not run.has("bigjump_plus")
     train(run, "bigjump_plus", QUICK["bigjump_plus"])
@@ -141,6 +143,7 @@ def test_a_model_of_another_split_is_made_anew(run, capsys):
     assert "procrustes: not in a/ for this data and split" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), [("linear", "state.safetensors"), ("bigjump_plus", "choice.json")])
 def test_what_an_interrupted_training_left_is_named_where_damaged_and_deleted_where_not_resumed(run, name, file):
     left = run.directory / "models" / f".{name}" / file

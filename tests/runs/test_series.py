@@ -269,6 +269,7 @@ def test_the_leaderboard_of_the_run_is_printed_at_the_end(runs, dry, capsys):
     assert "MRR" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_failing_notebook_stops_the_series_and_is_named(runs, folder, capsys):
     write_notebook(folder / "01_fine.ipynb", "epochs = 1", "print('epochs:', epochs, profile)")
     write_notebook(folder / "02_raises.ipynb", "", "x = 1", "print('before')", "raise KeyError('lost')", "y = 2")
@@ -289,6 +290,7 @@ def test_a_failing_notebook_stops_the_series_and_is_named(runs, folder, capsys):
     assert "03_never" not in said
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_no_traceback_either(runs, folder, capsys):
     write_notebook(folder / "01_dies.ipynb", "", "import os; os._exit(9)")
     assert main([]) == 1
@@ -364,6 +366,7 @@ def test_runs_that_cannot_be_written_are_said_with_the_remedy(tmp_path, dry, cap
     assert re.search(r"demo: cannot be written.*--runs-dir", capsys.readouterr().err) and dry == []
 
 
+@pytest.mark.slow
 def test_braces_in_a_path_are_no_parameters(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(paths, "NOTEBOOKS_DIR", folder / "{x}")
     (folder / "{x}").mkdir()

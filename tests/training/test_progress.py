@@ -154,6 +154,7 @@ def test_baselines_resume_too(tmp_path):
     assert baseline(None)[-1]["loss"] == expected[-1]["loss"]
 
 
+@pytest.mark.slow
 def test_the_state_is_written_no_more_often_than_asked(tmp_path, monkeypatch):
     clock, saved = [0.0], []
 
@@ -177,6 +178,7 @@ def test_another_training_starts_anew(tmp_path, monkeypatch):
     assert [entry["loss"] for entry in history] == [entry["loss"] for entry in train(None, settings)[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="the system does not list what is mapped")
 def test_a_loaded_state_leaves_the_file_free_to_be_replaced(tmp_path, monkeypatch):
     """Where it stays mapped, Windows lets no later epoch replace it."""
