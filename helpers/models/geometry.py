@@ -30,14 +30,10 @@ RANK_TOLERANCE = float(np.finfo(np.float32).eps)
 
 @settings
 class GeometryConfig:
-    """Settings of the closed-form maps.
+    """Settings of the closed-form maps."""
 
-    Attributes:
-        eps: ridge added to both covariances, relative to the mean eigenvalue of each.
-        fit_on: `captions` (one pair a caption) or `caption_means` (one pair an image, its captions averaged).
-    """
-
-    eps: Positive = 1e-2
+    eps: Positive = 1e-2  # ridge added to both covariances, relative to the mean eigenvalue of each
+    # `captions` (one pair a caption) or `caption_means` (one pair an image, its captions averaged).
     fit_on: Literal["captions", "caption_means"] = "captions"
 
 

@@ -34,6 +34,7 @@ from helpers.system.devices import choose_device
 from helpers.system.files import read_json, reading
 from helpers.system.locks import lock
 from helpers.system.settings import as_dict
+from helpers.training.bar import LOG_INTERVAL
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -45,14 +46,21 @@ class ThisInterpreter(AsyncKernelManager):
 
 
 class TrainingProgress:
-    """Shows the newest line of a kernel's own progress bar under the bar of the notebook's cells."""
+    """Shows the newest line of a kernel's own progress bar under the bar of the notebook's cells; in a log, now and then.
+
+    Args:
+        bar: of the line; one that is disabled has no terminal.
+    """
 
     def __init__(self, bar: tqdm) -> None:
-        self.bar = bar
+        self.bar, self.logged = bar, time.monotonic()
 
     def write(self, text: str) -> None:
         if lines := [line.strip() for line in text.splitlines() if line.strip()]:
             self.bar.set_description_str(lines[-1][: shutil.get_terminal_size().columns - 1])
+            if self.bar.disable and time.monotonic() - self.logged >= LOG_INTERVAL:
+                self.logged = time.monotonic()
+                print(lines[-1], file=sys.stderr, flush=True)
 
     def flush(self) -> None:
         pass

@@ -14,30 +14,22 @@ from helpers.system.settings import Count, Fraction, Whole, require, settings
 
 @settings
 class RunConfig:
-    """Which data a run reads, how it is split, and where its artefacts go.
+    """Which data a run reads, how it is split, and where its artefacts go."""
 
-    Attributes:
-        profile: `demo` (synthetic data, written on first use) or `challenge` (files that you supply).
-        run: name of the folder under `runs/`; the profile's name where None.
-        data_dir: folder with `train.npz` and `captions.txt`; `data/<profile>` where None (the demo's lies beside the
-            caches where the project is read-only, and has its widths in its name where they are not the defaults). A
-            relative path is taken from the folder in which the kernel was started, then from the project's root.
-        text_dim, image_dim: widths that the data must have.
-        val_ratio: share of the images that validate: two or more of them.
-        split_seed: seed of the split by image; training has its own seed.
-        test_ratio: share of the images that no training and no choice sees, judged once at the end; 0 for none.
-        group_duplicates: keep images that nearly repeat one another in one split.
-    """
-
+    # `demo` (synthetic data, written on first use) or `challenge` (files that you supply).
     profile: Literal["demo", "challenge"] = "demo"
-    run: str | None = None
+    run: str | None = None  # name of the folder under `runs/`; the profile's name where None
+    # Folder with `train.npz` and `captions.txt`; `data/<profile>` where None (the demo's lies beside the caches where
+    # the project is read-only, and has its widths in its name where they are not the defaults). A relative path is
+    # taken from the folder in which the kernel was started, then from the project's root.
     data_dir: str | Path | None = None
-    text_dim: Count = 1024
-    image_dim: Count = 1536
-    val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    split_seed: Whole = 42
+    text_dim: Count = 1024  # width that the captions' vectors must have
+    image_dim: Count = 1536  # width that the images' vectors must have
+    val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the images that validate: two or more of them
+    split_seed: Whole = 42  # seed of the split by image; training has its own seed
+    # Share of the images that no training and no choice sees, judged once at the end; 0 for none.
     test_ratio: Fraction = 0.0
-    group_duplicates: bool = False
+    group_duplicates: bool = False  # keep images that nearly repeat one another in one split
 
     def __post_init__(self) -> None:
         name = self.run_name

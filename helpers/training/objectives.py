@@ -87,22 +87,16 @@ class BaselineConfig(OptimiserConfig):
     """LinearProj, MLP1 and MLP2 with the combined loss.
 
     Loss = cosine_weight (1 - cos) + mse_weight MSE + moment_weight moment + infonce_weight InfoNCE(temperature).
-
-    Attributes:
-        hidden: width of the hidden layers.
-        dropout: after each hidden activation.
-        cosine_weight, mse_weight, moment_weight, infonce_weight: alpha, beta, lambda and gamma of the combined loss.
-        temperature: of InfoNCE, used where `infonce_weight` is positive.
     """
 
     learning_rate: Positive = 1e-3
-    hidden: Count = 1024
-    dropout: Fraction = 0.1
-    cosine_weight: NotNegative = 1.0
-    mse_weight: NotNegative = 1.0
-    moment_weight: NotNegative = 0.05
-    infonce_weight: NotNegative = 0.0
-    temperature: Positive = 0.07
+    hidden: Count = 1024  # width of the hidden layers
+    dropout: Fraction = 0.1  # after each hidden activation
+    cosine_weight: NotNegative = 1.0  # alpha of the combined loss
+    mse_weight: NotNegative = 1.0  # beta
+    moment_weight: NotNegative = 0.05  # lambda
+    infonce_weight: NotNegative = 0.0  # gamma
+    temperature: Positive = 0.07  # of InfoNCE, used where `infonce_weight` is positive
 
 
 class CombinedObjective(Objective[BaselineConfig, nn.Module]):
@@ -129,29 +123,19 @@ class BigJumpConfig(OptimiserConfig):
 
     Loss = infonce_weight InfoNCE + cosine_weight (1 - cos) + moment_weight |mean difference|^2
     + agreement_weight agreement.
-
-    Attributes:
-        hidden: width of the adapter.
-        dropout: inside the adapter.
-        geometry_lr_ratio: the learning rate of the geometry is this share of the adapter's.
-        unfreeze_epoch: first epoch in which A (never b) is trained; 0 keeps it frozen.
-        refreeze_drop: A is frozen again where validation MRR falls by more than this below its best.
-        queue_size: entries of the FIFO of recent images.
-        queue_schedule: newest entries that serve as negatives in each epoch; the last value holds from there on.
-        temperature_start, temperature_end: of InfoNCE; a cosine leads from one to the other, equal values fix it.
-        infonce_weight, cosine_weight, moment_weight, agreement_weight: weights of the terms.
     """
 
-    hidden: Count = 1024
-    dropout: Fraction = 0.1
-    geometry_lr_ratio: NotNegative = 0.05
-    unfreeze_epoch: Whole = 3
-    refreeze_drop: NotNegative = 0.005
-    queue_size: Count = 65536
+    hidden: Count = 1024  # width of the adapter
+    dropout: Fraction = 0.1  # inside the adapter
+    geometry_lr_ratio: NotNegative = 0.05  # the learning rate of the geometry is this share of the adapter's
+    unfreeze_epoch: Whole = 3  # first epoch in which A (never b) is trained; 0 keeps it frozen
+    refreeze_drop: NotNegative = 0.005  # A is frozen again where validation MRR falls by more than this below its best
+    queue_size: Count = 65536  # entries of the FIFO of recent images
+    # Newest entries that serve as negatives in each epoch; the last value holds from there on.
     queue_schedule: Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)] = (0, 0, 16384, 32768, 65536)
-    temperature_start: Positive = 0.10
+    temperature_start: Positive = 0.10  # of InfoNCE; a cosine leads from one to the other, equal values fix it
     temperature_end: Positive = 0.06
-    infonce_weight: NotNegative = 1.0
+    infonce_weight: NotNegative = 1.0  # weights of the loss's terms, from here on
     cosine_weight: NotNegative = 0.5
     moment_weight: NotNegative = 0.02
     agreement_weight: NotNegative = 0.05

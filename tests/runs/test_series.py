@@ -186,12 +186,22 @@ def test_values_are_literals_or_the_text_itself(text, value):
 
 def test_training_progress_shows_the_newest_line():
     shown = []
-    progress = TrainingProgress(SimpleNamespace(set_description_str=shown.append))
+    progress = TrainingProgress(SimpleNamespace(set_description_str=shown.append, disable=False))
     for text in ("\r 10%|#", "one\ntwo\n", "\r", "", "\x1b[A\n" + "x" * 200):
         progress.write(text)
     progress.flush()
     assert shown[:2] == ["10%|#", "two"]
     assert len(shown) == 3 and len(shown[2]) <= 110
+
+
+def test_a_log_hears_of_a_training_now_and_then(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(series.time, "monotonic", lambda: clock[0])
+    progress = TrainingProgress(SimpleNamespace(set_description_str=lambda _: None, disable=True))
+    for second in range(0, 100, 5):
+        clock[0] = second
+        progress.write(f"\rbigjump: {second}%|###")
+    assert capsys.readouterr().err.splitlines() == [f"bigjump: {second}%|###" for second in (30, 60, 90)]
 
 
 BAD = [
