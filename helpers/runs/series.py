@@ -46,7 +46,7 @@ class ThisInterpreter(AsyncKernelManager):
 
 
 class TrainingProgress:
-    """Shows the newest line of a kernel's own progress bar under the bar of the notebook's cells; in a log, now and then.
+    """Shows the newest line of a kernel's own bar under the bar of the notebook's cells; in a log, now and then.
 
     Args:
         bar: of the line; one that is disabled has no terminal.
