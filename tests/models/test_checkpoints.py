@@ -184,3 +184,13 @@ def test_json_without_numbers_is_refused(tmp_path, value):
         write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_text()) == 1
     assert files_in(tmp_path) == ["a.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_whoever_may_read_the_folder_may_read_the_model(tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_model(tmp_path, "linear", build_model("linear", 3, 4), {})
+    finally:
+        os.umask(before)
+    assert model_path(tmp_path, "linear").stat().st_mode & 0o777 == 0o644
