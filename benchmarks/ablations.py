@@ -26,6 +26,7 @@ from benchmarks.store import Store
 from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import make_split
 from helpers.data.synthetic import write_demo
+from helpers.errors import UserError
 from helpers.evaluation.leaderboard import format_table
 from helpers.system.devices import choose_device, matmul_dtype
 from helpers.system.files import write_json
@@ -225,8 +226,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.smoke:
         smoke(options)
         return
-    name, data = accuracy.named_data(options)
-    measure(data, name, options, common.RESULTS_DIR, choose_device())
+    try:
+        name, data = accuracy.named_data(options)
+        measure(data, name, options, common.RESULTS_DIR, choose_device())
+    except (UserError, OSError) as error:  # bad input; what else fails shows where
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmarks.baselines.method import Method
 from benchmarks.store import Store
 from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.synthetic import write_demo
-from helpers.errors import DataError, SplitError
+from helpers.errors import UserError
 from helpers.evaluation.leaderboard import format_table
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import choose_device
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.project:
             data = projected(data, *options.project)
         compare(data, name, list(METHODS.values()), options, choose_device())
-    except (DataError, SplitError, OSError) as error:  # bad input; what else fails shows where
+    except (UserError, OSError) as error:  # bad input; what else fails shows where
         raise SystemExit(f"error: {error}") from error
 
 

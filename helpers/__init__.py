@@ -11,10 +11,13 @@
 `runs`, and `plots`; `system` holds what they stand on, `errors` what they raise.
 """
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from helpers.data.pairs import load_pairs
 from helpers.serving.translator import Translator
 
 __all__ = ["Translator", "__version__", "load_pairs"]
-__version__ = version("embedding-translation")
+try:
+    __version__ = version("embedding-translation")
+except PackageNotFoundError:  # a checkout that is only on the path
+    __version__ = "unknown"

@@ -8,7 +8,6 @@ networks dash-dotted, contrastive models solid, and other curves take these styl
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from matplotlib.transforms import Bbox
 from helpers.models.build import ROWS
 from helpers.models.geometry import effective_rank
 from helpers.system import paths
+from helpers.system.files import atomic_write
 from helpers.system.settings import require
 
 MODEL_LABELS = {name: row.label for name, row in ROWS.items()}
@@ -342,9 +342,6 @@ def save_figure(fig: Figure, name: str, directory: str | Path | None = None, *, 
     """
     require(Path(name).name == name and bool(name), f"name = {name!r}: a plain file name is needed.")
     path = Path(directory or paths.FIGURES_DIR) / f"{name.removesuffix('.png')}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     fig.draw_without_rendering()  # settles the layout
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fig.savefig(partial, format="png", dpi=dpi, metadata={"Software": None})
-    partial.replace(path)
+    atomic_write(path, lambda partial: fig.savefig(partial, format="png", dpi=dpi, metadata={"Software": None}))
     return path

@@ -69,6 +69,8 @@ def write_cache(path: Path, arrays: Mapping[str, Tensor], texts: Mapping[str, li
         atomic_write(path, write)
         return _map(path, tensors)
     except OSError as error:
+        if (made := read_cache(path, tensors)) is not None:  # by a faster process, whose open file Windows protects
+            return made
         raise DataError(
             f"{path}: the cache of {end / 1e6:.0f} MB cannot be written ({error.strerror or error}). Free some space "
             "there, or set HELPERS_RUNS_DIR (or --runs-dir) to a folder that you may write to."

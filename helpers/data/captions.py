@@ -23,7 +23,8 @@ _IMAGE = {"image", "image_name", "image_id", "image_path", "file_name", "filenam
 _COUNT = {"comment_number", "caption_number", "caption_id", "sentence_id", "sentid", "number", "id"}
 _TEXT = {"caption", "comment", "text", "sentence", "description", "title", "raw"}
 # A numbered caption, as Flickr30k has them: `1.jpg| 0| A dog`. One line of that file lacks its second separator.
-_NUMBERED = re.compile(r"([^|,\t]*)([|,\t])\s*\d+\s*(?:\2|\s)(.*)", re.DOTALL)
+_NUMBERED = re.compile(r"([^|,\t]*)([|,\t])\s*(\d+)\s*\2(.*)", re.DOTALL)
+_LACKING = re.compile(r"([^|,\t]*)(\|)\s*(\d+)\s+(.*)", re.DOTALL)
 
 
 def parse_captions(path: str | Path) -> list[tuple[str, str]]:
@@ -36,7 +37,8 @@ def parse_captions(path: str | Path) -> list[tuple[str, str]]:
         path: UTF-8 text, one caption a line; a byte order mark, CRLF and a header line of a known data set are allowed.
 
     Returns:
-        (image name or id, caption) per line; the first field without surrounding blanks, the caption untouched.
+        (image name or id, caption) per line; the first field without surrounding blanks, the caption untouched (a
+        numbered one without surrounding blanks).
 
     Raises:
         DataError: the file is missing or not UTF-8, holds no caption, or lines are empty, have no separator, no
@@ -232,13 +234,16 @@ def _layout(lines: list[str]) -> tuple[int, bool]:
             return 1, False
         if columns[1] in _COUNT:
             return 1, True
-    return 0, bool(lines) and all(line.partition("|")[1] and _NUMBERED.fullmatch(line) for line in lines)
+    found = [_NUMBERED.fullmatch(line) for line in lines if "|" in line]
+    numbers = {match[3] for match in found if match}
+    nearly_all = len(lines) - sum(match is not None for match in found) <= len(lines) // 100
+    return 0, "0" in numbers and nearly_all and all(_NUMBERED.fullmatch(x) or _LACKING.fullmatch(x) for x in lines)
 
 
 def _split(line: str, numbered: bool) -> list[str]:
     """Image and caption of a line; one part alone where it has no separator."""
-    if numbered and (found := _NUMBERED.fullmatch(line)):
-        return [found[1], found[3].strip()]
+    if numbered and (found := _NUMBERED.fullmatch(line) or _LACKING.fullmatch(line)):
+        return [found[1], found[4].strip()]
     return _SEPARATOR.split(line, maxsplit=1)
 
 

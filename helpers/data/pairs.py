@@ -116,8 +116,8 @@ def load_pairs(
             be written.
     """
     folder = Path(data_dir).expanduser().absolute()
-    captions_path = folder / CAPTIONS_FILE if (folder / CAPTIONS_FILE).exists() else None
     with NpzReader(folder / TRAIN_FILE) as archive:
+        captions_path = folder / CAPTIONS_FILE if (folder / CAPTIONS_FILE).exists() else None
         archive.require([TEXT_KEY, IMAGE_KEY, NAMES_KEY])
         sizes = _check_headers(archive, {"text_dim": text_dim, "image_dim": image_dim})
         digest = hashlib.sha256(read_bytes(captions_path)).hexdigest() if captions_path else None
@@ -249,7 +249,7 @@ def _vectors(archive: NpzReader, key: str, blocks: Iterable[np.ndarray]) -> Iter
     """
     norms = []
     for block in blocks:
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             rows = np.ascontiguousarray(block, np.float32)
             norms.append(np.einsum("ij,ij->i", rows, rows))
         yield rows

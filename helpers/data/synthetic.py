@@ -65,7 +65,7 @@ class _Space:
     ) -> None:
         width = 2 * n_latents
         self.linear = _normal(rng, n_latents, dim) / np.sqrt(dim)
-        self.fold_data = _normal(rng, n_latents, width)
+        self.inner = _normal(rng, n_latents, width)
         self.bias = 0.5 * _normal(rng, width)
         self.outer = _normal(rng, width, dim) / np.sqrt(width * dim)
         self.noise = _power_law(dim, NOISE_DECAY)[:, None] * _normal(rng, dim, dim) / np.sqrt(dim)
@@ -76,7 +76,7 @@ class _Space:
 
     def __call__(self, rng: np.random.Generator, latents: np.ndarray) -> np.ndarray:
         """Embed latents (n, k); the first call fixes the centring, which later calls share."""
-        hidden = np.maximum(latents @ self.fold_data + self.bias, 0.0)  # (n, width)
+        hidden = np.maximum(latents @ self.inner + self.bias, 0.0)  # (n, width)
         signal = latents @ self.linear + self.relu_weight * (hidden @ self.outer)  # (n, dim)
         if self.moments is None:
             mean = signal.mean(0)
@@ -90,11 +90,11 @@ class _Space:
 
 def _image_latents(rng: np.random.Generator, n: int, centres: np.ndarray) -> np.ndarray:
     """(n, k) latents around cluster centres; a few images nearly repeat another, as in a burst of photos."""
-    positive = _normal(rng, n, centres.shape[1])
+    own = _normal(rng, n, centres.shape[1])  # of each image, beside its cluster's
     cluster = rng.integers(len(centres), size=n)
-    latents = np.sqrt(CLUSTER_SHARE) * centres[cluster] + np.sqrt(1 - CLUSTER_SHARE) * positive
+    latents = np.sqrt(CLUSTER_SHARE) * centres[cluster] + np.sqrt(1 - CLUSTER_SHARE) * own
     copies, originals = np.array_split(rng.permutation(n)[: 2 * int(n * DUPLICATES)], 2)
-    latents[copies] = latents[originals] + 0.1 * positive[copies]
+    latents[copies] = latents[originals] + 0.1 * own[copies]
     return latents * _power_law(centres.shape[1], LATENT_DECAY)
 
 

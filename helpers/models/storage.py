@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from helpers.models.build import build_model
-from helpers.system.files import read_tensors, reading, write_tensors
+from helpers.system.files import has_metadata, read_tensors, reading, write_tensors
 
 
 def model_path(run_dir: Path, name: str) -> Path:
@@ -26,12 +26,13 @@ def weights_digest(run_dir: Path, name: str) -> str | None:
     Its metadata do not count: they hold the seconds of each epoch.
     """
     path = model_path(run_dir, name)
-    if not path.exists():
-        return None
-    with open(path, "rb") as file:
-        header = 8 + int.from_bytes(file.read(8), "little")  # its length, and itself
-        file.seek(min(header, path.stat().st_size))  # a damaged file has a digest too, and none that was judged
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with reading(path, "cannot be read", "Ask for a copy that you may read."):
+        if not path.exists():
+            return None
+        with open(path, "rb") as file:
+            header = 8 + int.from_bytes(file.read(8), "little")  # its length, and itself
+            file.seek(min(header, path.stat().st_size))  # a damaged file has a digest too, and none that was judged
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_model(run_dir: Path, name: str, model: nn.Module, metadata: dict[str, Any]) -> Path:
@@ -42,16 +43,14 @@ def save_model(run_dir: Path, name: str, model: nn.Module, metadata: dict[str, A
 
 
 def load_metadata(run_dir: Path, name: str) -> dict[str, Any] | None:
-    """The metadata of a stored model, or None where the run has none of that name.
+    """The metadata of a stored model, or None where the run has none of that name, or one of an earlier version.
 
     Raises:
         CheckpointError: the file is there but cannot be read.
     """
     path = model_path(run_dir, name)
-    if not path.exists():
-        return None
     with reading(path, "not a readable model", "Delete it and train again."):
-        return read_tensors(path, names=())[1]
+        return read_tensors(path, names=())[1] if path.exists() and has_metadata(path) else None
 
 
 def load_model(run_dir: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -61,7 +60,10 @@ def load_model(run_dir: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
         CheckpointError: missing, damaged, or of another architecture.
     """
     path = model_path(run_dir, name)
-    remedy = "Delete it and train again." if path.exists() else "Run the notebook that makes it, or the whole series."
+    remedy = "Delete it and train again."
+    if not path.exists():
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("[!.]*.safetensors")))
+        remedy = f"There are: {there}." if there else "Run the notebook that makes it, or the whole series."
     with reading(path, f"not a readable model {name!r}", remedy):
         tensors, metadata = read_tensors(path)
         model = build_model(name, **metadata["architecture"])

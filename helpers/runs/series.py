@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -42,7 +43,8 @@ class ThisInterpreter(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        own = {"IPYTHONDIR": str(paths.cache_dir() / "ipython")}  # not the user's configuration and startup files
+        return KernelSpec(resource_dir=RESOURCES, env=own, **get_kernel_dict())
 
 
 class TrainingProgress:
@@ -128,10 +130,13 @@ def _require_same_split(run: Run) -> None:
     path = run.directory / RUN_FILE
     if not path.exists():
         return
+    now = run.origin()
     with reading(path, "damaged", "Run the whole series."):
-        kept, now = read_json(path), run.origin()
-    if (kept["data"], kept["split"]) != (now["data"], now["split"]):
-        other = [f"{name} = {value!r}" for name, value in kept["config"].items() if now["config"].get(name) != value]
+        kept = read_json(path)
+        same = (kept["data"], kept["split"]) == (now["data"], now["split"])
+        given = dict(kept["config"])
+    if not same:
+        other = [f"{name} = {value!r}" for name, value in given.items() if now["config"].get(name) != value]
         raise ConfigError(
             f"{run.directory}: made of other data or another split ({', '.join(other) or 'the files have changed'}), "
             "and its models would be replaced. Repeat these parameters, give another --run, or run the whole series."
@@ -156,7 +161,9 @@ def verify(run: str) -> int:
     if again.exists():  # what lies there would be found, and not made again
         raise ConfigError(f"{again}: there already, such as from an earlier --verify. Delete it, then verify again.")
     known = {path.name: path for path in notebooks()}
-    execute({known[n]: g | {"run": again.name} for n, g in sorted(recorded["parameters"].items())})
+    with reading(original / manifest.MANIFEST, "damaged", "Run the series again."):
+        dealt = {known[name]: {**given, "run": again.name} for name, given in sorted(recorded["parameters"].items())}
+    execute(dealt)
     made = manifest.read_manifest(again)
     for name in manifest.differences(recorded["environment"], made["environment"]):
         print(f"note: {name} is {made['environment'].get(name)}, was {recorded['environment'].get(name)}")
@@ -165,6 +172,7 @@ def verify(run: str) -> int:
         print(f"{len(different)} of {len(made['artefacts'])} differ: {', '.join(different)}. See {again}.")
         return 1
     shutil.rmtree(again)
+    again.with_name(f".{again.name}.series.lock").unlink(missing_ok=True)
     print(f"{original}: all {len(made['artefacts'])} artefacts came back bit for bit.")
     return 0
 
@@ -228,13 +236,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, NotebookError) else 2
     except OSError as error:  # on a file of ours, such as another user's
-        remedy = "Give a folder that you can write with --runs-dir or HELPERS_RUNS_DIR."
-        print(f"error: {error.filename}: {error.strerror}. {remedy}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = f"{'Free some space, or give' if full else 'Give'} a folder that you can write with --runs-dir."
+        print(f"error: {error.filename or paths.runs_dir()}: {error.strerror}. {remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; an unfinished training goes on when the series runs again", file=sys.stderr)
         return 130
-    if any(path.name.startswith("05") for path in dealt):  # the leaderboards are of this call
-        print_leaderboards(config.run_dir)
-    print(f"\n{config.run_dir}  ({time.perf_counter() - started:.0f} s)")
+    try:
+        if any(path.name.startswith("05") for path in dealt):  # the leaderboards are of this call
+            print_leaderboards(config.run_dir)
+        print(f"\n{config.run_dir}  ({time.perf_counter() - started:.0f} s)", flush=True)
+    except BrokenPipeError:  # nobody reads on, as behind `| head`; the run is done all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

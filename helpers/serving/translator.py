@@ -39,7 +39,8 @@ def _best_model(run: Path) -> str:
 
 def _checked_block(gallery: np.ndarray, left: int) -> np.ndarray:
     """Rows of a gallery from `left` on, at most `GALLERY_BLOCK`, float32, finite and none of them zero."""
-    block = np.array(gallery[left : left + GALLERY_BLOCK], dtype=np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        block = np.array(gallery[left : left + GALLERY_BLOCK], dtype=np.float32)
     if not np.isfinite(block).all():
         raise ValueError(f"The gallery holds NaN or Inf between rows {left} and {left + len(block)}.")
     zero = left + np.flatnonzero(~block.any(1))
@@ -51,6 +52,8 @@ def _checked_block(gallery: np.ndarray, left: int) -> np.ndarray:
 def _array(vectors: Vectors, what: str) -> np.ndarray:
     """Vectors as an array; a memory map stays one, a tensor of any type and device is copied to float32."""
     if isinstance(vectors, torch.Tensor):
+        if vectors.is_complex() or vectors.dtype == torch.bool:
+            raise ValueError(f"The {what} hold {vectors.dtype}: real numbers are needed.")
         vectors = vectors.detach().float().cpu().numpy()
     array = np.asanyarray(vectors)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":  # a type that other packages add to NumPy
@@ -106,7 +109,7 @@ class Translator:
         x = _array(x, "queries")
         if x.ndim != 2 or x.shape[1] != self.text_dim:
             raise ValueError(f"Queries have shape {x.shape}; {self.name} needs (N, {self.text_dim}).")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             x = x.astype(np.float32, copy=False)
         bad = np.flatnonzero(~np.isfinite(x).all(1))
         if len(bad):

@@ -6,7 +6,9 @@ import contextlib
 import functools
 import os
 import random
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.linalg  # noqa: F401  (its BLAS must be loaded before `_loaded_blas` looks)
@@ -51,22 +53,50 @@ def exact_float32() -> Iterator[None]:
 
     Autocast, a default type or device of new tensors, and shortcuts in products (TF32, bfloat16) are the caller's
     business, but would change what is promised here: inside autocast to bfloat16, one search in twelve had another
-    first place. What the caller has set holds again afterwards. Defaults are of the whole process, so they are touched
-    only where they differ.
+    first place. What the caller has set holds again afterwards.
     """
-    precision, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
-    kinds = {"cpu", "cuda" if torch.cuda.is_available() else "cpu"}
-    with contextlib.ExitStack() as restored:
-        for kind in kinds:
-            restored.enter_context(torch.autocast(kind, enabled=False))
-        restored.enter_context(torch.device("cpu"))  # the default of new tensors
-        if precision != "highest":
-            restored.callback(torch.set_float32_matmul_precision, precision)
-            torch.set_float32_matmul_precision("highest")
-        if dtype != torch.float32:
-            restored.callback(torch.set_default_dtype, dtype)
-            torch.set_default_dtype(torch.float32)
+    with contextlib.ExitStack() as within:
+        for kind in {"cpu", "cuda" if torch.cuda.is_available() else "cpu"}:
+            within.enter_context(torch.autocast(kind, enabled=False))
+        within.enter_context(torch.device("cpu"))  # the default of new tensors
+        within.enter_context(_EXACT)
         yield
+
+
+class _ExactProcess:
+    """Settings of the whole process, set by the first thread that comes in and restored by the last that leaves."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._restore = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._set()
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore.close()
+
+    def _set(self) -> None:
+        if (dtype := torch.get_default_dtype()) != torch.float32:
+            self._restore.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        # Newer than `torch.set_float32_matmul_precision`, which cannot be read any more once these have been set.
+        backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+        for backend in backends:
+            if hasattr(backend, "fp32_precision"):
+                self._restore.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
+                backend.fp32_precision = "ieee"
+        if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before PyTorch 2.9
+            self._restore.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+
+
+_EXACT = _ExactProcess()
 
 
 @contextlib.contextmanager

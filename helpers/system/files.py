@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import torch
 
 from helpers.errors import CheckpointError
 
+LEFTOVER_AGE = 86400.0
+"""Seconds after which a half-written file cannot be another process at work."""
 METADATA = "metadata"
 """The one entry of a header: safetensors writes several in an order of its own, and equal runs would differ."""
 
@@ -22,6 +26,10 @@ METADATA = "metadata"
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary sibling, flush it to disk, then rename it: readers see the old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
+                leftover.unlink()
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{path.suffix}")
     try:
         write(temporary)
@@ -31,6 +39,10 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a write that fails names no file
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -60,10 +72,18 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: obj
         atomic_write(path, lambda temporary: safetensors.torch.save_file(state, temporary, metadata=header))
     except (OSError, safetensors.SafetensorError) as error:
         needed = sum(value.numel() * value.element_size() for value in state.values()) / 1e6
+        forbidden = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        remedy = "Give a folder that you can write" if forbidden else "Free some space"
         raise CheckpointError(
-            f"{path}: cannot be written ({error}); it needs {needed:.0f} MB. What was there before is intact. Free "
-            "some space and run again: a training goes on from its last complete epoch."
+            f"{path}: cannot be written ({error}); it needs {needed:.0f} MB. What was there before is intact. {remedy} "
+            "and run again: a training goes on from its last complete epoch."
         ) from error
+
+
+def has_metadata(path: Path) -> bool:
+    """Whether `write_tensors` wrote a file of tensors, in the format of this version; ask within `reading`."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return METADATA in (file.metadata() or {})
 
 
 def read_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[str, torch.Tensor], Any]:
@@ -78,7 +98,7 @@ def read_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[s
         return {name: file.get_tensor(name).clone() for name in (file.keys() if names is None else names)}, metadata
 
 
-@contextmanager
+@contextlib.contextmanager
 def reading(path: Path, problem: str, remedy: str) -> Iterator[None]:
     """Whatever is wrong with a file, its structure included, becomes one error that names it and the way out.
 

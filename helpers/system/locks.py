@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from helpers.errors import RunInUseError
 
 
-@contextmanager
+@contextlib.contextmanager
 def lock(run_dir: Path, training: str | None = None) -> Iterator[None]:
     """Hold a run's folder while the context is open, or one model of it while that is trained.
 
@@ -34,7 +34,9 @@ def lock(run_dir: Path, training: str | None = None) -> Iterator[None]:
     try:
         held.acquire(timeout=0)
     except Timeout:
-        process = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+        process = "another process"
+        with contextlib.suppress(OSError, ValueError):  # it has only just begun, is about to end, or is another user's
+            process = owner.read_text(encoding="utf-8") or process
         what = f"{run_dir}, training of {training}" if training else str(run_dir)
         raise RunInUseError(f"{what}: in use by {process}. Wait until it is done, or choose another run.") from None
     try:

@@ -21,9 +21,12 @@ def in_checkout() -> bool:
 
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in `folder`, or in the nearest folder above it that exists."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK)
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return folder.is_dir() and os.access(folder, os.W_OK)
+    except OSError:  # below a folder that may not be entered
+        return False
 
 
 def runs_dir() -> Path:

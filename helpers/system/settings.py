@@ -59,7 +59,9 @@ def _problem(kind: type, found: Any) -> str:
     place = f" (item {inside[0]})" if inside and isinstance(inside[0], int) else ""
     message = f"{name} = {found['input']!r}{place}: {found['msg'][0].lower()}{found['msg'][1:]}."
     if re.fullmatch(r"[-+]?\d+e[-+]?\d+", str(found["input"])):
-        message += f" YAML takes it for text: write {float(found['input']):.1e}."
+        mantissa, *exponent = repr(float(found["input"])).partition("e")
+        shown = mantissa + ("" if "." in mantissa else ".0") + "".join(exponent)
+        message += f" YAML takes it for text: write {shown}."
     return message
 
 

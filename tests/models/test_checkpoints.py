@@ -85,12 +85,29 @@ def test_a_damaged_file_is_named(tmp_path, damage, load):
     assert str(path) in str(caught.value) and "Delete it and train again" in str(caught.value)
 
 
-def test_a_file_without_metadata_is_named(tmp_path):
+def test_a_model_of_an_earlier_version_does_not_count_and_is_named_where_it_is_asked_for(tmp_path):
     path = model_path(tmp_path, "linear")
     path.parent.mkdir()
-    save_file(random_model("linear").state_dict(), path)
+    save_file(random_model("linear").state_dict(), path, {"facts": "{}"})
+    assert load_metadata(tmp_path, "linear") is None
     with pytest.raises(CheckpointError, match="linear.safetensors: not a readable model"):
-        load_metadata(tmp_path, "linear")
+        load_model(tmp_path, "linear")
+
+
+def test_a_model_that_is_not_there_is_answered_with_the_names_of_those_that_are(tmp_path):
+    for name in ("mlp1", "bigjump"):
+        save_model(tmp_path, name, random_model(name), FACTS)
+    with pytest.raises(CheckpointError, match=r"plus\.safetensors: no such file\. There are: bigjump, mlp1\."):
+        load_model(tmp_path, "plus")
+
+
+def test_what_a_killed_process_left_a_day_ago_is_removed_by_the_next_write(tmp_path):
+    old, new = tmp_path / ".a.json.1.json", tmp_path / ".a.json.2.json"
+    for path in (old, new):
+        path.write_text("{")
+    os.utime(old, (0, 0))
+    write_json(tmp_path / "a.json", {})
+    assert new.exists() and not old.exists()
 
 
 @pytest.mark.parametrize(

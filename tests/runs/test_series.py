@@ -329,6 +329,7 @@ def test_a_part_of_the_series_never_replaces_models_of_another_split(runs, capsy
     ran = []
     monkeypatch.setattr(series, "run_notebook", lambda path, output, given: ran.append(path.name))
     sizes = ["-p", "text_dim", "12", "-p", "image_dim", "16"]
+    monkeypatch.setattr(paths, "DATA_DIR", runs)
     monkeypatch.setattr(run_module, "write_demo", partial(write_demo, n_images=60))
     open_run({"text_dim": 12, "image_dim": 16}, run="r", val_ratio=0.2, test_ratio=0.1).save()
     assert main([*sizes, "--run", "r", "--only", "05"]) == 2

@@ -311,5 +311,5 @@ def test_the_kernel_is_any_python_and_no_path_is_absolute(path):
 
 
 def test_a_number_that_yaml_takes_for_text_is_said_to_be_one():
-    with pytest.raises(ConfigError, match=r"learning_rate = '1e-3': .*YAML takes it for text: write 1\.0e-03"):
+    with pytest.raises(ConfigError, match=r"learning_rate = '1e-3': .*YAML takes it for text: write 0\.001"):
         BaselineConfig(learning_rate="1e-3")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -74,13 +75,46 @@ def precision(name):
     torch.set_float32_matmul_precision("highest")
 
 
+@contextlib.contextmanager
+def fp32_precision(backend, name):
+    before, backend.fp32_precision = backend.fp32_precision, name
+    yield
+    backend.fp32_precision = before
+
+
 STATES = {
+    "products by TF32": lambda: fp32_precision(torch.backends.cuda.matmul, "tf32"),
+    "products by bfloat16": lambda: fp32_precision(torch.backends.mkldnn.matmul, "bf16"),
+    "all by bfloat16": lambda: fp32_precision(torch.backends, "bf16"),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "default dtype": lambda: default_dtype(torch.float64),
     "default device": lambda: torch.device("meta"),
     "precision": lambda: precision("medium"),
     "inference": torch.inference_mode,
 }
+
+
+def settings_of_torch():
+    products = torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+    return torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.backends.fp32_precision, products
+
+
+def test_threads_share_what_is_set_for_the_whole_process():
+    chosen, wrong = make(), []
+    expected = chosen.search(QUERIES, GALLERY)[1]
+
+    def serve():
+        for _ in range(50):
+            wrong.append(not np.array_equal(chosen.search(QUERIES, GALLERY)[1], expected))
+
+    with default_dtype(torch.float64):
+        threads = [threading.Thread(target=serve) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert torch.get_default_dtype() == torch.float64
+    assert len(wrong) == 200 and not any(wrong)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -93,13 +127,9 @@ def test_what_the_caller_has_set_in_torch_changes_no_result(tmp_path, name, stat
     queries, gallery = rng.normal(size=(50, DX)), rng.normal(size=(400, DY))
     expected = Translator.load(tmp_path, name).search(queries, gallery)
     with STATES[state]():
-        before = torch.get_default_dtype(), torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")
+        before = settings_of_torch()
         index, scores = Translator.load(tmp_path, name).search(queries, gallery)
-        assert before == (
-            torch.get_default_dtype(),
-            torch.get_float32_matmul_precision(),
-            torch.is_autocast_enabled("cpu"),
-        )
+        assert settings_of_torch() == before
     np.testing.assert_array_equal(index, expected[0])
     np.testing.assert_array_equal(scores, expected[1])
 

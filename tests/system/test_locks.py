@@ -91,3 +91,10 @@ def test_a_cache_that_cannot_be_shared_is_the_users_own(tmp_path, monkeypatch):
     assert paths.cache_dir() == tmp_path / ".cache"
     monkeypatch.setattr(paths, "is_writable", lambda folder: False)
     assert paths.cache_dir().name == "embedding-translation" and tmp_path not in paths.cache_dir().parents
+
+
+def test_an_owner_that_cannot_be_read_is_another_process(tmp_path, other):
+    for content in (b"", b"\xff"):
+        (tmp_path / ".r.series.owner").write_bytes(content)
+        with pytest.raises(RunInUseError, match="in use by another process"), lock(tmp_path / "r"):
+            pass
