@@ -140,18 +140,30 @@ def test_resumed_is_the_same_as_undisturbed(tmp_path, monkeypatch, after):
         assert torch.equal(resumed.state_dict()[name], values), name
 
 
-def test_baselines_resume_too(tmp_path):
+@pytest.mark.parametrize("name", ["linear", "mlp2"])
+def test_baselines_resume_too(tmp_path, monkeypatch, name):
     settings = BaselineConfig(epochs=5, batch_size=32, hidden=24, mixed_precision=False)
 
     def baseline(progress):
         seed_all(0)
-        return loop.train_baseline(build_model("mlp1", DX, DY, hidden=24), small_data(), settings, "mlp1", progress)
+        model = build_model(name, DX, DY, hidden=24)
+        return model, loop.train_baseline(model, small_data(), settings, name, progress)
 
-    progress = Progress(tmp_path / "state.safetensors", {}, every=0)
-    expected = baseline(progress)
-    state = progress.path.read_bytes()
-    assert len(baseline(progress)) == 5 and progress.path.read_bytes() == state  # nothing was left to train
-    assert baseline(None)[-1]["loss"] == expected[-1]["loss"]
+    def stop_after_two(self, state):
+        save(self, state)
+        if len(state.history) == 2:
+            raise Stop
+
+    progress, save = Progress(tmp_path / "state.safetensors", {}, every=0), Progress.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "save", stop_after_two)
+        with pytest.raises(Stop):
+            baseline(progress)
+    torch.manual_seed(99)
+    (resumed, history), (model, expected) = baseline(progress), baseline(None)
+    assert [entry["loss"] for entry in history] == [entry["loss"] for entry in expected]
+    for key, values in model.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], values), key
 
 
 @pytest.mark.slow
