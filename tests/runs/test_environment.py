@@ -76,6 +76,36 @@ def test_figures_are_drawn_in_the_notebook_whatever_backend_is_inherited(run, tm
     assert "image/png" in kinds and text_of(notebook) == "white\n"
 
 
+@pytest.mark.slow
+def test_the_users_ipython_startup_files_change_no_run(run, tmp_path):
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text("surprise = 1\n")
+    done, (notebook,) = run("print('surprise' in globals())", IPYTHONDIR=str(tmp_path / "ipython"))
+    assert done.returncode == 0, done.stderr
+    assert text_of(notebook) == "False\n"
+
+
+@pytest.mark.slow
+def test_a_reader_that_is_gone_does_not_make_a_finished_run_fail(tmp_path):
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    (notebooks / "01_a.ipynb").write_text(json.dumps(new_notebook()))
+    code = RUN.replace("sys.exit(", "series.run_notebook = lambda *given: None\nsys.exit(")
+    command = [sys.executable, "-c", code, str(notebooks), str(tmp_path / "runs")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        command,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(paths.PROJECT_ROOT)},
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_file_that_cannot_be_written_is_one_line_with_the_way_out(tmp_path, monkeypatch, capsys):
     def refused(*_):
         raise PermissionError(13, "Permission denied", str(tmp_path / "runs" / ".demo.series.lock"))
