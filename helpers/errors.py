@@ -44,9 +44,9 @@ _SHOWN = 80  # characters of a case that an error message shows
 def first_five(cases: Iterable[object]) -> str:
     """`a, b, c, d, e, ...`: the cases that an error message shows."""
     shown = list(islice(cases, 6))
-    return ", ".join(_shorten(str(case)) for case in shown[:5]) + (", ..." if len(shown) > 5 else "")
+    return ", ".join(shorten(str(case)) for case in shown[:5]) + (", ..." if len(shown) > 5 else "")
 
 
-def _shorten(case: str) -> str:
+def shorten(case: str) -> str:
     """A case at the length that a message can bear."""
     return case if len(case) <= _SHOWN else f"{case[:_SHOWN]}... ({len(case)} characters)"

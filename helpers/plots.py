@@ -133,7 +133,7 @@ def power_curve(ax: Axes, powers: Sequence[float], mrr: Sequence[float]) -> Axes
             value = np.interp(power, powers, mrr)
             label = f"{MODEL_LABELS[model]}, p = {power:.2g}: {value:.3f}"
             ax.plot(power, value, "D", ms=8, color=MODEL_COLOURS[model], label=label)
-    return _finish(ax, "power p (dimensionless)", _MRR_LABEL, loc="lower center")
+    return _finish(ax, "power p (dimensionless)", _MRR_LABEL, loc="best")
 
 
 def eps_curves(ax: Axes, eps_values: Sequence[float], mrr: Mapping[tuple[str, str], Sequence[float]]) -> Axes:

@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from helpers.errors import DataError, _shorten
+from helpers.errors import DataError, shorten
 
 BLOCK_BYTES = 2**20
 """Bytes decompressed at a time: enough for the overhead of a step not to count, few enough for a core's cache."""
@@ -167,7 +167,7 @@ class NpzReader:
             shape, fortran_order, dtype = parse(start)
             promised = np.broadcast_to(np.empty((), dtype), shape)  # takes no memory, and fails where no array can be
         except Exception as error:  # ast, tokenize and dtype raise a dozen types for a header that is not one
-            reason = _shorten(str(error))
+            reason = shorten(str(error))
             raise self.error(key, f"has no valid npy header ({reason}). Save plain arrays with np.savez.") from error
         if dtype.hasobject:
             remedy = "re-save as plain arrays, such as np.asarray(values, dtype=str)"
