@@ -1,9 +1,10 @@
 """The data: files are read and checked, captions paired with images, the pairs split, and made ready for training.
 
 One module each: `npz` reads archives without trusting them, `captions` reads caption files, `pairs` checks and pairs
-both, `folder` writes such a folder, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds images that repeat one
-another, `repeats` counts texts that occur again, `split` splits by image, `training_data` moves the splits to a device,
-`vectors` brings vectors to unit length, and `synthetic` writes the demo data.
+both, `folder` writes what it reads, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds
+images that repeat one another, `repeats` counts texts that occur again, `split` splits by image, `training_data` moves
+the splits to a device, `vectors` brings vectors to unit length, `importers` reads other people's formats, and
+`synthetic` writes the demo data.
 """
 
 from helpers.data.captions import match_captions, parse_captions
