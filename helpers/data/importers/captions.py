@@ -284,7 +284,7 @@ def _records(path: Path, values: list[tuple[str, Any]]) -> Iterator[Record]:
             f"{path}: {len(other)} of {len(values)} record(s) are no JSON objects: {first_five(other)}. Each must be "
             'like {"file_name": "1.jpg", "caption": "A dog"}.'
         )
-    names = list(values[0][1])
+    names = list(dict.fromkeys(name for _, value in values for name in value))
     image, texts, split = (
         columns.find(columns.IMAGE, names),
         columns.find_texts(names),

@@ -16,6 +16,7 @@ from helpers.data.folder import Blocks
 from helpers.data.importers import columns
 from helpers.data.importers.tables import Table
 from helpers.data.npz import BLOCK_BYTES, NpzReader
+from helpers.data.pairs import TRAIN_FILE
 from helpers.errors import DataError, first_five
 from helpers.system.libraries import library
 
@@ -105,6 +106,10 @@ def open_source(path: Path) -> Source:
         DataError: it is missing, damaged, of no known format, or has no array of vectors.
     """
     ending = path.suffix.lower()
+    if (path / TRAIN_FILE).exists():
+        raise DataError(
+            f"{path}: is a data folder already. Use it as it is: python -m helpers.series --data-dir {path}"
+        )
     if path.is_dir() or ending in (".parquet", ".pq"):
         source = _table(path)
     elif not path.exists():

@@ -271,6 +271,7 @@ BAD = {
                      r"2 row\(s\) of another width than the first's 2: 0, 1 "),
     "null captions": (table_of(caption=["a", None, "c", "d", "e"]), r"1 row\(s\) with an empty caption.*: 1\."),
     "null images": (table_of(image=["a", "b", None, "d", "e"]), r"1 row\(s\) without the name of an image: 2\."),
+    "a data folder": (lambda folder: [written("train.npz", b"")(folder)[0].parent], "is a data folder already. Use it"),
     "an empty folder": (lambda folder: [folder], "holds neither parquet files nor a dataset that save_to_disk wrote"),
 }  # fmt: skip
 
