@@ -46,10 +46,6 @@ class PictureError(UserError, ValueError):
     """A file that is no picture, or one that cannot be read."""
 
 
-class MissingLibraryError(UserError, ImportError):
-    """A library of an extra is not installed; the message says how to install it."""
-
-
 class NotebookError(UserError, RuntimeError):
     """A notebook of the series failed; the message names it and the cell."""
 
