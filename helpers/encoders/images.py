@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from helpers.encoders.ahead import cores
 from helpers.encoders.pictures import as_rgb
 from helpers.encoders.preprocessing import Preprocessing
 from helpers.encoders.sources import choose, find_model, loading, need, versions
@@ -31,11 +32,13 @@ class ImageEncoder(Protocol):
 
     Attributes:
         dim: width of the vectors. sees: pixels of the side of what the network sees; a picture of twice as many is as
-            good as a larger one.
+            good as a larger one. batch: pictures at a time. readers: threads that open pictures ahead of it.
     """
 
     dim: int
     sees: int
+    batch: int
+    readers: int
 
     def prepare(self, picture: Image.Image) -> torch.Tensor:
         """What the network sees of a picture, on the CPU; may be called from several threads."""
@@ -66,6 +69,9 @@ class _Encoder(abc.ABC):
         if description.get("pooling") not in (None, *POOLINGS):
             raise EncoderError(f"pooling = {description['pooling']!r}: one of {', '.join(POOLINGS)} is needed.")
         self.device, self.dtype = choose(device, precision)
+        self.batch = BATCH.get(self.device.type, BATCH["cpu"])
+        # On a CPU the network has the cores, and whoever reads beside it takes them away; a GPU waits for pictures.
+        self.readers = 1 if self.device.type == "cpu" else min(16, cores())
         self._load(description.get("pooling"))
         blank = self.encode([Image.new("RGB", (64, 64))], batch_size=1)
         self.dim = blank.shape[1]
@@ -98,7 +104,7 @@ class _Encoder(abc.ABC):
         Returns:
             (N, dim) float32.
         """
-        size = batch_size or BATCH.get(self.device.type, BATCH["cpu"])
+        size = batch_size or self.batch
         batches = [pictures[lo : lo + size] for lo in range(0, len(pictures), size)]
         vectors = [self.encode_prepared([self.prepare(as_rgb(picture)) for picture in batch]) for batch in batches]
         return np.concatenate(vectors) if vectors else np.zeros((0, self.dim), np.float32)
@@ -184,7 +190,7 @@ class TransformersEncoder(_Encoder):
             # Pillow's, whether torchvision is installed or not: the two differ in the last bits of every pixel.
             self._processor = transformers.AutoImageProcessor.from_pretrained(source.place, backend="pil", **given)
             model = transformers.AutoModel.from_pretrained(source.place, dtype=torch.float32, **given)
-        self.revision = source.settled(getattr(model.config, "_commit_hash", None))
+        self.name, self.revision = source.name, source.settled(getattr(model.config, "_commit_hash", None))
         self._pair = hasattr(model, "get_image_features")  # a model of pictures and texts, such as CLIP
         if self._pair:
             model.text_model = None  # its memory is of no use here

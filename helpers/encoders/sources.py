@@ -62,7 +62,7 @@ def find_model(name: str, revision: str | None = None) -> Source:
                 f"{folder}: its files have changed since the data was encoded with them ({revision} is recorded, "
                 f"{found} is there), so a query would not be encoded as the captions were. Encode the data again."
             )
-        return Source(name, str(folder), found)
+        return Source(str(folder.resolve()), str(folder), found)  # a run looks for it from another working directory
     distribution, module = WHEELS.get(name.rpartition("/")[2].lower(), ("", ""))
     if module and importlib.util.find_spec(module) is not None and (revision is None or revision.startswith("wheel:")):
         folder = importlib.import_module(module).get_model_path()
