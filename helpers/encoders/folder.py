@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from helpers.data.captions import match_captions, parse_captions
+from helpers.data.captions import match_captions
 from helpers.data.folder import Blocks, write_data_folder
-from helpers.data.pairs import ENCODERS_FILE, LONGEST_TEXT, TRAIN_FILE, UNPRINTABLE
+from helpers.data.importers import read_captions
+from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE, UNPRINTABLE
 from helpers.encoders.ahead import ahead
 from helpers.encoders.images import ImageEncoder, load_image_encoder
 from helpers.encoders.pictures import find_pictures, open_picture
@@ -176,7 +177,7 @@ def encode_folder(
             names=[names[row] for row in kept],
             split=None if given.split is None else [given.split[row] for row in kept],
             encoders=encoders | {ENCODED: {"digest": digest} | {name: getattr(result, name) for name in COUNTS}},
-            pictures={"folder": _where(root, folder)},
+            pictures={"folder": where_from(root, folder)},
         )
     return replace(result, seconds=time.perf_counter() - started)
 
@@ -201,21 +202,23 @@ def _descriptions(preset: str, text_model: str | None, image_model: str | None, 
 
 def _read(path: Path, names: Sequence[str]) -> _Captions:
     """The captions whose picture is there, in the order of the file."""
-    keys, texts = map(list, zip(*parse_captions(path), strict=True))
-    bad = [row for row, text in enumerate(texts, 1) if UNPRINTABLE.search(text) or len(text) > LONGEST_TEXT]
-    if bad:
-        raise DataError(
-            f"{path}: {len(bad)} caption(s) hold NUL or half a surrogate pair, or over {LONGEST_TEXT} characters: "
-            f"{first_five(bad)} (counted from 1). Change or leave out these."
-        )
+    given = read_captions(path)
     known = {shorten(name) for name in names for shorten in (str, _base, _stem)}
-    there = [key in known or _base(key) in known or _stem(key) in known for key in keys]
-    missing = sorted({key for key, is_there in zip(keys, there, strict=True) if not is_there})
-    if not any(there):
-        match_captions(keys, names, str(path))  # says what is wrong with their names
-    present = [row for row, is_there in enumerate(there) if is_there]
-    rows = match_captions([keys[row] for row in present], names, str(path))
-    return _Captions([texts[row] for row in present], rows, None, missing, len(keys) - len(present))
+    there = np.array([not known.isdisjoint((name, _base(name), _stem(name))) for name in given.images])
+    present = [name for name, is_there in zip(given.images, there, strict=True) if is_there]
+    # Where no name fits, all of them are matched, for the error that says what is wrong with them.
+    rows = np.full(len(there), -1)
+    rows[there | ~there.any()] = match_captions(present or given.images, names, str(path))
+    kept = np.flatnonzero(there[given.image])
+    split = None
+    if given.split is not None:
+        split = ["train"] * len(names)  # of a picture that the file does not name, which trains nothing
+        for row, part in zip(rows.tolist(), given.split, strict=True):
+            if row >= 0:
+                split[row] = part
+    missing = sorted(name for name, is_there in zip(given.images, there, strict=True) if not is_there)
+    texts = [given.texts[row] for row in kept]
+    return _Captions(texts, rows[given.image[kept]], split, missing, len(given.texts) - len(texts))
 
 
 def _base(name: str) -> str:
@@ -403,7 +406,7 @@ def _read_left_out(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _where(root: Path, folder: Path) -> str:
+def where_from(root: Path, folder: Path) -> str:
     """The pictures' folder as pictures.json has it: relative where both lie together, so that they move together."""
     root, folder = root.resolve(), folder.resolve()
     if root.is_relative_to(folder.parent):

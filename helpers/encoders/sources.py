@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from helpers.errors import ConfigError, EncoderError
+from helpers.errors import ConfigError, EncoderError, MissingLibraryError, UserError
 from helpers.system.devices import choose_device
 from helpers.system.libraries import library
 
@@ -124,12 +124,15 @@ def loading(name: str) -> Iterator[None]:
     Raises:
         EncoderError: it cannot be loaded.
     """
-    logging = library("transformers", "encode").utils.logging
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging = None
+    with contextlib.suppress(MissingLibraryError):  # some encoders do without it
+        logging = library("transformers", "encode").utils.logging
+    bars = logging is not None and logging.is_progress_bar_enabled()
+    if bars:
+        logging.disable_progress_bar()
     try:
         yield
-    except EncoderError:
+    except UserError:
         raise
     except Exception as error:  # hubs, their caches, configurations and weights raise a type each
         reason = " ".join(str(error).split()) or type(error).__name__
