@@ -30,6 +30,10 @@ class CheckpointError(UserError, ValueError):
     """A stored model is missing, damaged, or of another architecture."""
 
 
+class MissingLibraryError(UserError, ImportError):
+    """A library that only some uses need is not installed; the message says which extra brings it."""
+
+
 class RunInUseError(UserError, RuntimeError):
     """Another process works in the run's folder, or trains the same model of it."""
 
@@ -40,10 +44,6 @@ class EncoderError(UserError, RuntimeError):
 
 class PictureError(UserError, ValueError):
     """A file that is no picture, or one that cannot be read."""
-
-
-class MissingLibraryError(UserError, ImportError):
-    """A library of an extra is not installed; the message says how to install it."""
 
 
 class NotebookError(UserError, RuntimeError):

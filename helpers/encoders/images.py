@@ -289,8 +289,8 @@ def load_image_encoder(
     kind = description.get("kind", "transformers")
     if kind == "unknown":
         raise EncoderError(
-            "which encoder made the image embeddings is not recorded, since they were brought ready-made: a new picture "
-            'cannot be encoded. Write its "kind" and "model" under "images" into encoders.json.'
+            "which encoder made the image embeddings is not recorded, since they were brought ready-made: a new "
+            'picture cannot be encoded. Write its "kind" and "model" under "images" into encoders.json.'
         )
     if kind not in KINDS:
         raise EncoderError(f"image encoder of kind {kind!r}: {', '.join(KINDS)} are known.")

@@ -20,7 +20,7 @@ GREY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
 def open_picture(path: str | os.PathLike[str], at_least: int | None = None) -> Image.Image:
-    """A picture as RGB: turned as its EXIF says, transparency on white, 16 bits scaled to 8, the first frame of several.
+    """A picture as RGB: turned by its EXIF, transparency on white, 16 bits scaled to 8, the first frame of several.
 
     Args:
         path: of the file.
@@ -68,7 +68,7 @@ def as_rgb(picture: Image.Image) -> Image.Image:
 
 
 def find_pictures(folder: str | os.PathLike[str]) -> list[str]:
-    """Names of the pictures below a folder, as posix paths relative to it, sorted; hidden files and folders are skipped.
+    """Names of the pictures below a folder: posix paths relative to it, sorted; what is hidden is skipped.
 
     Raises:
         PictureError: there is no such folder, or no picture in it.

@@ -1,4 +1,4 @@
-"""Pairs of encoders by name: `small` needs no download, `challenge` rebuilds the challenge, `strong` is today's best."""
+"""Pairs of encoders by name: `small` needs no download, `challenge` rebuilds the challenge, `strong` is the best."""
 
 from __future__ import annotations
 

@@ -22,5 +22,6 @@ def library(name: str, extra: str) -> Any:
     except ImportError as error:
         missing = error.name or name
         raise MissingLibraryError(
-            f'{missing} is needed for this and cannot be imported ({error}). pip install "embedding-translation[{extra}]"'
+            f"{missing} is needed for this and cannot be imported ({error}). Install it: "
+            f'pip install "embedding-translation[{extra}]"'
         ) from error
