@@ -38,6 +38,7 @@ from helpers.serving.translator import GALLERY_BLOCK as SEARCH_BLOCK
 from helpers.serving.translator import Translator, Vectors, as_array, best_rows, checked_block, checked_k
 from helpers.system.devices import exact_float32
 from helpers.system.files import LEFTOVER_AGE, atomic_write, read_json, reading, write_json
+from helpers.system.libraries import library
 
 if TYPE_CHECKING:
     from helpers.data.pictures import Pictures
@@ -414,8 +415,6 @@ class PictureIndex:
                 file.write(self._folded_block(left).data)
 
     def _write_parquet(self, path: Path) -> None:
-        from helpers.serving.optional import library
-
         arrow, parquet = library("pyarrow", "search"), library("pyarrow.parquet", "search")
         width = self.vectors.shape[1] + 1
         kind = arrow.list_(arrow.float32(), width)
