@@ -529,7 +529,7 @@ class PictureIndex:
         whole = torch.full((len(bank),), -torch.inf)
         for left in range(0, len(gallery), GALLERY_BLOCK):
             rows = slice(left, left + GALLERY_BLOCK)
-            block = self._tensor[: len(gallery)][rows].T
+            block = torch.from_numpy(np.array(gallery[rows])).T
             for lo in range(0, len(bank), RESCORED * 32):
                 some = slice(lo, lo + RESCORED * 32)
                 whole[some] = torch.logaddexp(whole[some], (beta * (bank[some] @ block) - less[rows]).logsumexp(1))
