@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +15,12 @@ from helpers.errors import CheckpointError
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import predict
+from helpers.serving import onnx_export, pretrained, sentence_transformer
 from helpers.system.devices import exact_float32
 from helpers.system.files import read_json, reading
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
 """Scores are held for one such block at a time (64 MB), and a memory-mapped gallery is never held whole."""
@@ -98,6 +103,65 @@ class Translator:
         network, metadata = storage.load_model(run, model)
         shape = metadata["architecture"]
         return cls(model, network, shape["text_dim"], shape["image_dim"], (run, digest))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Translator:
+        """Load what `save_pretrained` wrote, from a folder on this machine.
+
+        Raises:
+            CheckpointError: no such folder, none of a translator, or a damaged one.
+        """
+        return cls.load(*pretrained.checked(folder))
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        with_text_encoder: bool | None = None,
+        data: str | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Write this translator into a folder of its own, with all that `search`, hubness reduction and text need.
+
+        Weights are safetensors; README.md is a model card with the run's leaderboard. The folder is complete or not
+        there at all. Returns its path.
+
+        Args:
+            overwrite: replace a translator that was saved there; a folder that holds other files is never replaced.
+            with_text_encoder: copy the text encoder's weights too; None copies them where they are a folder on this
+                machine, which nobody else could load by its name.
+            data, licence: for the card: what it was trained on, and the licence of these weights, such as "mit".
+
+        Raises:
+            CheckpointError: the folder cannot be replaced or written, or the run's files were damaged or changed since.
+        """
+        how = pretrained.Options(overwrite, with_text_encoder, data, licence)
+        return pretrained.save(folder, self._folder(), self.name, self.model, how)
+
+    def export_onnx(self, path: str | Path) -> Path:
+        """Write an ONNX file: `text_embedding` float32 (batch, dx) in, `image_embedding` float32 (batch, dy) out.
+
+        The output is what `translate` gives, unit vectors; any batch. It is compared with PyTorch before it is written:
+        ONNX Runtime's numbers are within 1e-4. Returns the path.
+
+        Raises:
+            ConfigError: the extra `export` is not installed.
+            CheckpointError: the file cannot be written, or would be larger than 2 GB.
+        """
+        return onnx_export.export(path, self.name, self.model, self.text_dim)
+
+    def as_sentence_transformer(self) -> SentenceTransformer:
+        """A SentenceTransformer of the run's text encoder and this translator: `encode("a dog")` is an image vector.
+
+        Its `save` writes a folder that `SentenceTransformer(folder, trust_remote_code=True)` reads wherever this
+        package is installed. It is a copy: what happens to it changes nothing here.
+
+        Raises:
+            CheckpointError: the run does not say what encoded its captions, or it was no SentenceTransformer.
+            ConfigError: the extra `export` is not installed.
+        """
+        return sentence_transformer.compose(self._folder(), self.name, self.model, self.text_dim)
 
     @exact_float32()
     def raw(self, x: Vectors) -> np.ndarray:
