@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from helpers.data.vectors import normalise
-from helpers.errors import CheckpointError, ConfigError
+from helpers.errors import CheckpointError
+from helpers.serving.optional import library
 from helpers.system.devices import exact_float32
 from helpers.system.files import atomic_write
 
@@ -40,13 +41,7 @@ class UnitTranslation(nn.Module):
 @exact_float32()
 def export(path: str | Path, name: str, model: nn.Module, text_dim: int) -> Path:
     """Write an ONNX file, run it once, and compare; see `Translator.export_onnx`."""
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  (torch.onnx needs it)
-    except ImportError as error:
-        raise ConfigError(
-            f'ONNX export needs {error.name}. Install it: pip install "embedding-translation[export]".'
-        ) from error
+    onnxruntime, _ = library("onnxruntime", "export"), library("onnxscript", "export")  # torch.onnx needs the second
     target = Path(path).expanduser().absolute()
     translation = UnitTranslation(copy.deepcopy(model).cpu().float()).eval()
     size = sum(tensor.numel() * 4 for tensor in translation.state_dict().values())

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.errors import CheckpointError, ConfigError
+from helpers.errors import CheckpointError
+from helpers.serving.optional import library
 from helpers.system.files import read_json, reading
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 ENCODERS, FOLDER = "encoders.json", "text_encoder"
 IN_FOLDER = f"./{FOLDER}"
 """The model that `encoders.json` names where the text encoder lies beside it."""
+OWN = "Encode the queries yourself, as the captions were, and give their vectors."
 
 
 def encoders_of(folder: Path) -> dict[str, Any]:
@@ -31,9 +33,9 @@ def text_encoder_description(folder: Path) -> dict[str, Any]:
         CheckpointError: there is none, or it is damaged.
     """
     path = folder / ENCODERS
-    remedy = "Text needs the encoder of the captions: train on data that helpers.encode made, or bring vectors."
-    with reading(path, "does not say what encoded the captions", remedy):
+    with reading(path, "does not say what encoded the captions", OWN):
         description = dict(read_json(path)["text"])
+        description["kind"], int(description["dim"])
         if description.get("model") == IN_FOLDER:
             description["model"] = str(folder / FOLDER)
     return description
@@ -44,20 +46,17 @@ def load_sentence_transformer(description: Mapping[str, Any]) -> SentenceTransfo
 
     Raises:
         CheckpointError: the text encoder is none of sentence-transformers.
-        ConfigError: sentence-transformers is not installed.
+        MissingLibraryError: sentence-transformers is not installed.
     """
     if (kind := description.get("kind")) != "sentence-transformers":
         raise CheckpointError(
             f"The captions were encoded by a text encoder of the kind {kind!r}: a SentenceTransformer can be made of "
             "one of the kind 'sentence-transformers' alone. save_pretrained and export_onnx take any."
         )
-    try:
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.base.modules import Normalize
-    except ImportError as error:
-        raise ConfigError(
-            f'A SentenceTransformer needs {error.name}. Install it: pip install "embedding-translation[export]".'
-        ) from error
+    library("sentence_transformers", "export")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize
+
     from helpers.encoders import load_text_encoder
 
     whole = getattr(load_text_encoder(description), "model", None)
