@@ -101,7 +101,7 @@ def compose(folder: Path, name: str, model: nn.Module, text_dim: int) -> Sentenc
     width = whole.get_embedding_dimension() if hasattr(whole, "get_embedding_dimension") else text_dim
     if width != text_dim or whole.truncate_dim is not None:
         raise CheckpointError(
-            f"{folder / text_encoders.ENCODERS}: {description.get('model')} gives {width} numbers, and {name} was trained "
+            f"{folder / text_encoders.ENCODERS}: {description['model']} gives {width} numbers, and {name} was trained "
             f"on {text_dim}. It is not what encoded the captions."
         )
     metadata = storage.load_metadata(folder, name)
