@@ -249,10 +249,9 @@ def _data_of(run: Path) -> str | None:
 
 def _copy_encoders(run: Path, new: Path, with_text_encoder: bool | None) -> dict[str, Any]:
     """Copy `encoders.json`, and the text encoder itself where it is asked for or is a folder of this machine."""
-    encoders = encoders_of(run)
-    if not encoders and not with_text_encoder:
+    if not (run / ENCODERS).exists() and not with_text_encoder:
         return {}
-    description = text_encoder_description(run)
+    description, encoders = text_encoder_description(run), encoders_of(run)
     if with_text_encoder is None:
         with_text_encoder = Path(str(description.get("model"))).is_dir()
     if with_text_encoder:
@@ -270,8 +269,12 @@ def _require_shapes(weights: Path, name: str, architecture: Mapping[str, Any]) -
         found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118  (no mapping)
     if read_tensors(weights, names=())[1]["architecture"] != architecture:
         raise ValueError("their architecture is not that of the config")
-    with torch.device("meta"):
-        expected = {key: tuple(value.shape) for key, value in build_model(name, **architecture).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            model = build_model(name, **architecture)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # PyTorch's are long, and of several lines
+        raise ValueError(f"no architecture of {name}: {shorten(str(error).partition(chr(10))[0])}") from error
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if wrong:
         raise ValueError(f"{len(wrong)} tensor(s) do not fit the architecture: {first_five(wrong)}")
