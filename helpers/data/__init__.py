@@ -1,13 +1,14 @@
 """The data: files are read and checked, captions paired with images, the pairs split, and made ready for training.
 
 One module each: `npz` reads archives without trusting them, `captions` reads caption files, `pairs` checks and pairs
-both, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds images that repeat one
+both, `folder` writes such a folder, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds images that repeat one
 another, `repeats` counts texts that occur again, `split` splits by image, `training_data` moves the splits to a device,
 `vectors` brings vectors to unit length, and `synthetic` writes the demo data.
 """
 
 from helpers.data.captions import match_captions, parse_captions
 from helpers.data.duplicates import duplicate_groups, near_duplicates
+from helpers.data.folder import Blocks, write_data_folder
 from helpers.data.pairs import PairedEmbeddings, QueryEmbeddings, load_pairs, load_queries
 from helpers.data.repeats import Repeats, count_repeats
 from helpers.data.split import SPLITS, Part, Split, check_disjoint, make_split
@@ -17,6 +18,7 @@ from helpers.data.vectors import normalise
 
 __all__ = [
     "SPLITS",
+    "Blocks",
     "PairedEmbeddings",
     "Part",
     "QueryEmbeddings",
@@ -33,5 +35,6 @@ __all__ = [
     "near_duplicates",
     "normalise",
     "parse_captions",
+    "write_data_folder",
     "write_demo",
 ]
