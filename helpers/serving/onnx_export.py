@@ -16,9 +16,9 @@ from torch import nn
 
 from helpers.data.vectors import normalise
 from helpers.errors import CheckpointError
-from helpers.serving.optional import library
 from helpers.system.devices import exact_float32
 from helpers.system.files import atomic_write
+from helpers.system.libraries import library
 
 INPUT, OUTPUT = "text_embedding", "image_embedding"
 TOLERANCE = 1e-4

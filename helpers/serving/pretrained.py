@@ -36,8 +36,8 @@ from helpers.serving.text_encoders import (
     ENCODERS,
     FOLDER,
     IN_FOLDER,
+    copy_text_encoder,
     encoders_of,
-    save_text_encoder,
     text_encoder_description,
 )
 from helpers.system.files import LEFTOVER_AGE, atomic_write, read_json, read_tensors, reading, write_json
@@ -255,8 +255,8 @@ def _copy_encoders(run: Path, new: Path, with_text_encoder: bool | None) -> dict
     if with_text_encoder is None:
         with_text_encoder = Path(str(description.get("model"))).is_dir()
     if with_text_encoder:
-        save_text_encoder(description, new / FOLDER)
-        encoders["text"] = {**description, "model": IN_FOLDER}
+        revision = copy_text_encoder(description, new / FOLDER)
+        encoders["text"] = {**description, "model": IN_FOLDER, "revision": revision}
     elif encoders["text"].get("model") == IN_FOLDER:
         encoders["text"] = description  # it stays where it is
     write_json(new / ENCODERS, encoders)

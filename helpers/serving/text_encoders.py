@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.errors import CheckpointError
-from helpers.serving.optional import library
+from helpers.encoders.sources import find_model
+from helpers.encoders.text import load_text_encoder
+from helpers.errors import CheckpointError, shorten
 from helpers.system.files import read_json, reading
+from helpers.system.libraries import library
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -42,30 +44,24 @@ def text_encoder_description(folder: Path) -> dict[str, Any]:
 
 
 def load_sentence_transformer(description: Mapping[str, Any]) -> SentenceTransformer:
-    """A new SentenceTransformer that encodes as the captions were, at unit length where they were brought to it.
+    """A new SentenceTransformer that encodes as the captions were.
 
     Raises:
         CheckpointError: the text encoder is none of sentence-transformers.
+        EncoderError: it cannot be loaded, or has changed since.
         MissingLibraryError: sentence-transformers is not installed.
     """
     if (kind := description.get("kind")) != "sentence-transformers":
         raise CheckpointError(
-            f"The captions were encoded by a text encoder of the kind {kind!r}: a SentenceTransformer can be made of "
-            "one of the kind 'sentence-transformers' alone. save_pretrained and export_onnx take any."
+            f"The captions were encoded by a text encoder of the kind {shorten(repr(kind))}: a SentenceTransformer can "
+            "be made of one of the kind 'sentence-transformers' alone. save_pretrained and export_onnx take any."
         )
     library("sentence_transformers", "export")
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize
-
-    from helpers.encoders import load_text_encoder
-
-    whole = getattr(load_text_encoder(description), "model", None)
-    assert isinstance(whole, SentenceTransformer)
-    if description.get("normalised") and not isinstance(whole[-1], Normalize):
-        whole.append(Normalize())
-    return whole
+    encoder: Any = load_text_encoder(description)  # the kind that has a `model`
+    return encoder.model
 
 
-def save_text_encoder(description: Mapping[str, Any], folder: Path) -> None:
-    """Write a text encoder as sentence-transformers does, its weights as safetensors alone."""
+def copy_text_encoder(description: Mapping[str, Any], folder: Path) -> str | None:
+    """Write a text encoder into a folder, its weights as safetensors alone; the revision by which it is known there."""
     load_sentence_transformer(description).save(str(folder), create_model_card=False)
+    return find_model(str(folder)).revision

@@ -42,7 +42,9 @@ def write_run(run: Path, names: list[str] = MODELS, judged: bool = True, **shape
         architecture = {"text_dim": DX, "image_dim": DY, "hidden": 16, "dropout": 0.5}
         architecture |= shape if name == "bigjump_plus" else {}
         model = random_model(name, **(shape if name == "bigjump_plus" else {}))
-        storage.save_model(run, name, model, {"architecture": architecture, "data": "abc123", "history": [{"mrr": 0.5}]})
+        storage.save_model(
+            run, name, model, {"architecture": architecture, "data": "abc123", "history": [{"mrr": 0.5}]}
+        )
     if judged:
         rows = [{"model": "chance", "mrr": 0.01, "recall_at_1": 0.0, "recall_at_10": 0.1, "hubness_mrr": None}]
         for place, name in enumerate(names):
@@ -80,7 +82,9 @@ def write_text_encoder(folder: Path, *, normalise: bool = False) -> Path:
     return folder
 
 
-def write_encoders(run: Path, model: str | Path, *, normalised: bool = False, kind: str = "sentence-transformers") -> None:
+def write_encoders(
+    run: Path, model: str | Path, *, normalised: bool = False, kind: str = "sentence-transformers"
+) -> None:
     """What `helpers.encode` says of the encoders."""
     text = {"kind": kind, "model": str(model), "revision": None, "pooling": "mean", "normalised": normalised}
     text |= {"max_length": 32, "precision": "float32", "dim": DX, "licence": "Apache-2.0"}

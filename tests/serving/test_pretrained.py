@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from data_files import tree_bytes
 from saved_runs import DX, DY, ENSEMBLES, GALLERY, MODELS, QUERIES, write_encoders, write_run, write_text_encoder
 
-from data_files import tree_bytes
 from helpers.errors import CheckpointError, UserError
 from helpers.evaluation import hubness
 from helpers.models import storage
@@ -324,7 +324,10 @@ DAMAGE = {
     "another architecture": change(architecture={"text_dim": 3, "image_dim": 4}),
     "an architecture of words": change(architecture={"text_dim": "a", "image_dim": "b"}),
     "no architecture": change(architecture=None),
-    "negative widths": lambda f: (change(architecture=(a := {"text_dim": -1, "image_dim": 4}))(f), other_header(**a)(f)),
+    "negative widths": lambda f: (
+        change(architecture=(a := {"text_dim": -1, "image_dim": 4}))(f),
+        other_header(**a)(f),
+    ),
     "huge, in the config": change(architecture=HUGE),
     "huge, in the weights": other_header(**HUGE),
     "huge, in both": lambda f: (change(architecture=HUGE | {"dropout": 0.5})(f), other_header(**HUGE)(f)),
@@ -382,9 +385,11 @@ def test_a_text_encoder_of_this_machine_travels_with_its_weights(run, tmp_path, 
     shutil.rmtree(tmp_path / "encoder")
     folder = folder.rename(tmp_path / "moved")
     loaded = Translator.from_pretrained(folder)
-    for found, wanted in zip(loaded.search_text(["a dog", "two cat"], GALLERY, k=4, hubness=True), expected, strict=True):
+    for found, wanted in zip(
+        loaded.search_text(["a dog", "two cat"], GALLERY, k=4, hubness=True), expected, strict=True
+    ):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert "text encoder: in `text_encoder/`" in (folder / "README.md").read_text().replace("Text", "text")
+    assert "* Text encoder: in `text_encoder/`, licence Apache-2.0." in card(folder)[1]
     assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
     again = loaded.save_pretrained(tmp_path / "again")
     shutil.rmtree(folder)
