@@ -381,12 +381,10 @@ def _encoder(description: object) -> str:
     if not isinstance(description, Mapping) or not description.get("model"):
         return "encoder not stated"
     model = str(description["model"])
-    name = (
-        "in `text_encoder/`"
-        if model == IN_FOLDER
-        else f"`{_line(Path(model).name if os.path.isabs(model) else model)}`"
-    )
-    revision = f" at {_line(description['revision'])}" if description.get("revision") else ""
+    shown = Path(model).name if os.path.isabs(model) else model  # the rest of a path is nobody else's business
+    name = f"in `{FOLDER}/`" if model == IN_FOLDER else f"`{_line(shown)}`"
+    at = str(description.get("revision") or "")
+    revision = f" at {_line(at)}" if at and ":" not in at else ""  # a hub's commit, no digest and no wheel of ours
     return f"{name}{revision}, licence {_line(description.get('licence') or 'not stated')}"
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.encoders.sources import find_model
-from helpers.encoders.text import load_text_encoder
 from helpers.errors import CheckpointError, shorten
 from helpers.system.files import read_json, reading
 from helpers.system.libraries import library
@@ -56,6 +54,8 @@ def load_sentence_transformer(description: Mapping[str, Any]) -> SentenceTransfo
             f"The captions were encoded by a text encoder of the kind {shorten(repr(kind))}: a SentenceTransformer can "
             "be made of one of the kind 'sentence-transformers' alone. save_pretrained and export_onnx take any."
         )
+    from helpers.encoders import load_text_encoder
+
     library("sentence_transformers", "export")
     encoder: Any = load_text_encoder(description)  # the kind that has a `model`
     return encoder.model
@@ -63,5 +63,7 @@ def load_sentence_transformer(description: Mapping[str, Any]) -> SentenceTransfo
 
 def copy_text_encoder(description: Mapping[str, Any], folder: Path) -> str | None:
     """Write a text encoder into a folder, its weights as safetensors alone; the revision by which it is known there."""
+    from helpers.encoders.sources import find_model
+
     load_sentence_transformer(description).save(str(folder), create_model_card=False)
     return find_model(str(folder)).revision
