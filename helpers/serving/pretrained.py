@@ -28,12 +28,12 @@ import safetensors
 import torch
 from torch import nn
 
+from helpers.data.pairs import ENCODERS_FILE
 from helpers.errors import CheckpointError, first_five, shorten
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import ROWS, build_model
 from helpers.serving.text_encoders import (
-    ENCODERS,
     FOLDER,
     IN_FOLDER,
     copy_text_encoder,
@@ -45,7 +45,7 @@ from helpers.system.files import LEFTOVER_AGE, atomic_write, read_json, read_ten
 CONFIG, CARD = "config.json", "README.md"
 LEADERBOARD, TEST_LEADERBOARD = "leaderboard.json", "test_leaderboard.json"
 OURS = {
-    *(CONFIG, CARD, ENCODERS, FOLDER, LEADERBOARD, "models"),
+    *(CONFIG, CARD, ENCODERS_FILE, FOLDER, LEADERBOARD, "models"),
     *(hubness.QUERY_BANK_FILE, dot_product.FILE),
 }
 """What `save` writes: a folder that holds anything else is never replaced."""
@@ -249,7 +249,7 @@ def _data_of(run: Path) -> str | None:
 
 def _copy_encoders(run: Path, new: Path, with_text_encoder: bool | None) -> dict[str, Any]:
     """Copy `encoders.json`, and the text encoder itself where it is asked for or is a folder of this machine."""
-    if not (run / ENCODERS).exists() and not with_text_encoder:
+    if not (run / ENCODERS_FILE).exists() and not with_text_encoder:
         return {}
     description, encoders = text_encoder_description(run), encoders_of(run)
     if with_text_encoder is None:
@@ -259,7 +259,7 @@ def _copy_encoders(run: Path, new: Path, with_text_encoder: bool | None) -> dict
         encoders["text"] = {**description, "model": IN_FOLDER, "revision": revision}
     elif encoders["text"].get("model") == IN_FOLDER:
         encoders["text"] = description  # it stays where it is
-    write_json(new / ENCODERS, encoders)
+    write_json(new / ENCODERS_FILE, encoders)
     return encoders
 
 
@@ -328,7 +328,7 @@ def card(config: Mapping[str, Any], encoders: Mapping[str, Any], *, hubness_know
         f"# {row.label}: from captions to images",
         f"Translates embeddings of captions ({text}; {widths['text_dim']} numbers) into the space of image embeddings "
         f"({images}; {widths['image_dim']} numbers), where a caption finds its image by cosine.",
-        f"Made by [{LIBRARY}](https://pypi.org/project/{LIBRARY}) {config['version']}.",
+        f"Made by {LIBRARY} {config['version']}.",
         "## Use",
         "```python\n" + use.format(**widths, hubness=", hubness=True" if hubness_known else "") + "\n```",
         "## Results",

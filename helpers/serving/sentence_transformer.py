@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from helpers.data.pairs import ENCODERS_FILE
 from helpers.data.vectors import normalise
 from helpers.errors import CheckpointError
 from helpers.models import storage
@@ -101,7 +102,7 @@ def compose(folder: Path, name: str, model: nn.Module, text_dim: int) -> Sentenc
     width = whole.get_embedding_dimension() if hasattr(whole, "get_embedding_dimension") else text_dim
     if width != text_dim or whole.truncate_dim is not None:
         raise CheckpointError(
-            f"{folder / text_encoders.ENCODERS}: {description['model']} gives {width} numbers, and {name} was trained "
+            f"{folder / ENCODERS_FILE}: {description['model']} gives {width} numbers, and {name} was trained "
             f"on {text_dim}. It is not what encoded the captions."
         )
     metadata = storage.load_metadata(folder, name)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.data.pairs import ENCODERS_FILE
 from helpers.errors import CheckpointError, shorten
 from helpers.system.files import read_json, reading
 from helpers.system.libraries import library
@@ -13,7 +14,7 @@ from helpers.system.libraries import library
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-ENCODERS, FOLDER = "encoders.json", "text_encoder"
+FOLDER = "text_encoder"
 IN_FOLDER = f"./{FOLDER}"
 """The model that `encoders.json` names where the text encoder lies beside it."""
 OWN = "Encode the queries yourself, as the captions were, and give their vectors."
@@ -21,7 +22,7 @@ OWN = "Encode the queries yourself, as the captions were, and give their vectors
 
 def encoders_of(folder: Path) -> dict[str, Any]:
     """The whole of `encoders.json`, empty where a folder has none."""
-    path = folder / ENCODERS
+    path = folder / ENCODERS_FILE
     with reading(path, "damaged", "Copy it again from the data folder."):
         return dict(read_json(path)) if path.exists() else {}
 
@@ -32,7 +33,7 @@ def text_encoder_description(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    path = folder / ENCODERS
+    path = folder / ENCODERS_FILE
     with reading(path, "does not say what encoded the captions", OWN):
         description = dict(read_json(path)["text"])
         description["kind"], int(description["dim"])
