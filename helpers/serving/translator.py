@@ -17,10 +17,13 @@ from helpers.errors import CheckpointError
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import predict
+from helpers.serving import onnx_export, pretrained, sentence_transformer, text_encoders
 from helpers.system.devices import exact_float32
 from helpers.system.files import read_json, reading
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from helpers.encoders import TextEncoder
 
 QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
@@ -144,6 +147,15 @@ class Translator:
         shape = metadata["architecture"]
         return cls(model, network, shape["text_dim"], shape["image_dim"], (run, digest))
 
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Translator:
+        """Load what `save_pretrained` wrote, from a folder on this machine.
+
+        Raises:
+            CheckpointError: no such folder, none of a translator, or a damaged one.
+        """
+        return cls.load(*pretrained.checked(folder))
+
     @property
     def loaded_weights(self) -> tuple[Path, str | None] | None:
         """The folder it was loaded from and the digest of the weights that were read; None if it was made in memory."""
@@ -159,9 +171,8 @@ class Translator:
         if self._loaded is None:
             raise CheckpointError(f"This translator was not loaded from a folder, so no text encoder is known. {_OWN}")
         path = self._loaded[0] / ENCODERS_FILE
-        with reading(path, "does not say what encoded the captions", _OWN):
-            description = read_json(path)["text"]
-            kind, width = description["kind"], description["dim"]
+        description = text_encoders.text_encoder_description(self._loaded[0])
+        kind, width = description["kind"], description["dim"]
         if kind == "unknown":
             raise CheckpointError(f"{path}: what encoded the captions is unknown: the vectors were brought. {_OWN}")
         from helpers.encoders import load_text_encoder
@@ -329,3 +340,53 @@ class Translator:
         if not np.isfinite(popularity).all():
             raise ValueError(f"hubness holds NaN or Inf in {int((~np.isfinite(popularity)).sum())} place(s).")
         return torch.from_numpy(popularity)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        with_text_encoder: bool | None = None,
+        data: str | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Write this translator into a folder of its own, with all that `search`, hubness reduction and text need.
+
+        Weights are safetensors; README.md is a model card with the run's leaderboard. The folder is complete or not
+        there at all. Returns its path.
+
+        Args:
+            overwrite: replace a translator that was saved there; a folder that holds other files is never replaced.
+            with_text_encoder: copy the text encoder's weights too; None copies them where they are a folder on this
+                machine, which nobody else could load by its name.
+            data, licence: for the card: what it was trained on, and the licence of these weights, such as "mit".
+
+        Raises:
+            CheckpointError: the folder cannot be replaced or written, or the run's files were damaged or changed since.
+        """
+        how = pretrained.Options(overwrite, with_text_encoder, data, licence)
+        return pretrained.save(folder, self._folder(), self.name, self.model, how)
+
+    def export_onnx(self, path: str | Path) -> Path:
+        """Write an ONNX file: `text_embedding` float32 (batch, dx) in, `image_embedding` float32 (batch, dy) out.
+
+        The output is what `translate` gives, unit vectors; any batch. It is compared with PyTorch before it is written:
+        ONNX Runtime's numbers are within 1e-4. Returns the path.
+
+        Raises:
+            MissingLibraryError: the extra `export` is not installed.
+            CheckpointError: the file cannot be written, or would be larger than 2 GB.
+        """
+        return onnx_export.export(path, self.name, self.model, self.text_dim)
+
+    def as_sentence_transformer(self) -> SentenceTransformer:
+        """A SentenceTransformer of the run's text encoder and this translator: `encode("a dog")` is an image vector.
+
+        Its `save` writes a folder that `SentenceTransformer(folder, trust_remote_code=True)` reads wherever this
+        package is installed. It is a copy: what happens to it changes nothing here.
+
+        Raises:
+            CheckpointError: the run does not say what encoded its captions, or it was no SentenceTransformer.
+            MissingLibraryError: the extra `export` is not installed.
+        """
+        return sentence_transformer.compose(self._folder(), self.name, self.model, self.text_dim)
