@@ -49,6 +49,10 @@ class CheckpointError(UserError, ValueError):
     """A stored model is missing, damaged, or of another architecture."""
 
 
+class MissingLibraryError(UserError, ImportError):
+    """A library that only some uses need is not installed; the message says which extra brings it."""
+
+
 class RunInUseError(UserError, RuntimeError):
     """Another process works in the run's folder, or trains the same model of it."""
 
