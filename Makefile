@@ -6,8 +6,6 @@ BIN := $(VENV)/bin
 SIZE ?= small
 DEVICE ?= cpu
 DATA_DIR ?= data/challenge
-TEXT_DIM ?= 1024
-IMAGE_DIM ?= 1536
 EPOCHS ?=
 
 .PHONY: run check test lab notebooks lint bench accuracy ablations turned figures tables clean
@@ -49,7 +47,7 @@ bench: $(VENV)/.installed
 
 # The table of docs/results.md on your data, choices made on its training images alone: first the closed forms, ours and
 # the two best baselines, then every method. Goes on where an earlier call stopped.
-ACCURACY := $(BIN)/python -m benchmarks.accuracy --data-dir "$(DATA_DIR)" --text-dim $(TEXT_DIM) --image-dim $(IMAGE_DIM)
+ACCURACY := $(BIN)/python -m benchmarks.accuracy --data-dir "$(DATA_DIR)"
 accuracy: $(VENV)/.installed
 	$(ACCURACY) --splits 0 1 2 --seeds 5 \
 	    --only least_squares ridge procrustes cca asif vse_mlp queue_infonce bigjump_plus
@@ -59,8 +57,7 @@ accuracy: $(VENV)/.installed
 # What each part of the method contributes on your data; EPOCHS=8 shortens every training, and DATA_DIR= with nothing
 # behind it takes the demo data.
 ablations: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.ablations $(if $(DATA_DIR),--data-dir "$(DATA_DIR)",--demo) \
-	    --text-dim $(TEXT_DIM) --image-dim $(IMAGE_DIM) $(if $(EPOCHS),--epochs $(EPOCHS))
+	$(BIN)/python -m benchmarks.ablations $(if $(DATA_DIR),--data-dir "$(DATA_DIR)",--demo) $(if $(EPOCHS),--epochs $(EPOCHS))
 	$(BIN)/python -m benchmarks.draw
 
 # For which data a claim that fails might hold: demo data with one property changed (about 80 minutes of one core).

@@ -1,6 +1,6 @@
 """Each claim of the published BigJump method as a paired difference in full-gallery MRR, all else as published.
 
-`python -m benchmarks.ablations --data-dir DIR --text-dim 384 --image-dim 1280 [--seeds 5] [--epochs N]`, or `--demo`.
+`python -m benchmarks.ablations --data-dir DIR [--seeds 5] [--epochs N]`, or `--demo`.
 Every finished run is a row of a table, so that an interrupted call goes on, and a variant is computed again where its
 settings or its version change.
 """
@@ -155,7 +155,7 @@ def metadata(data: PairedEmbeddings, name: str, options: argparse.Namespace, fir
     device = first.text.device
     sizes = {"captions": data.n_captions, "images": data.n_images}
     return {
-        "command": command(data, options),
+        "command": command(options),
         "data": {"name": name, "fingerprint": data.fingerprint, **sizes},
         "splits": options.splits,
         "seeds": options.seeds,
@@ -172,13 +172,12 @@ def metadata(data: PairedEmbeddings, name: str, options: argparse.Namespace, fir
     }
 
 
-def command(data: PairedEmbeddings, options: argparse.Namespace) -> str:
+def command(options: argparse.Namespace) -> str:
     """What to type for this table; the claims computed in this very call do not matter."""
     where = "--demo" if options.demo else "--data-dir DIR"
-    sizes = f"--text-dim {data.text_dim} --image-dim {data.image_dim}"
     splits = " ".join(map(str, options.splits))
     length = "" if options.epochs is None else f" --epochs {options.epochs}"
-    return f"python -m benchmarks.ablations {where} {sizes} --seeds {options.seeds} --splits {splits}{length}"
+    return f"python -m benchmarks.ablations {where} --seeds {options.seeds} --splits {splits}{length}"
 
 
 def show(result: dict) -> None:
@@ -196,9 +195,8 @@ def show(result: dict) -> None:
 def smoke(options: argparse.Namespace) -> dict:
     """Everything at tiny sizes with two seeds, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        sizes = {name: accuracy.SMOKE[name] for name in ("text_dim", "image_dim")}
         source = write_demo(Path(folder, "data"), **accuracy.SMOKE)
-        data = load_pairs(source, **sizes, cache_dir=Path(folder, "cache"))
+        data = load_pairs(source, cache_dir=Path(folder, "cache"))
         options.splits, options.seeds = [0], 2
         return measure(data, "smoke", options, Path(folder, "results"), choose_device(), SMOKE_SHARED)
 
@@ -208,8 +206,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--demo", action="store_true", help="the demo data, written on first use")
-    parser.add_argument("--text-dim", type=int, default=1024)
-    parser.add_argument("--image-dim", type=int, default=1536)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="trainings of every variant, on every split")
     parser.add_argument("--splits", type=int, nargs="+", default=SPLITS, help="seeds of the splits by image")
     parser.add_argument("--epochs", type=int, help="shorten every training; the schedules span so many epochs")

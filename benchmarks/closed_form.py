@@ -36,7 +36,7 @@ LOAD = """
 import json, sys, time
 from helpers.data.pairs import load_pairs
 started = time.perf_counter()
-data = load_pairs(sys.argv[1], text_dim=int(sys.argv[2]), image_dim=int(sys.argv[3]), cache_dir=sys.argv[1] + "/cache")
+data = load_pairs(sys.argv[1], cache_dir=sys.argv[1] + "/cache")
 print(json.dumps({"seconds": time.perf_counter() - started, "captions": data.n_captions}))
 """
 DECOMPRESS = """
@@ -87,7 +87,7 @@ def main() -> None:
                     file.unlink()
                 cache.rmdir()
             decompress = in_fresh_process(DECOMPRESS, folder)["seconds"]
-            first, second = (in_fresh_process(LOAD, folder, size.text_dim, size.image_dim) for _ in range(2))
+            first, second = (in_fresh_process(LOAD, folder) for _ in range(2))
             pairs.append((decompress, first["seconds"], second["seconds"]))
     geometry = {key: statistics.median(fit[key] for fit in fits) for key in fits[0]}
     names = ("decompress_seconds", "first_seconds", "second_seconds")

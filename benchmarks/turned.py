@@ -23,7 +23,6 @@ from helpers.data.pairs import load_pairs
 from helpers.system.devices import choose_device, matmul_dtype
 from helpers.system.files import write_json
 
-WIDTHS = {"text_dim": 384, "image_dim": 512}
 TURNS: Mapping[str, Mapping[str, float]] = {
     "as it is": {},
     "noise x 10": {"noise_share": 0.3},
@@ -78,8 +77,7 @@ def measure(
     for name, turn in turns.items():
         with tempfile.TemporaryDirectory() as folder:
             source = synthetic.write_demo(Path(folder, "data"), **{**sizes, **turn})
-            widths = {key: sizes[key] for key in WIDTHS}
-            data = load_pairs(source, **widths, cache_dir=Path(folder, "cache"))
+            data = load_pairs(source, cache_dir=Path(folder, "cache"))
             problem = protocol.make_problem(data, 0, device)
             store = ablations.store_of(turn_name(name, sizes), results)
             print(f"{name}: {data.n_captions:,} captions of {data.n_images:,} images", flush=True)
@@ -125,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run(few, accuracy.SMOKE, 2, Path(folder), ablations.SMOKE_SHARED)
         return
-    run(TURNS, WIDTHS, options.seeds, common.RESULTS_DIR, {})
+    run(TURNS, accuracy.DEMO_WIDTHS, options.seeds, common.RESULTS_DIR, {})
 
 
 if __name__ == "__main__":

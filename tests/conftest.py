@@ -38,9 +38,11 @@ def files(tmp_path: Path) -> DataFiles:
 
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[..., PairedEmbeddings]:
-    """`load_pairs` with the widths of `files` and with its cache in `tmp_path / "cache"`."""
+    """`load_pairs` with its cache in `tmp_path / "cache"`, and the widths of `files` where no others are given."""
 
-    def load_folder(folder: Path, text_dim: int = TEXT_DIM, image_dim: int = IMAGE_DIM) -> PairedEmbeddings:
+    def load_folder(
+        folder: Path, text_dim: int | None = TEXT_DIM, image_dim: int | None = IMAGE_DIM
+    ) -> PairedEmbeddings:
         return load_pairs(folder, text_dim=text_dim, image_dim=image_dim, cache_dir=tmp_path / "cache")
 
     return load_folder

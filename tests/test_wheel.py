@@ -21,7 +21,7 @@ from pathlib import Path
 import helpers
 from helpers import Translator, load_pairs
 
-data = load_pairs("data", text_dim=3, image_dim=4)
+data = load_pairs("data")
 assert data.text.shape == (4, 3) and data.images.shape == (2, 4) and data.targets.tolist() == [0, 0, 1, 1]
 assert data.captions[3] == "a dog, asleep"
 assert {"Translator", "load_pairs", "__version__"} <= set(helpers.__all__)

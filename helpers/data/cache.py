@@ -22,7 +22,7 @@ from helpers.system.files import atomic_write
 
 Tensor = tuple[str, tuple[int, ...], Iterable[np.ndarray]]
 """Type by its name in safetensors (a key of `TYPES`), shape, and data in blocks, to be written one after another."""
-TYPES = {"I64": "<i8", "F32": "<f4", "U8": "u1"}
+TYPES = {"I64": "<i8", "F32": "<f4", "I8": "i1", "U8": "u1"}
 
 _NO_CACHE = (OSError, ValueError, LookupError, TypeError)  # what a missing, unreadable, foreign or damaged file raises
 

@@ -121,28 +121,28 @@ class NpzReader:
             return member.take(*member.shape[::-1]).T if member.by_column else member.take(*member.shape)
 
     def blocks(self, key: str, block_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
-        """The rows of a 2-D array, decompressed as they are asked for.
+        """The rows of an array, decompressed as they are asked for.
 
         Args:
-            key: name of the array, (rows, columns).
+            key: name of the array, (rows, columns) or (rows,).
             block_bytes: size of a block; a row that is larger makes a block of its own.
 
         Yields:
-            (rows of the block, columns), in the file's dtype.
+            (rows of the block, columns) or (rows of the block,), in the file's dtype.
 
         Raises:
-            DataError: as `header`; the array is not 2-D; the data is damaged; or the array is stored column by
-                column, so that its rows cannot stream, and larger than `WHOLE_LIMIT`.
+            DataError: as `header`; the array has no or more than two dimensions; the data is damaged; or the array is
+                stored column by column, so that its rows cannot stream, and larger than `WHOLE_LIMIT`.
         """
         with self._open(key) as member:
-            if len(member.shape) != 2:
-                raise self.error(key, f"has shape {member.shape}: two dimensions are needed.")
-            n_rows, n_columns = member.shape
-            step = max(1, block_bytes // max(n_columns * member.dtype.itemsize, 1))
-            whole = self.read(key) if member.by_column else None
+            if len(member.shape) not in (1, 2):
+                raise self.error(key, f"has shape {member.shape}: one or two dimensions are needed.")
+            n_rows, *columns = member.shape
+            step = max(1, block_bytes // max(math.prod(columns) * member.dtype.itemsize, 1))
+            whole = self.read(key) if member.by_column and columns else None
             for start in range(0, n_rows, step):
                 end = min(start + step, n_rows)
-                yield member.take(end - start, n_columns) if whole is None else whole[start:end]
+                yield member.take(end - start, *columns) if whole is None else whole[start:end]
 
     @contextmanager
     def _open(self, key: str) -> Iterator[_Member]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,23 @@ import numpy as np
 
 from helpers.data.cache import Tensor, read_cache, write_cache
 from helpers.data.captions import captions_of_rows, match_captions, read_bytes
-from helpers.data.npz import NpzReader
+from helpers.data.npz import WHOLE_LIMIT, NpzReader
+from helpers.data.split import TEST, TRAINING, VALIDATION
 from helpers.errors import first_five
 from helpers.system import paths
 
 TRAIN_FILE, CAPTIONS_FILE, QUERY_FILE = "train.npz", "captions.txt", "test.clean.npz"
 TEXT_KEY, IMAGE_KEY = "captions/embeddings", "images/embeddings"
+ENCODERS_FILE = "encoders.json"
+"""Optional: what made the vectors. Nothing here reads it; it travels with a run, so that queries are encoded alike."""
 IDS_KEY, CAPTIONS_KEY, LABEL_KEY, NAMES_KEY = "captions/ids", "captions/text", "captions/label", "images/names"
-CACHE_VERSION = 2
+ROWS_KEY, SPLIT_KEY = "captions/image", "images/split"
+SPLIT_NAMES = {"train": TRAINING, "restval": TRAINING, "val": VALIDATION, "test": TEST}
+"""What `images/split` may say; `restval` is what Karpathy's split calls validation images that it trains on."""
+CACHE_VERSION = 3
 """Part of every cache's name: raise it when the content or layout of a cache changes."""
+LONGEST_TEXT = 2**20
+"""Characters of a caption or name, far beyond any: every text takes as much room in an array as the longest."""
 
 _METADATA = {  # optional integers, and the sizes that they repeat
     "metadata/num_captions": "n_captions",
@@ -38,7 +47,7 @@ _METADATA = {  # optional integers, and the sizes that they repeat
 _ANY, _TEXT = ("values", ".*"), ("text, as np.asarray(values, dtype=str),", r"U\d+")
 _FLOATS, _INTEGERS = ("float16, float32 or float64", "f[248]"), ("integers", "[iu][1248]")
 _INT64, _FLAGS = ("integers that fit int64", "[iu][124]|i8"), ("bool or integers", "b1|[iu][1248]")
-_CACHED = "text", "images", "targets", "captions", "image_names"  # fields of `PairedEmbeddings`
+_CACHED = "text", "images", "targets", "captions", "image_names", "given_split"  # fields of `PairedEmbeddings`
 _UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -53,6 +62,7 @@ class PairedEmbeddings:
         captions: the N caption texts.
         image_names: the M names.
         fingerprint: hex digest of the content of the input files, whatever their path and time.
+        given_split: (M,) int8, TRAINING, VALIDATION or TEST of `split`, where the data have a split of their own.
     """
 
     text: np.ndarray
@@ -61,6 +71,7 @@ class PairedEmbeddings:
     captions: list[str]
     image_names: list[str]
     fingerprint: str
+    given_split: np.ndarray | None = None
 
     @property
     def n_captions(self) -> int:
@@ -100,15 +111,21 @@ class QueryEmbeddings:
 
 
 def load_pairs(
-    data_dir: str | Path, *, text_dim: int = 1024, image_dim: int = 1536, cache_dir: str | Path | None = None
+    data_dir: str | Path,
+    *,
+    text_dim: int | None = None,
+    image_dim: int | None = None,
+    cache_dir: str | Path | None = None,
 ) -> PairedEmbeddings:
     """Load `train.npz` and `captions.txt` of a folder, or their cache where they were loaded before.
 
-    Where `captions.txt` is missing, pairs come from `captions/label` (one-hot rows) and texts from `captions/text`.
+    The archive may hold the pairs itself: `captions/image`, the row of each caption's image, is taken before
+    `captions.txt`, and `captions/label`, one-hot rows, where there is none of both. Texts then come from
+    `captions/text`.
 
     Args:
         data_dir: folder with the two files.
-        text_dim, image_dim: widths that the embeddings must have.
+        text_dim, image_dim: widths that the embeddings must have; those of the file where None.
         cache_dir: folder of the caches; `paths.cache_dir()` where None.
 
     Raises:
@@ -117,7 +134,8 @@ def load_pairs(
     """
     folder = Path(data_dir).expanduser().absolute()
     with NpzReader(folder / TRAIN_FILE) as archive:
-        captions_path = folder / CAPTIONS_FILE if (folder / CAPTIONS_FILE).exists() else None
+        named = ROWS_KEY not in archive.keys and (folder / CAPTIONS_FILE).exists()
+        captions_path = folder / CAPTIONS_FILE if named else None
         archive.require([TEXT_KEY, IMAGE_KEY, NAMES_KEY])
         sizes = _check_headers(archive, {"text_dim": text_dim, "image_dim": image_dim})
         digest = hashlib.sha256(read_bytes(captions_path)).hexdigest() if captions_path else None
@@ -127,15 +145,18 @@ def load_pairs(
         name = f"{_digest(CACHE_VERSION, stats, *content)[:32]}.safetensors"
         cache = Path(cache_dir or paths.cache_dir()).expanduser().absolute() / name
         data = read_cache(cache, _CACHED) or _convert(cache, archive, captions_path, sizes)
-    return PairedEmbeddings(**data, fingerprint=_digest(*content))
+    given_split = data.pop("given_split")
+    return PairedEmbeddings(
+        **data, fingerprint=_digest(*content), given_split=given_split if len(given_split) else None
+    )
 
 
-def load_queries(path: str | Path, *, text_dim: int = 1024) -> QueryEmbeddings:
+def load_queries(path: str | Path, *, text_dim: int | None = None) -> QueryEmbeddings:
     """Load captions without images, such as the challenge's `test.clean.npz`, into memory.
 
     Args:
         path: npz with `captions/ids` and `captions/embeddings`, and optionally `captions/text`.
-        text_dim: width that the embeddings must have.
+        text_dim: width that the embeddings must have; any where None.
 
     Raises:
         DataError: the file is missing or damaged, or its content is not what data/README.md describes.
@@ -146,7 +167,7 @@ def load_queries(path: str | Path, *, text_dim: int = 1024) -> QueryEmbeddings:
         _expect(archive, IDS_KEY, _INT64, n_captions=sizes["n_captions"])
         [text] = _vectors(archive, TEXT_KEY, [archive.read(TEXT_KEY)])
         ids = archive.read(IDS_KEY).astype(np.int64)
-        _require_unique(archive, IDS_KEY, ids)
+        _require_unique(archive, IDS_KEY, ids.tolist())
         stored = CAPTIONS_KEY in archive.keys
         captions = _read_texts(archive, CAPTIONS_KEY, n_captions=len(ids)) if stored else [""] * len(ids)
     return QueryEmbeddings(ids, text, captions)
@@ -156,20 +177,22 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 
 
-def _check_headers(archive: NpzReader, widths: dict[str, int]) -> dict[str, int]:
+def _check_headers(archive: NpzReader, widths: dict[str, int | None]) -> dict[str, int]:
     """Check by headers and metadata that the arrays fit one another, and the `widths` asked for.
 
     Returns:
         All sizes: text_dim, n_captions and, where widths name image_dim, image_dim and n_images.
     """
-    sizes = dict(widths)
+    sizes: dict[str, int] = {}
     for key, rows, dim, least in (TEXT_KEY, "n_captions", "text_dim", 1), (IMAGE_KEY, "n_images", "image_dim", 2):
         if dim in widths:
-            sizes[rows], width = _expect(archive, key, _FLOATS, **{rows: None, dim: None})
+            sizes[rows], sizes[dim] = _expect(archive, key, _FLOATS, **{rows: None, dim: None})
             if sizes[rows] < least:
                 raise archive.error(key, f"holds {sizes[rows]} row(s): {least} or more needed to tell match from miss.")
-            if width != widths[dim]:
-                remedy = f"Set {dim}={width}, or give the file of another encoder."
+            if not sizes[dim]:
+                raise archive.error(key, "has width 0: one or more dimensions are needed.")
+            if (width := sizes[dim]) != (widths[dim] or width):
+                remedy = f"Set {dim}={width} (a data_dir that is given may have any), or give another encoder's file."
                 raise archive.error(key, f"has width {width} but {dim} is {widths[dim]}. {remedy}")
     for key in archive.keys:
         if key in (IDS_KEY, CAPTIONS_KEY):
@@ -197,26 +220,40 @@ def _convert(cache: Path, archive: NpzReader, captions_path: Path | None, sizes:
     n_captions, n_images = sizes["n_captions"], sizes["n_images"]
     names = _read_texts(archive, NAMES_KEY, n_images=n_images)
     _require_unique(archive, NAMES_KEY, names)
-    if captions_path:
+    if ROWS_KEY in archive.keys:
+        archive.require([CAPTIONS_KEY], f" where {ROWS_KEY} pairs the captions")
+        texts = _read_texts(archive, CAPTIONS_KEY, n_captions=n_captions)
+        targets = _given_targets(archive, n_captions, n_images)
+    elif captions_path:
         has_texts = CAPTIONS_KEY in archive.keys and archive.header(CAPTIONS_KEY)[1].kind == "U"
         stored = _read_texts(archive, CAPTIONS_KEY, n_captions=n_captions) if has_texts else None
         keys, texts = captions_of_rows(captions_path, n_captions, stored)
         targets = match_captions(keys, names, str(captions_path))
     else:
-        archive.require([LABEL_KEY, CAPTIONS_KEY], f" where no {CAPTIONS_FILE} pairs the captions")
+        archive.require([LABEL_KEY, CAPTIONS_KEY], f" where neither {ROWS_KEY} nor {CAPTIONS_FILE} pairs the captions")
         texts = _read_texts(archive, CAPTIONS_KEY, n_captions=n_captions)
         targets = _label_targets(archive, n_captions, n_images)
     arrays: dict[str, Tensor] = {"targets": ("I64", targets.shape, [targets])}
     for name, key in ("text", TEXT_KEY), ("images", IMAGE_KEY):
         arrays[name] = "F32", archive.header(key)[0], _vectors(archive, key, archive.blocks(key))
+    given_split = _given_split(archive, n_images) if SPLIT_KEY in archive.keys else np.empty(0, np.int8)
+    arrays["given_split"] = "I8", given_split.shape, [given_split]
     return write_cache(cache, arrays, {"captions": texts, "image_names": names})
 
 
 def _read_texts(archive: NpzReader, key: str, **axis: int) -> list[str]:
-    """An array of text, and nothing in it that no text holds."""
+    """An array of text, and nothing in it that no text holds; only the texts themselves are ever held whole."""
     _expect(archive, key, _TEXT, **axis)
+    if (width := archive.header(key)[1].itemsize // 4) > LONGEST_TEXT:
+        raise archive.error(key, f"has room for {width} characters a text, of which {LONGEST_TEXT} may be: split them.")
+    values: list[str] = []
+    held = 0
     try:
-        values = archive.read(key).tolist()
+        for block in archive.blocks(key):
+            values += block.tolist()
+            held += sum(map(len, values[-len(block) :])) + 8 * len(block)
+            if held > WHOLE_LIMIT:
+                raise archive.error(key, f"holds over {WHOLE_LIMIT} bytes of text, more than may be: split the file.")
     except SystemError as error:  # what CPython raises for a code point above U+10FFFF
         raise archive.error(key, f"holds characters that do not exist ({error}): export the file again.") from error
     unprintable = [row for row, value in enumerate(values) if _UNPRINTABLE.search(value)]
@@ -225,10 +262,29 @@ def _read_texts(archive: NpzReader, key: str, **axis: int) -> list[str]:
     return values
 
 
-def _require_unique(archive: NpzReader, key: str, values: np.ndarray | list[str]) -> None:
-    found, counts = np.unique(values, return_counts=True)
-    if repeated := found[counts > 1].tolist():
+def _require_unique(archive: NpzReader, key: str, values: list[Any]) -> None:
+    # Not np.unique of texts, which makes each as long as the longest.
+    if repeated := sorted(value for value, count in Counter(values).items() if count > 1):
         raise archive.error(key, f"holds {len(repeated)} more than once: {first_five(repeated)}. Make them unique.")
+
+
+def _given_targets(archive: NpzReader, n_captions: int, n_images: int) -> np.ndarray:
+    """(N,) int64 rows of images, of `captions/image`."""
+    _expect(archive, ROWS_KEY, _INT64, n_captions=n_captions)
+    targets = archive.read(ROWS_KEY).astype(np.int64)
+    outside = np.flatnonzero((targets < 0) | (targets >= n_images))
+    remedy = f"Each must be a row of {IMAGE_KEY}, from 0 to {n_images - 1}."
+    _refuse_rows(archive, ROWS_KEY, {"outside the images": outside}, remedy)
+    return targets
+
+
+def _given_split(archive: NpzReader, n_images: int) -> np.ndarray:
+    """(M,) int8 split of each image, of `images/split`."""
+    names = _read_texts(archive, SPLIT_KEY, n_images=n_images)
+    unknown = [f"row {row} {name!r}" for row, name in enumerate(names) if name not in SPLIT_NAMES]
+    remedy = f"Each must be one of: {', '.join(SPLIT_NAMES)}; or leave the array out."
+    _refuse_rows(archive, SPLIT_KEY, {"of no split that is known": unknown}, remedy)
+    return np.array([SPLIT_NAMES[name] for name in names], np.int8)
 
 
 def _label_targets(archive: NpzReader, n_captions: int, n_images: int) -> np.ndarray:
@@ -261,7 +317,9 @@ def _vectors(archive: NpzReader, key: str, blocks: Iterable[np.ndarray]) -> Iter
     _refuse_rows(archive, key, found, "Encode these rows again.")
 
 
-def _refuse_rows(archive: NpzReader, key: str, found: Mapping[str, Sequence[int] | np.ndarray], remedy: str) -> None:
+def _refuse_rows(
+    archive: NpzReader, key: str, found: Mapping[str, Sequence[int | str] | np.ndarray], remedy: str
+) -> None:
     cases = [f"{len(rows)} row(s) {what}: {first_five(rows)}" for what, rows in found.items() if len(rows)]
     if cases:
         raise archive.error(key, f"has {'; '.join(cases)} (rows count from 0). {remedy}")

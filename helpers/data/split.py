@@ -91,10 +91,12 @@ def make_split(
     split_seed: int = 42,
     test_ratio: float = 0.0,
     groups: np.ndarray | None = None,
+    given: np.ndarray | None = None,
 ) -> Split:
-    """Split by image: the first int(val_ratio * n_images) of a seeded permutation of the file's order validate.
+    """Split by image: as the data say, where they have a split of their own, or else by a seeded permutation.
 
-    The next int(test_ratio * n_images) test, so that the validation split is the same with and without a test split.
+    The first int(val_ratio * n_images) of the permutation of the file's order validate, the next int(test_ratio *
+    n_images) test, so that the validation split is the same with and without a test split.
 
     Args:
         targets: (N,) image of each caption, in [0, n_images).
@@ -102,20 +104,37 @@ def make_split(
         val_ratio, test_ratio: shares of the images; a `test_ratio` of 0 makes no test split.
         split_seed: of the permutation.
         groups: (M,) images of one group stay in one split; see `_take` for how near the counts then come.
+        given: (M,) TRAINING, VALIDATION or TEST of each image, the data's own split, such as
+            `PairedEmbeddings.given_split`: ratios and seed then count for nothing, and no image tests where none is
+            given so.
 
     Raises:
-        SplitError: a split would be without captions, training without images, or another with fewer than two.
+        SplitError: a split would be without captions, training without images, or another with fewer than two; or a
+            given split is to be changed by `groups`.
     """
-    n_val, n_test = _counts(n_images, val_ratio, test_ratio)
-    order = np.random.default_rng(split_seed).permutation(n_images)
-    split_of = deal(order, n_val, n_test, groups)
+    if given is None:
+        n_val, n_test = _counts(n_images, val_ratio, test_ratio)
+        order = np.random.default_rng(split_seed).permutation(n_images)
+        split_of, remedies = deal(order, n_val, n_test, groups), _RATIOS
+    else:
+        if groups is not None:
+            raise SplitError(
+                "The data have a split of their own, which does not keep near-duplicates in one split. Set "
+                "group_duplicates to False to take it as it is, or split to 'random' to make another."
+            )
+        if given.shape != (n_images,) or not np.isin(given, range(3)).all():
+            raise SplitError(
+                f"A split of {given.shape} is given for {n_images} images: one of 0 (training), 1 (validation) and 2 "
+                "(test) is needed for each."
+            )
+        split_of, n_test, remedies = given, int((given == TEST).sum()), _OWN
     position = np.empty(n_images, dtype=np.int64)  # of each image within its own split
     images, captions = [], []
     for which in range(3):
         images.append(np.flatnonzero(split_of == which))
         captions.append(np.flatnonzero(split_of[targets] == which))
         position[images[-1]] = np.arange(len(images[-1]))
-    _require_filled(images, captions, with_test=n_test > 0)
+    _require_filled(images, captions, n_test > 0, *remedies)
     split = Split(
         train_images=images[TRAINING],
         val_images=images[VALIDATION],
@@ -203,18 +222,30 @@ def _take(sizes: np.ndarray, wanted: int) -> np.ndarray:
     return taken
 
 
-def _require_filled(images: list[np.ndarray], captions: list[np.ndarray], with_test: bool) -> None:
+_RATIOS = (
+    "groups of near-duplicates are too large to be dealt out in these shares. Set group_duplicates to False, or choose "
+    "other ratios.",
+    "Choose another split_seed or other ratios.",
+)
+_OWN = (
+    "the data's own split (images/split) needs one or more that train and two or more in each other split. Set split "
+    "to 'random' to make another.",
+    "This is the data's own split (images/split): set split to 'random' to make another.",
+)
+"""What is to be done where a split lacks images, and where it lacks captions."""
+
+
+def _require_filled(
+    images: list[np.ndarray], captions: list[np.ndarray], with_test: bool, few_images: str, no_captions: str
+) -> None:
     splits = range(3 if with_test else 2)
     if not all(len(images[which]) > (which != TRAINING) for which in splits):
         found = ", ".join(f"{len(images[which])} {SPLITS[which]}" for which in splits)
-        raise SplitError(
-            f"{found} images: groups of near-duplicates are too large to be dealt out in these shares. Set "
-            "group_duplicates to False, or choose other ratios."
-        )
+        raise SplitError(f"{found} images: {few_images}")
     if not all(len(captions[which]) for which in splits):
         counts = [f"{len(captions[which])} {SPLITS[which]}" for which in splits]
         found = f"{', '.join(counts[:-1])} and {counts[-1]}"
-        raise SplitError(f"{found} captions: every split needs one or more. Choose another split_seed or other ratios.")
+        raise SplitError(f"{found} captions: every split needs one or more. {no_captions}")
 
 
 def check_disjoint(split: Split, targets: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import safetensors
 import torch
 
-from helpers.data.pairs import CAPTIONS_FILE, QUERY_FILE, TRAIN_FILE
+from helpers.data.pairs import CAPTIONS_FILE, ENCODERS_FILE, QUERY_FILE, TRAIN_FILE
 from helpers.errors import CheckpointError
 from helpers.runs.run import RUN_FILE
 from helpers.system import paths
@@ -41,7 +41,7 @@ def write_manifest(run_dir: Path, data_dir: Path, parameters: Mapping[str, Mappi
         earlier = read_manifest(run_dir)["parameters"]
     except CheckpointError:
         earlier = {}
-    inputs = [data_dir / name for name in (TRAIN_FILE, CAPTIONS_FILE, QUERY_FILE)]
+    inputs = [data_dir / name for name in (TRAIN_FILE, CAPTIONS_FILE, QUERY_FILE, ENCODERS_FILE)]
     content = {
         "parameters": earlier | dict(parameters),
         "environment": environment(),

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from helpers.data.duplicates import duplicate_groups
-from helpers.data.pairs import PairedEmbeddings, load_pairs
+from helpers.data.pairs import ENCODERS_FILE, PairedEmbeddings, load_pairs
 from helpers.data.split import Split, make_split
 from helpers.data.synthetic import write_demo
 from helpers.data.training_data import TrainingData
@@ -25,7 +25,7 @@ from helpers.models.build import predict
 from helpers.models.geometry import GeometryConfig
 from helpers.runs.settings import RunConfig
 from helpers.system.devices import choose_device, prefer_exact
-from helpers.system.files import write_json
+from helpers.system.files import atomic_write, write_json
 from helpers.system.settings import as_dict, field_names, require, settings_of, unknown_name
 from helpers.training import plus
 from helpers.training.history import EpochEntry
@@ -131,7 +131,19 @@ def say(message: str) -> None:
 
 
 def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
-    """Load and validate the data of a run (writing the demo data on first use), and split it.
+    """As `read_run`; then copy into the run's folder what made the vectors, so that its queries are encoded alike."""
+    run = read_run(overrides, **given)
+    source, copy = run.config.data_path / ENCODERS_FILE, run.directory / ENCODERS_FILE
+    content = source.read_bytes() if source.exists() else None
+    if content is None:
+        copy.unlink(missing_ok=True)  # of other data, which this folder held before
+    elif not copy.exists() or copy.read_bytes() != content:
+        atomic_write(copy, lambda temporary: temporary.write_bytes(content))
+    return run
+
+
+def read_run(overrides: Mapping[str, Any], **given: Any) -> Run:
+    """Load and validate the data of a run (writing the demo data on first use), and split it as it says or by ratios.
 
     The split is recomputed rather than read: it takes milliseconds (with groups of near-duplicates about what one
     product of all images with one another takes) and cannot be stale.
@@ -143,7 +155,7 @@ def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
     Raises:
         ConfigError: a name that no stage knows, or a value out of its range.
         DataError: the data are not as they must be.
-        SplitError: a split would be empty.
+        SplitError: a split would be empty, or near-duplicates are to be grouped in data that have their own split.
     """
     known = {name for kinds in ((RunConfig,), *STAGES.values()) for kind in kinds for name in field_names(kind)}
     for name in overrides:
@@ -151,8 +163,13 @@ def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
     config = RunConfig(**{**given, **settings_of(RunConfig, overrides)})
     prefer_exact()
     if config.is_demo:
-        write_demo(config.data_path, text_dim=config.text_dim, image_dim=config.image_dim)
-    data = load_pairs(config.data_path, text_dim=config.text_dim, image_dim=config.image_dim)
+        demo_text, demo_image = config.demo_widths
+        write_demo(config.data_path, text_dim=demo_text, image_dim=demo_image)
+    text_dim, image_dim = config.widths
+    data = load_pairs(config.data_path, text_dim=text_dim, image_dim=image_dim)
     groups = duplicate_groups(data.images) if config.group_duplicates else None
-    split = make_split(data.targets, data.n_images, config.val_ratio, config.split_seed, config.test_ratio, groups)
+    ratios = config.val_ratio, config.split_seed, config.test_ratio
+    split = make_split(
+        data.targets, data.n_images, *ratios, groups, data.given_split if config.split == "own" else None
+    )
     return Run(config, data, split, groups, overrides)

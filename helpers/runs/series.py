@@ -28,7 +28,7 @@ from helpers.evaluation.leaderboard import ACCURACY_COLUMNS, format_table
 from helpers.runs import manifest
 from helpers.runs.leaderboard import LEADERBOARD, TEST_LEADERBOARD
 from helpers.runs.parameters import Given, check, deal, literal, notebooks, parse_value
-from helpers.runs.run import RUN_FILE, Run, open_run
+from helpers.runs.run import RUN_FILE, Run, read_run
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
 from helpers.system.devices import choose_device
@@ -112,9 +112,7 @@ def execute(dealt: Mapping[Path, Given]) -> RunConfig:
     choose_device()  # what HELPERS_DEVICE names must be there
     if not paths.is_writable(config.run_dir):
         raise ConfigError(f"{config.run_dir}: cannot be written. Give another folder with --runs-dir.")
-    run = open_run({}, **as_dict(config))
-    if (queries := config.data_path / QUERY_FILE).exists():
-        load_queries(queries, text_dim=config.text_dim)
+    run = read_inputs(config)
     if len(dealt) < len(notebooks()):
         _require_same_split(run)
     with lock(config.run_dir):
@@ -123,6 +121,14 @@ def execute(dealt: Mapping[Path, Given]) -> RunConfig:
             run_notebook(path, config.run_dir / path.name, parameters)
         manifest.write_manifest(config.run_dir, config.data_path, {p.name: given for p, given in dealt.items()})
     return config
+
+
+def read_inputs(config: RunConfig) -> Run:
+    """Read and check all data of a run, before its folder is touched."""
+    run = read_run({}, **as_dict(config))
+    if (queries := config.data_path / QUERY_FILE).exists():
+        load_queries(queries, text_dim=run.data.text_dim)
+    return run
 
 
 def _require_same_split(run: Run) -> None:

@@ -11,6 +11,9 @@ from helpers.errors import ConfigError
 from helpers.system import paths
 from helpers.system.settings import Count, Fraction, Whole, require, settings
 
+CHALLENGE_WIDTHS = 1024, 1536
+"""Of the challenge's captions and images."""
+
 
 @settings
 class RunConfig:
@@ -20,11 +23,13 @@ class RunConfig:
     profile: Literal["demo", "challenge"] = "demo"
     run: str | None = None  # name of the folder under `runs/`; the profile's name where None
     # Folder with `train.npz` and `captions.txt`; `data/<profile>` where None (the demo's lies beside the caches where
-    # the project is read-only, and has its widths in its name where they are not the defaults). A relative path is
-    # taken from the folder in which the kernel was started, then from the project's root.
+    # the project is read-only, and has its widths in its name where they are given). A relative path is taken from the
+    # folder in which the kernel was started, then from the project's root.
     data_dir: str | Path | None = None
-    text_dim: Count = 1024  # width that the captions' vectors must have
-    image_dim: Count = 1536  # width that the images' vectors must have
+    # Widths that the vectors must have; None takes what the file has, but for the challenge's own files.
+    text_dim: Count | None = None
+    image_dim: Count | None = None
+    split: Literal["own", "random"] = "own"  # that of the data, where they have one; or always one by the next three
     val_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the images that validate: two or more of them
     split_seed: Whole = 42  # seed of the split by image; training has its own seed
     # Share of the images that no training and no choice sees, judged once at the end; 0 for none.
@@ -56,13 +61,24 @@ class RunConfig:
         return self.profile == "demo" and self.data_dir is None
 
     @property
+    def demo_widths(self) -> tuple[int, int]:
+        """Widths of the demo data, which are written with those of the challenge where no others are given."""
+        return self.text_dim or CHALLENGE_WIDTHS[0], self.image_dim or CHALLENGE_WIDTHS[1]
+
+    @property
+    def widths(self) -> tuple[int | None, int | None]:
+        """Widths that the data must have, None for any: the challenge's own files must have the challenge's."""
+        usual = CHALLENGE_WIDTHS if self.profile == "challenge" and self.data_dir is None else (None, None)
+        return self.text_dim or usual[0], self.image_dim or usual[1]
+
+    @property
     def data_path(self) -> Path:
         if self.is_demo:
             folder = paths.DATA_DIR if paths.in_checkout() and paths.is_writable(paths.DATA_DIR) else paths.cache_dir()
-            widths = self.text_dim, self.image_dim
-            usual = widths == (RunConfig.text_dim, RunConfig.image_dim)
+            text_dim, image_dim = self.demo_widths
+            usual = (text_dim, image_dim) == CHALLENGE_WIDTHS
             # Two runs of other widths, side by side, would replace each other's data.
-            return folder / ("demo" if usual else "_".join(map(str, ("demo", *widths))))
+            return folder / ("demo" if usual else f"demo_{text_dim}_{image_dim}")
         given = Path(self.data_dir or paths.DATA_DIR / self.profile).expanduser()
         candidates = (given.absolute(), paths.PROJECT_ROOT / given)
         return next((path for path in candidates if path.exists()), candidates[0])

@@ -32,8 +32,8 @@ OPTIONS = accuracy.parse(["--data-dir", "DIR", "--splits", "0", "--seeds", "1"])
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> PairedEmbeddings:
     folder = tmp_path_factory.mktemp("accuracy")
-    widths = {"text_dim": 12, "image_dim": 16}
-    return load_pairs(write_demo(folder / "data", n_images=60, **widths), **widths, cache_dir=folder / "cache")
+    source = write_demo(folder / "data", n_images=60, text_dim=12, image_dim=16)
+    return load_pairs(source, cache_dir=folder / "cache")
 
 
 @dataclass(frozen=True)

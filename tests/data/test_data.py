@@ -14,6 +14,7 @@ from data_files import IMAGE_DIM, N_CAPTIONS, N_IMAGES, TARGETS, TEXT_DIM, tree_
 
 from helpers.data import load_pairs, load_queries
 from helpers.data.npz import NpzReader
+from helpers.data.split import TEST, TRAINING, VALIDATION
 from helpers.errors import DataError
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -33,6 +34,34 @@ def test_what_was_written_is_loaded(files, load):
     assert (paired.n_captions, paired.n_images) == (N_CAPTIONS, N_IMAGES)
     assert (paired.text_dim, paired.image_dim) == (TEXT_DIM, IMAGE_DIM)
     assert paired.captions_per_image.tolist() == [3, 2, 3, 0]
+
+
+def test_widths_are_those_of_the_file_where_none_are_given(files, load):
+    files.drop(*[key for key in files.arrays if key.startswith("metadata/")])
+    files.arrays["captions/embeddings"] = np.ones((N_CAPTIONS, 3), np.float32)
+    paired = load(files.write(), None, None)
+    assert (paired.text_dim, paired.image_dim) == (3, IMAGE_DIM)
+    assert load_queries(files.npz).text.shape == (N_CAPTIONS, 3)
+
+
+@pytest.mark.parametrize("dtype", ["<i8", ">i4", "u1"])
+def test_rows_of_images_pair_the_captions_before_any_name_or_label(files, load, dtype):
+    files.arrays["captions/label"] = np.eye(N_IMAGES, dtype=bool)[(TARGETS + 1) % N_IMAGES]
+    files.lines = ["image,caption", "no such image,and too few lines"]
+    files.arrays["captions/image"] = TARGETS.astype(dtype)
+    files.arrays["captions/text"] = np.array(["\na", "", *files.arrays["captions/text"][2:]])
+    first, second = load(files.write()), load(files.folder)
+    for paired in (first, second):
+        assert paired.targets.dtype == np.int64 and paired.targets.tolist() == TARGETS.tolist()
+        assert paired.captions == files.arrays["captions/text"].tolist()
+
+
+def test_the_split_of_the_data_is_loaded_with_them(files, load):
+    assert load(files.write()).given_split is None
+    files.arrays["images/split"] = np.array(["train", "val", "restval", "test"])
+    for _ in range(2):  # from the file, then from its cache
+        given = load(files.write()).given_split
+        assert given.dtype == np.int8 and given.tolist() == [TRAINING, VALIDATION, TRAINING, TEST]
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f8", ">f4"])
@@ -98,7 +127,7 @@ def test_labels_are_never_held_whole(files):
     files.write()
     files.arrays.clear()
     del label
-    data, peak = _peak_of_loading(files.folder, text_dim=1, image_dim=1)
+    data, peak = _peak_of_loading(files.folder)
     np.testing.assert_array_equal(data.targets, targets)
     assert peak < whole / 5
 
@@ -107,7 +136,7 @@ def test_vectors_are_never_held_whole(files):
     files.drop(*[key for key in files.arrays if key.startswith("metadata/")])
     files.arrays["captions/embeddings"] = np.ones((N_CAPTIONS, 10**6), np.float32)
     files.write()
-    data, peak = _peak_of_loading(files.folder, text_dim=10**6, image_dim=IMAGE_DIM)
+    data, peak = _peak_of_loading(files.folder)
     assert peak < data.text.nbytes / 2
     assert (data.text == 1).all()
 
@@ -294,7 +323,7 @@ def test_queries(files):
 @pytest.mark.slow
 def test_real_captions_and_photos(real_data, tmp_path):
     folder = real_data / "flickr8k"
-    paired = load_pairs(folder, text_dim=384, image_dim=1280, cache_dir=tmp_path)
+    paired = load_pairs(folder, cache_dir=tmp_path)
     assert (paired.n_captions, paired.n_images) == (40455, 8091)
     assert set(paired.captions_per_image.tolist()) == {5}
     with NpzReader(folder / "train.npz") as archive:

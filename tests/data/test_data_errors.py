@@ -59,12 +59,33 @@ def _narrow_labels(files):
     files.arrays["captions/label"] = files.use_labels()[:, :-1]
 
 
+def _rows(*rows):
+    return lambda files: store("captions/image", np.array(rows))(files)
+
+
+def _rows_without_texts(files):
+    _rows(*range(8))(files)
+    files.drop("captions/text")
+
+
 def _labels_without_texts(files):
     files.use_labels()
     files.drop("captions/text")
 
 
 BAD_CONTENT = {
+    "rows outside the images": (
+        _rows(0, -1, 2, 4, 3, 2, 1, 0),
+        r"'captions/image' has 2 row\(s\) outside the images: 1, 3 .*a row of images/embeddings, from 0 to 3",
+    ),
+    "rows too few": (_rows(0, 1, 2), r"'captions/image' is int64 of shape \(3,\): .*n_captions=8"),
+    "rows that are names": (_rows(*"01230123"), "'captions/image' is <U1 of .*: integers"),
+    "rows without texts": (_rows_without_texts, "missing where captions/image pairs the captions: captions/text"),
+    "split too short": (store("images/split", np.array(["train"])), r"'images/split' is <U5 .*n_images=4"),
+    "split of other words": (
+        store("images/split", np.array(["train", "dev", "val", ""])),
+        r"'images/split' has 2 row\(s\) of no split .*: row 1 'dev', row 3 '' .*train, restval, val, test",
+    ),
     "key missing": (lambda files: files.drop("images/names"), "missing: images/names. Keys found: metadata/num_cap"),
     "objects": (store("captions/embeddings", np.array([[1.0], "x"], dtype=object)), "'captions/embeddings' .*pickle"),
     "dims of text array": (
@@ -72,7 +93,7 @@ BAD_CONTENT = {
             files.drop("metadata/embedding_dim_text"),
             change("captions/embeddings", lambda array: array[:, 1:])(files),
         ),
-        "'captions/embeddings' has width 5 but text_dim is 6. Set text_dim=5, or",
+        "'captions/embeddings' has width 5 but text_dim is 6. Set text_dim=5 .a data_dir",
     ),
     "dims of metadata": (
         store("metadata/embedding_dim_image", np.array([7])),
@@ -115,8 +136,14 @@ BAD_CONTENT = {
     "unknown image": (_line(3, "nothing.jpg,a caption"), r"captions.txt: 1 caption\(s\) name .*row 2 'nothing.jpg'"),
     "ambiguous stem": (_ambiguous, r"captions.txt: 3 caption\(s\) fit several images: row 1 '2', row 4 '2'"),
     "empty lines": (_line(slice(2, 2), [""] * 2), r"captions.txt: 2 line\(s\) empty: 3, 4"),
-    "nothing that pairs": (_no_pairs, r"1 required key\(s\) missing where no captions.txt pairs .*: captions/label"),
-    "labels without texts": (_labels_without_texts, "missing where no captions.txt pairs .*: captions/text"),
+    "nothing that pairs": (
+        _no_pairs,
+        r"1 required key\(s\) missing where neither captions/image nor captions.txt pairs .*: captions/label",
+    ),
+    "labels without texts": (
+        _labels_without_texts,
+        "missing where neither captions/image nor captions.txt pairs .*: captions/text",
+    ),
     "labels of none": (_label(([2, 4],), False), r"'captions/label' has 2 row\(s\) without exactly one .*: 2, 4 "),
     "labels of two": (_label((slice(0, 6),), True), r"'captions/label' has 6 row\(s\) .*: 0, 1, 2, 3, 4, \.\.\."),
     "labels of floats": (_float_labels, "'captions/label' is float32 of .*: bool or integers"),

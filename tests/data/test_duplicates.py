@@ -150,7 +150,7 @@ def test_the_nearest_is_found_in_blocks_of_any_size(monkeypatch, block):
 def test_flickr8k_holds_one_photo_under_two_names_and_the_option_never_divides_it(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
     folder = real_data / "flickr8k"
-    data = load_pairs(folder, text_dim=384, image_dim=1280)
+    data = load_pairs(folder)
     _, where, times = np.unique(data.images, axis=0, return_inverse=True, return_counts=True)
     twins = np.flatnonzero(times[where.ravel()] > 1)
     assert len(twins) == 2 and len({data.image_names[i] for i in twins}) == 2
@@ -164,7 +164,7 @@ def test_flickr8k_holds_one_photo_under_two_names_and_the_option_never_divides_i
         assert len({_side(grouped, image) for image in twins}) == 1
         assert (len(grouped.val_images), len(grouped.test_images)) == (809, 809)
     assert divided > 0  # without the option it happens
-    how = {"text_dim": 384, "image_dim": 1280, "split_seed": 3, "group_duplicates": True}
+    how = {"split_seed": 3, "group_duplicates": True}
     opened = open_run(how, profile="challenge", run="twins", data_dir=folder)
     assert len({_side(opened.split, image) for image in twins}) == 1
     expected = make_split(data.targets, data.n_images, 0.1, 3, groups=group)

@@ -87,11 +87,16 @@ def test_column_major_arrays_beyond_the_limit_are_refused(tmp_path):
         next(archive.blocks("matrix"))
 
 
-def test_blocks_need_two_dimensions(tmp_path):
+def test_blocks_are_of_one_or_two_dimensions(tmp_path):
     path = tmp_path / "a.npz"
-    np.savez(path, vector=np.arange(3))
-    with NpzReader(path) as archive, pytest.raises(DataError, match=r"'vector' has shape \(3,\)"):
-        next(archive.blocks("vector"))
+    np.savez(path, scalar=np.int64(1), vector=np.arange(300), cube=np.zeros((2, 2, 2)))
+    with NpzReader(path) as archive:
+        blocks = list(archive.blocks("vector", block_bytes=800))
+        assert [len(block) for block in blocks] == [100] * 3
+        np.testing.assert_array_equal(np.concatenate(blocks), np.arange(300))
+        for key, shape in (("scalar", r"\(\)"), ("cube", r"\(2, 2, 2\)")):
+            with pytest.raises(DataError, match=f"'{key}' has shape {shape}: one or two dimensions"):
+                next(archive.blocks(key))
 
 
 def _flip_middle(path):

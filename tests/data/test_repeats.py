@@ -47,7 +47,7 @@ def test_repeats_are_counted_within_the_gallery_and_across_the_split():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "several", "training"), [("rsicd", 0.20, 0.38), ("flickr8k", 0.0, 0.02)])
 def test_real_captions(real_data, tmp_path, name, several, training):
-    data = load_pairs(real_data / name, text_dim=384, image_dim=1280, cache_dir=tmp_path)
+    data = load_pairs(real_data / name, cache_dir=tmp_path)
     found = count_repeats(data, make_split(data.targets, data.n_images, 0.1, 0))
     assert found.of_several_images / found.captions == pytest.approx(several, abs=0.02)
     assert found.in_training / found.captions == pytest.approx(training, abs=0.02)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data.split import SPLITS, check_disjoint, make_split
+from helpers.data.split import SPLITS, TEST, TRAINING, VALIDATION, check_disjoint, make_split
 from helpers.errors import SplitError
 
 TARGETS = np.repeat(np.arange(40), 3)
@@ -196,6 +196,42 @@ def test_the_count_is_met_where_single_images_are_left():
     for split_seed in range(20):
         split = make_split(np.arange(100), 100, 0.15, split_seed, 0.11, groups)
         assert (len(split.val_images), len(split.test_images)) == (15, 11)
+
+
+def test_a_split_of_the_data_is_taken_as_it_is():
+    given = np.random.default_rng(0).permutation(np.repeat([TRAINING, VALIDATION, TEST], [20, 12, 8]))
+    split = make_split(TARGETS, 40, 0.5, 7, 0.9, given=given)
+    for name, which in zip(SPLITS, (TRAINING, VALIDATION, TEST), strict=True):
+        part = split.part(name)
+        assert part.images.tolist() == np.flatnonzero(given == which).tolist()
+        assert part.captions.tolist() == [row for row, image in enumerate(TARGETS) if given[image] == which]
+    assert split.digest == make_split(TARGETS, 40, given=given.astype(np.int8)).digest
+    assert not make_split(TARGETS, 40, test_ratio=0.2, given=np.minimum(given, VALIDATION)).has_test
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            np.repeat([0, 1, 2], [30, 0, 10]),
+            "30 training, 0 validation, 10 test images: the data's own split .*'random'",
+        ),
+        (np.repeat([0, 1, 2], [38, 1, 1]), "38 training, 1 validation, 1 test images: .* two or more"),
+        (np.repeat([0, 1], [0, 40]), "0 training, 40 validation images"),
+        (np.repeat([0, 1], [36, 4]), "108 training and 0 validation captions: .*the data's own split .*'random'"),
+        (np.repeat([0, 3], [36, 4]), "A split of .* for 40 images"),
+        (np.repeat([0, 1], [10, 4]), "A split of .* for 40 images"),
+    ],
+)
+def test_a_split_of_the_data_that_cannot_be_used_says_what_to_do(given, message):
+    targets = TARGETS[TARGETS < 36] if "captions" in message else TARGETS
+    with pytest.raises(SplitError, match=message):
+        make_split(targets, 40, given=given)
+
+
+def test_a_split_of_the_data_is_not_changed_by_groups():
+    with pytest.raises(SplitError, match="group_duplicates to False to take it as it is, or split to 'random'"):
+        make_split(TARGETS, 40, groups=np.arange(40), given=np.arange(40) % 2)
 
 
 def _leaky_image(split):

@@ -17,7 +17,7 @@ from pathlib import Path
 from helpers.runs import series
 from helpers.system import paths
 paths.NOTEBOOKS_DIR = Path(sys.argv[1])
-series.open_run = lambda overrides, **given: None
+series.read_inputs = lambda config: None
 sys.exit(series.main(["--runs-dir", sys.argv[2], *sys.argv[3:]]))
 """
 
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_written_is_one_line_with_the_way_out(tmp_path, mo
         raise PermissionError(13, "Permission denied", str(tmp_path / "runs" / ".demo.series.lock"))
 
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "runs"))
-    monkeypatch.setattr(series, "open_run", lambda overrides, **given: None)
+    monkeypatch.setattr(series, "read_inputs", lambda config: None)
     monkeypatch.setattr(series, "lock", refused)
     assert series.main([]) == 2
     said = capsys.readouterr().err

@@ -34,7 +34,7 @@ QUICK = {
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "runs"))
     folder = write_demo(tmp_path / "data", n_images=40, **WIDTHS)
-    return open_run({}, profile="challenge", run="a", data_dir=folder, **WIDTHS)
+    return open_run({}, profile="challenge", run="a", data_dir=folder)
 
 
 def test_what_is_missing_is_made_with_the_defaults_and_then_found_in_silence(run, capsys):
@@ -95,7 +95,7 @@ def test_plus_is_short_on_the_demo_data_alone(run, tmp_path):
 
 
 def test_groups_of_the_split_reach_the_folds(run):
-    grouped = open_run({"group_duplicates": True}, profile="challenge", data_dir=run.config.data_dir, **WIDTHS)
+    grouped = open_run({"group_duplicates": True}, profile="challenge", data_dir=run.config.data_dir)
     groups = grouped.training_data.groups
     np.testing.assert_array_equal(groups, grouped.groups[grouped.split.train_images])
     assert len(groups) == len(grouped.split.train_images) and run.training_data.groups is None
@@ -137,9 +137,7 @@ def test_an_ensemble_of_another_version_of_the_recipe_is_not_found(run, capsys, 
 def test_a_model_of_another_split_is_made_anew(run, capsys):
     find_or_make(run, "least_squares", "procrustes")
     capsys.readouterr()
-    find_or_make(
-        open_run({"split_seed": 7}, profile="challenge", run="a", data_dir=run.config.data_dir, **WIDTHS), "procrustes"
-    )
+    find_or_make(open_run({"split_seed": 7}, profile="challenge", run="a", data_dir=run.config.data_dir), "procrustes")
     assert "procrustes: not in a/ for this data and split" in capsys.readouterr().err
 
 

@@ -57,7 +57,7 @@ def folder(tmp_path, monkeypatch):
 def dry(monkeypatch):
     """Notebooks are not executed but noted: (name, output, parameters); no data are read."""
     executed = []
-    monkeypatch.setattr(series, "open_run", lambda overrides, **given: Run(RunConfig(**given), None, None))
+    monkeypatch.setattr(series, "read_inputs", lambda config: Run(config, None, None))
     monkeypatch.setattr(series, "run_notebook", lambda path, output, given: executed.append((path.name, output, given)))
     return executed
 
@@ -343,10 +343,15 @@ def test_a_part_of_the_series_never_replaces_models_of_another_split(runs, capsy
     assert main([*sizes, "--run", "r"]) == 0 and len(ran) == 6  # the whole series makes all of it anew
 
 
-def test_bad_captions_to_translate_are_said_before_anything_runs(runs, dry, capsys, tmp_path):
-    np.savez(tmp_path / "test.clean.npz", **{"captions/embeddings": np.ones((2, 5), np.float32)})
-    assert main(["--data-dir", str(tmp_path), "-p", "text_dim", "6"]) == 2
-    assert "test.clean.npz" in capsys.readouterr().err and dry == []
+def test_bad_captions_to_translate_are_said_before_anything_runs(runs, capsys, tmp_path, monkeypatch):
+    ran = []
+    data = SimpleNamespace(text_dim=6)
+    monkeypatch.setattr(series, "read_run", lambda overrides, **given: Run(RunConfig(**given), data, None))
+    monkeypatch.setattr(series, "run_notebook", lambda path, output, given: ran.append(path.name))
+    queries = {"captions/ids": np.arange(2), "captions/embeddings": np.ones((2, 5), np.float32)}
+    np.savez(tmp_path / "test.clean.npz", **queries)
+    assert main(["--data-dir", str(tmp_path)]) == 2
+    assert re.search("test.clean.npz: .* has width 5 but text_dim is 6", capsys.readouterr().err) and ran == []
 
 
 def test_an_interruption_is_no_traceback(runs, dry, capsys, monkeypatch):

@@ -42,6 +42,7 @@ REFUSED = {
         "data_dir": (2024, os.fsdecode(b"caf\xe9")),
         "text_dim": COUNT,
         "image_dim": COUNT,
+        "split": ("", "given", 1),
         "val_ratio": (0, 1, -0.1, 1.5, NAN),
         "test_ratio": SHARE,
         "split_seed": NATURAL,
