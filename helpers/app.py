@@ -1,8 +1,8 @@
-"""A local page to search a run's pictures by words: `python -m helpers.app demo --open`."""
+"""A page in your browser that finds a run's pictures by words: `python -m helpers.app demo --open`."""
 
 import sys
 
-from helpers.serving.app.main import main
+from helpers.runs.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -26,17 +26,6 @@ class SubmissionError(DataError):
     """Embeddings that cannot be submitted, or a file that is no submission."""
 
 
-class MissingExtraError(UserError, ImportError):
-    """A library of one of the optional parts is not installed.
-
-    Args:
-        extra: the part. error: what its import said.
-    """
-
-    def __init__(self, extra: str, error: ImportError) -> None:
-        super().__init__(f'{error.name or error} is not installed: pip install "embedding-translation[{extra}]".')
-
-
 class RequestError(UserError, ValueError):
     """What the local page cannot answer; `status` is the code of HTTP that says so."""
 

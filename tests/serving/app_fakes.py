@@ -69,27 +69,19 @@ class Squares:
         return png(list(COLOURS.values())[row], size)
 
 
-class FakeTranslator:
-    def __init__(self, encoder: Words) -> None:
-        self.text_encoder = encoder
-
-
 class FakeIndex:
     """Exact search in colours; the correction reverses nothing but the first two hits, so that a test can tell it."""
 
-    def __init__(self, model: str, encoder: Words) -> None:
-        self.translator, self.vectors, self.names, self.pictures = (
-            FakeTranslator(encoder),
-            VALUES,
-            list(NAMES),
-            Squares(),
-        )
-        self.model = model
+    def __init__(self, model: str, encoder: Words, hubness: bool = True) -> None:
+        self.translator, self.vectors, self.pictures = encoder, VALUES, Squares()
+        self.names, self.captions = list(NAMES), [f"a square in {colour}" for colour in COLOURS]
+        self.model, self.hubness = model, hubness
 
     def __len__(self):
         return len(self.vectors)
 
-    def search(self, queries, k, hubness=True):
+    def search(self, queries, k, hubness=None, translated=None):
+        hubness = self.hubness if hubness is None else hubness
         unit = [array / np.linalg.norm(array, axis=1, keepdims=True) for array in (queries, self.vectors)]
         scores = unit[0] @ unit[1].T
         rows = np.argsort(-scores, axis=1)[:, :k]
@@ -100,6 +92,8 @@ class FakeIndex:
     def add(self, gallery, names):
         self.vectors = np.concatenate([self.vectors, gallery])
         self.names += names
+        self.captions += [""] * len(names)
+        assert len(set(self.names)) == len(self.vectors)
 
     def why(self, row, n=5):
         rows, scores = self.search(self.vectors[row : row + 1], n, hubness=False)
@@ -116,15 +110,9 @@ def make_run(folder: Path) -> Path:
     return folder
 
 
-def make_gallery(run: Path, words: Words | None = None, eyes=Eyes) -> Gallery:
+def make_gallery(run: Path, words: Words | None = None, eyes=Eyes, hubness=True) -> Gallery:
     words = words or Words()
-    return Gallery(
-        run,
-        lambda model: FakeIndex(model, words),
-        eyes,
-        encoder="squares",
-        captions=[f"a square in {colour}" for colour in COLOURS],
-    )
+    return Gallery(run, lambda model: FakeIndex(model, words, hubness), eyes, {"kind": "squares"})
 
 
 if __name__ == "__main__":  # FOLDER PORT: the page over the fake, for a browser

@@ -16,7 +16,7 @@ from PIL import Image
 from helpers.errors import ConfigError, UserError
 from helpers.serving.app import gallery as gallery_module
 from helpers.serving.app import uploads
-from helpers.serving.app.main import listen
+from helpers.serving.app.server import listen
 from helpers.serving.app.web import allowed_host, create_app
 
 BINARY = {"content-type": "application/octet-stream"}
@@ -353,11 +353,18 @@ def test_a_run_without_an_image_encoder_says_so_and_is_searched_all_the_same(run
     assert not (run / "uploads").exists()
 
 
+def test_a_run_without_a_query_bank_is_searched_by_cosine(run):
+    client = TestClient(create_app(make_gallery(run, hubness=False)), base_url="http://localhost")
+    assert client.get("/api/about").json()["hubness"] is False
+    assert search(client, q="red").json()["hits"][0]["name"] == "red.png"
+    assert "run notebook 05" in error_of(search(client, q="red", hubness=True), 409)
+
+
 def test_pictures_of_another_encoder_and_damaged_files_are_left_alone(client, run):
     upload(client, png(MAGENTA))
     (run / "uploads" / "0-damaged.upload").write_bytes(b"nothing")
     with pytest.warns(UserWarning, match="0-damaged"):
-        assert len(uploads.Uploads(run / "uploads", "squares")) == 1
+        assert len(make_gallery(run)) == 13
     with pytest.warns(UserWarning, match="0-damaged"):
         assert len(uploads.Uploads(run / "uploads", "another")) == 0
 

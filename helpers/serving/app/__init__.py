@@ -4,5 +4,5 @@
 - `uploads`: pictures that were added, one file each in the run's folder.
 - `web`: what the page may ask, and who may ask it.
 - `page.html`: the page, in one file that needs no network.
-- `main`: the command line `python -m helpers.app RUN`.
+- `server`: the address, and what is said at its start. `helpers.runs.app` is its command line.
 """

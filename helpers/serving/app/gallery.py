@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,8 +70,7 @@ class Gallery:
         run: a run's folder.
         open_index: gives the index of one model of the run, its own pictures in it and no others.
         image_encoder: gives the encoder that made the run's image vectors; raises `UserError` where there is none.
-        encoder: tells that encoder from others.
-        captions: one a picture of the run, for those who cannot see it; empty where there is none.
+        description: of that encoder; pictures that another one encoded are left out.
     """
 
     def __init__(
@@ -79,19 +78,18 @@ class Gallery:
         run: Path,
         open_index: Callable[[str], PictureIndex],
         image_encoder: Callable[[], ImageEncoder],
-        encoder: str = "",
-        captions: Sequence[str] = (),
+        description: Mapping[str, Any],
     ) -> None:
         self.run, self._open_index, self._make_encoder = run, open_index, image_encoder
         self.models = _models(run)
         self._computing = threading.RLock()  # encoders and models have the cores to themselves
         self._indexes: OrderedDict[str, PictureIndex] = OrderedDict()
         self._image_encoder: ImageEncoder | None = None
-        self._uploads = Uploads(run / "uploads", encoder)
+        self._uploads = Uploads(run / "uploads", _digest(description))
         first = self._index(self.best)
         self.n_own = len(first) - len(self._uploads)
-        self._pictures, self._captions = first.pictures, captions
-        self._names = [str(name) for name in first.names[: self.n_own]]
+        self._pictures, self._corrects = first.pictures, first.hubness
+        self._names, self._captions = first.names[: self.n_own], first.captions[: self.n_own]
         self._thumbnail = lru_cache(_KEPT_THUMBNAILS)(self._make_thumbnail)
         self._embed = lru_cache(_KEPT_QUERIES)(self._encode_query)
 
@@ -109,6 +107,7 @@ class Gallery:
             "run": self.run.name,
             "models": [vars(model) for model in self.models.values()],
             "best": self.best,
+            "hubness": self._corrects,
             "pictures": self.n_own,
             "added": len(self._uploads),
             "examples": self._examples(),
@@ -129,10 +128,13 @@ class Gallery:
 
     def warm_up(self) -> None:
         """Load what the first query needs."""
-        self.search("a picture", self.best, 1, hubness=True)
+        self.search("a picture", self.best, 1)
 
-    def search(self, query: str, model: str, k: int, hubness: bool) -> list[Hit]:
+    def search(self, query: str, model: str, k: int, hubness: bool | None = None) -> list[Hit]:
         """The k best pictures for a query, best first.
+
+        Args:
+            hubness: whether popularity is subtracted; None where the run can.
 
         Raises:
             RequestError: nothing to search for, or what is outside the limits; an unknown model.
@@ -144,11 +146,11 @@ class Gallery:
             raise RequestError(400, f"The query has {len(query)} characters; at most {MAX_QUERY} are taken.")
         if not 1 <= k <= MAX_K:
             raise RequestError(400, f"k = {k}: between 1 and {MAX_K} pictures can be shown.")
+        if hubness and not self._corrects:
+            raise RequestError(409, "This run cannot correct for hubness: run notebook 05, then start the page again.")
         with self._computing:
-            index = self._index(self._known(model))
-            rows, scores = index.search(self._embed(query), min(k, len(self)), hubness=hubness)
-        found = zip(np.asarray(rows)[0].tolist(), np.asarray(scores)[0].tolist(), strict=True)
-        return [self._hit(row, score) for row, score in found if row >= 0]  # faiss fills up with -1
+            rows, scores = self._index(self._known(model)).search(self._embed(query), k, hubness, translated=False)
+        return [self._hit(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True)]
 
     def why(self, row: int, model: str) -> list[tuple[str, float]]:
         """The training captions nearest to a picture under a model, each with its cosine.
@@ -190,14 +192,18 @@ class Gallery:
                 raise RequestError(422, f"{name}: the image encoder gives no direction for this picture.")
             upload = Upload(name, vector[0], uploads.as_jpeg(picture), digest)
             self._uploads.add(upload)
-            for index in self._indexes.values():
-                index.add(vector, [name])
+            try:
+                for index in self._indexes.values():
+                    _add(index, [upload])
+            except Exception:
+                self._indexes.clear()  # they may differ by now; loaded again, each has all that was added
+                raise
             return self._hit(len(self) - 1), True
 
     def _hit(self, row: int, score: float = 1.0) -> Hit:
         if row >= self.n_own:
             return Hit(row, self._uploads.items[row - self.n_own].name, "", score, True)
-        return Hit(row, self._names[row], self._captions[row] if self._captions else "", score, False)
+        return Hit(row, self._names[row], self._captions[row], score, False)
 
     def _known(self, model: str) -> str:
         if model not in self.models:
@@ -213,8 +219,7 @@ class Gallery:
         if model not in self._indexes:
             index = self._open_index(model)
             if len(self._uploads):
-                items = self._uploads.items
-                index.add(np.stack([item.vector for item in items]), [item.name for item in items])
+                _add(index, self._uploads.items)
             self._indexes[model] = index
             while len(self._indexes) > _KEPT_INDEXES:
                 self._indexes.popitem(last=False)
@@ -223,7 +228,7 @@ class Gallery:
 
     def _encode_query(self, query: str) -> np.ndarray:
         """(1, dx): all models of a run read the same text encoder's vectors."""
-        return self._index(self.best).translator.text_encoder.encode([query])
+        return self._index(self.best).translator.encode([query])
 
     def _encoder(self) -> ImageEncoder:
         if self._image_encoder is None:
@@ -263,6 +268,11 @@ def _models(run: Path) -> dict[str, Model]:
     return found
 
 
-def digest_of(description: object) -> str:
+def _add(index: PictureIndex, added: Sequence[Upload]) -> None:
+    """Names in an index are all different, those of uploaded files need not be."""
+    index.add(np.stack([upload.vector for upload in added]), [f"uploads/{upload.digest}" for upload in added])
+
+
+def _digest(description: Mapping[str, Any]) -> str:
     """What tells one encoder from another."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

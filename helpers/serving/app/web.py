@@ -76,7 +76,7 @@ def create_app(gallery: Gallery, host: str = "127.0.0.1") -> FastAPI:
 
     @app.get("/api/search")
     def search(
-        q: str = "", model: str = "", k: Annotated[int, Query(ge=1, le=MAX_K)] = 12, hubness: bool = True
+        q: str = "", model: str = "", k: Annotated[int, Query(ge=1, le=MAX_K)] = 12, hubness: bool | None = None
     ) -> dict[str, Any]:
         return {"hits": [vars(hit) for hit in gallery.search(q, model or gallery.best, k, hubness)]}
 
