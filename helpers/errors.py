@@ -46,6 +46,14 @@ class RunInUseError(UserError, RuntimeError):
     """Another process works in the run's folder, or trains the same model of it."""
 
 
+class EncoderError(UserError, RuntimeError):
+    """An encoder cannot be loaded or does not fit what it is asked for, or an encoding cannot go on."""
+
+
+class PictureError(UserError, ValueError):
+    """A file that is no picture, or one that cannot be read."""
+
+
 class NotebookError(UserError, RuntimeError):
     """A notebook of the series failed; the message names it and the cell."""
 
