@@ -13,7 +13,7 @@ from browser import browser, free_port, served  # noqa: F401 - browser is a fixt
 
 from helpers.system import paths
 
-pytest.importorskip("jupyterlab")
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra test)").expect
 pytestmark = pytest.mark.slow
 SHOTS = os.environ.get("SCREENSHOTS")
 """A folder that keeps what the browser saw, for a person to look at."""
@@ -63,7 +63,7 @@ def test_all_cells_run_and_figures_are_seen(lab, browser, number):  # noqa: F811
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.goto(f"{lab}/{path.name}?reset")
     page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell", timeout=120_000)
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
+    expect(page.locator("#jp-main-statusbar")).to_contain_text("(ipykernel) | Idle", timeout=120_000)
     code = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in nbformat.read(path, 4).cells)
     try:
         page.get_by_role("menuitem", name="Run", exact=True).click()

@@ -320,7 +320,7 @@ def test_an_upload_that_says_it_is_too_large_is_refused_unread(client, monkeypat
         ("1", 1, (255, 255, 255)),
         ("P", 0, (0, 0, 0)),
         ("I;16", 65535, (255, 255, 255)),
-        ("I;16", 32768, (127, 127, 127)),
+        ("I;16", 32768, (128, 128, 128)),
     ],
 )
 def test_every_kind_of_picture_becomes_rgb_on_white(mode, colour, expected):

@@ -187,7 +187,11 @@ class Gallery:
             if len(self._uploads) >= uploads.MAX_UPLOADS:
                 raise RequestError(409, f"{uploads.MAX_UPLOADS} pictures were added: make a data folder of them.")
             picture = uploads.decode(content, name)
-            vector = np.asarray(self._encoder().encode([picture]), dtype=np.float32)
+            encoder = self._encoder()
+            try:
+                vector = np.asarray(encoder.encode([picture]), dtype=np.float32)
+            except UserError as error:  # such as a picture of one row of pixels
+                raise RequestError(422, f"{name}: cannot be encoded ({error})") from error
             if not np.isfinite(vector).all() or not vector.any():
                 raise RequestError(422, f"{name}: the image encoder gives no direction for this picture.")
             upload = Upload(name, vector[0], uploads.as_jpeg(picture), digest)

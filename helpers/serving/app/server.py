@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from helpers.errors import ConfigError
-from helpers.serving.optional import library
+from helpers.system.libraries import library
 
 if TYPE_CHECKING:
     import uvicorn

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from helpers.encoders.pictures import as_rgb
 from helpers.errors import CheckpointError, RequestError
 from helpers.system.files import read_tensors, reading, write_tensors
 
@@ -125,7 +126,7 @@ def decode(content: bytes, name: str) -> Image.Image:
             if width * height > MAX_PIXELS:
                 raise RequestError(413, f"{name}: {width * height / 1e6:,.0f} megapixels; {_AT_MOST}")
             picture.load()  # a file that was cut short fails here
-            return _on_white(ImageOps.exif_transpose(picture))
+            return as_rgb(ImageOps.exif_transpose(picture))
     except RequestError:
         raise
     except Image.DecompressionBombError:  # Pillow's own limit, which is above ours
@@ -135,20 +136,6 @@ def decode(content: bytes, name: str) -> Image.Image:
         raise RequestError(415, f"{name}: not a picture of a format that is taken ({taken}).") from None
     except Exception as error:
         raise RequestError(422, f"{name}: the picture is damaged ({str(error) or type(error).__name__}).") from None
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    """RGB, transparent parts on white, 16 bits scaled to 8."""
-    from PIL import Image
-
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if picture.mode != "F" else max(float(values.max(initial=0)), 1e-12)
-        picture = Image.fromarray(np.clip(values * (255 / top), 0, 255).astype(np.uint8))
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
 
 
 def as_jpeg(picture: Image.Image) -> bytes:
