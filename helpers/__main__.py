@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = {"series": "Run the notebooks in order on the demo data or on yours, or verify a finished run."}
+COMMANDS = {
+    "series": "Run the notebooks in order on the demo data or on yours, or verify a finished run.",
+    "search": "Find the pictures of a run, or of a folder, by words.",
+}
 """The command lines by name; each is a module of this package with `main(arguments) -> exit status`."""
 
 

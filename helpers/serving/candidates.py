@@ -11,6 +11,7 @@ Each holds the folded vectors [g, -popularity] (see `helpers.serving.index`) in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,20 @@ import numpy as np
 from helpers.errors import DataError
 from helpers.serving.optional import library
 
-MULTIPLE = {"hnsw": 1, "int8": 4, "ivfpq": 20, "binary": 40}
+MULTIPLE = {"hnsw": 1, "int8": 4, "ivfpq": 40, "binary": 100}
 """Candidates for each result: the coarser, the more."""
-LEAST = {"hnsw": 10, "int8": 40, "ivfpq": 200, "binary": 400}
+LEAST = {"hnsw": 10, "int8": 40, "ivfpq": 400, "binary": 1_000}
 """Candidates, at least."""
-HNSW_LINKS, HNSW_BUILD, HNSW_SEARCH = 32, 80, 128
+HNSW_LINKS, HNSW_BUILD, HNSW_SEARCH = 32, 40, 256
 """Neighbours of a node; candidates while it is built and searched: the usual middle between time and recall."""
 PQ_WIDTH = 8
 """Coordinates that share a byte."""
-PROBED = 1 / 32
+PROBED = 1 / 16
 """Share of the lists that a query looks into, at least `LEAST_PROBED` of them."""
 LEAST_PROBED = 16
 LEAST_ROWS = 1_000
 """For `ivfpq`, which learns 256 values of each byte from the vectors."""
-TRAINED_ON = 200_000
+TRAINED_ON = 100_000
 """Vectors, at most, from which `ivfpq` and `int8` learn."""
 BLOCK = 65_536
 """Rows handed over at a time."""
@@ -50,16 +51,18 @@ class Candidates:
         self.kind, self.index, self.width = kind, index, width
 
     @classmethod
-    def build(cls, kind: str, vectors: np.ndarray) -> Candidates:
-        """Learn from folded vectors (M, d + 1) and hold them.
+    def build(cls, kind: str, n: int, width: int, rows: Callable[[slice | np.ndarray], np.ndarray]) -> Candidates:
+        """Learn from folded vectors (n, width) and hold them, without a copy of them all.
+
+        Args:
+            rows: gives those at a slice, or at ascending indices.
 
         Raises:
             DataError: too few vectors for `ivfpq`.
             MissingLibraryError: faiss is not installed.
         """
         faiss = library("faiss", "search")
-        n, width = vectors.shape
-        sample = vectors[np.sort(np.random.default_rng(0).permutation(n)[:TRAINED_ON])]
+        sample = rows(np.sort(np.random.default_rng(0).permutation(n)[:TRAINED_ON]))
         if kind == "hnsw":
             index = faiss.IndexHNSWFlat(width, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
             index.hnsw.efConstruction = HNSW_BUILD
@@ -81,7 +84,8 @@ class Candidates:
             index = faiss.IndexLSH(width, width, False, True)  # not turned; thresholds are learned
             index.train(sample)
         found = cls(kind, index, width)
-        found.add(vectors)
+        for left in range(0, n, BLOCK):
+            found.add(rows(slice(left, left + BLOCK)))
         return found
 
     @classmethod
@@ -104,8 +108,7 @@ class Candidates:
 
     def add(self, vectors: np.ndarray) -> None:
         """Hold more folded vectors (C, d + 1)."""
-        for left in range(0, len(vectors), BLOCK):
-            self.index.add(self._form(vectors[left : left + BLOCK]))
+        self.index.add(self._form(vectors))
 
     def find(self, queries: np.ndarray, k: int) -> np.ndarray:
         """Rows (N, C) that may be among the k best of folded queries (N, d + 1); -1 where there are fewer than C."""

@@ -19,6 +19,7 @@ import math
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -136,7 +137,12 @@ class PictureIndex:
             "pictures": _location(pictures_location),
             "made_of": dict(made_of or {}),
         }
-        candidates = None if kind == "flat" else Candidates.build(kind, _folded(vectors, -popularity))
+        candidates = None
+        if kind != "flat":
+            width = vectors.shape[1] + 1
+            candidates = Candidates.build(
+                kind, len(vectors), width, lambda rows: _folded(vectors[rows], -popularity[rows])
+            )
         texts = {"captions": list(captions), "bank": list(bank_captions)}
         return cls(kind, names, vectors, popularity, about, candidates, texts, translator)
 
@@ -227,6 +233,11 @@ class PictureIndex:
     @property
     def made_of(self) -> dict[str, Any]:
         return self._about["made_of"]
+
+    @property
+    def location(self) -> dict[str, Any] | None:
+        """Where the pictures are, as `pictures.json` has it."""
+        return self._about["pictures"]
 
     @property
     def model(self) -> str:
@@ -321,7 +332,7 @@ class PictureIndex:
             raise CheckpointError(
                 "This index was built without the texts of its run's query bank. Build it with `bank_captions`."
             )
-        scores = bank @ torch.from_numpy(np.array(self.vectors[row]))
+        scores = bank @ self._tensor[row]
         found: dict[str, float] = {}
         for place in scores.argsort(descending=True).tolist():
             if len(found) == n:
@@ -355,6 +366,7 @@ class PictureIndex:
         if self._candidates is not None:
             self._candidates.add(_folded(vectors, -popularity))
         self.vectors = np.concatenate([self.vectors, vectors])
+        self.__dict__.pop("_tensor", None)
         self.popularity = np.concatenate([self.popularity, popularity])
         self.names = [*self.names, *names]
         self.captions = [*self.captions, *(captions or [""] * len(names))]
@@ -470,11 +482,7 @@ class PictureIndex:
     def _search_exactly(self, unit: np.ndarray, k: int, reduce: bool) -> tuple[np.ndarray, np.ndarray]:
         offsets = torch.from_numpy(np.array(self.popularity) if reduce else np.zeros(len(self), np.float32))
 
-        def block_at(left: int) -> torch.Tensor:
-            # A copy where it is mapped: what PyTorch reads must not be read-only.
-            return torch.from_numpy(np.array(self.vectors[left : left + SEARCH_BLOCK]))
-
-        return best_rows(torch.from_numpy(unit), block_at, offsets, k)
+        return best_rows(torch.from_numpy(unit), lambda left: self._tensor[left : left + SEARCH_BLOCK], offsets, k)
 
     def _rescored(self, unit: np.ndarray, asked: np.ndarray, k: int, reduce: bool) -> tuple[np.ndarray, np.ndarray]:
         """The k best of the candidates (N, C) by their exact scores; rows of -1 where there are fewer."""
@@ -482,7 +490,7 @@ class PictureIndex:
         scores = np.full((len(unit), k), -np.inf, dtype=np.float32)
         for left in range(0, len(unit), RESCORED):
             some = asked[left : left + RESCORED]  # (n, C)
-            vectors = torch.from_numpy(self.vectors[some.ravel()].reshape(*some.shape, -1))  # (n, C, dy)
+            vectors = self._tensor[torch.from_numpy(some)]  # (n, C, dy); -1 is the last row, which is ruled out below
             queries = torch.from_numpy(unit[left : left + RESCORED])[:, :, None]  # (n, dy, 1)
             exact = torch.bmm(vectors, queries)[:, :, 0]
             if reduce:
@@ -493,6 +501,13 @@ class PictureIndex:
             rows[part] = np.take_along_axis(some, best.indices.numpy(), axis=1)
             scores[part] = best.values.numpy()
         return rows, scores
+
+    @cached_property
+    def _tensor(self) -> torch.Tensor:
+        """`vectors`, without a copy."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is read-only: nothing here writes
+            return torch.from_numpy(self.vectors)
 
     @cached_property
     def _bank(self) -> tuple[torch.Tensor, float]:
@@ -515,7 +530,7 @@ class PictureIndex:
         whole = torch.full((len(bank),), -torch.inf)
         for left in range(0, len(gallery), GALLERY_BLOCK):
             rows = slice(left, left + GALLERY_BLOCK)
-            block = torch.from_numpy(np.array(gallery[rows])).T
+            block = self._tensor[: len(gallery)][rows].T
             for lo in range(0, len(bank), RESCORED * 32):
                 some = slice(lo, lo + RESCORED * 32)
                 whole[some] = torch.logaddexp(whole[some], (beta * (bank[some] @ block) - less[rows]).logsumexp(1))
