@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "series": "Run the notebooks in order on the demo data or on yours, or verify a finished run.",
     "search": "Find the pictures of a run, or of a folder, by words.",
+    "app": "A page in your browser that finds a run's pictures by words.",
 }
 """The command lines by name; each is a module of this package with `main(arguments) -> exit status`."""
 

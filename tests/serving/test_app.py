@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tomllib
 import warnings
 import zlib
 
@@ -13,11 +14,13 @@ from app_fakes import COLOURS, Eyes, Words, make_gallery, make_run, png
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from helpers import app
 from helpers.errors import ConfigError, UserError
 from helpers.serving.app import gallery as gallery_module
 from helpers.serving.app import uploads
 from helpers.serving.app.server import listen
-from helpers.serving.app.web import allowed_host, create_app
+from helpers.serving.app.web import PAGE, allowed_host, create_app
+from helpers.system import paths
 
 BINARY = {"content-type": "application/octet-stream"}
 MAGENTA = (230, 20, 200)
@@ -64,8 +67,8 @@ def test_the_page_is_one_file_that_asks_nothing_of_another_server(client):
 def test_it_names_the_stored_models_of_the_leaderboard_and_the_best(client, run):
     about = client.get("/api/about").json()
     assert [(model["name"], model["label"]) for model in about["models"]] == [
-        ("least_squares", "Least squares"),
         ("procrustes", "Whitened Procrustes"),
+        ("least_squares", "Least squares"),
     ]
     assert about["best"] == "procrustes"
     assert (about["pictures"], about["added"], about["run"]) == (12, 0, run.name)
@@ -102,7 +105,7 @@ def test_a_query_is_encoded_once_for_all_models(client, words):
         ({"q": "red", "k": 101}, 400, "k: "),
         ({"q": "red", "k": "many"}, 400, "k: "),
         ({"q": "red", "hubness": "perhaps"}, 400, "hubness: "),
-        ({"q": "red", "model": "bigjump"}, 404, "There are: least_squares, procrustes"),
+        ({"q": "red", "model": "bigjump"}, 404, "There are: procrustes, least_squares"),
         ({"q": "red", "model": "../../etc/passwd"}, 404, "No model is called"),
         ({"q": "red", "model": "chance"}, 404, "No model is called"),
     ],
@@ -394,3 +397,17 @@ def test_a_port_that_is_taken_is_told_with_the_way_out():
     for port in (-1, 65536):
         with pytest.raises(ConfigError, match="between 0 and 65535"):
             listen("127.0.0.1", port)
+
+
+def test_a_run_that_is_not_there_is_one_line(capsys):
+    assert app.main(["no such run", "--port", "0"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("error: no such run: neither a run in")
+
+
+def test_the_page_is_part_of_the_package():
+    settings = tomllib.loads((paths.PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert (
+        PAGE.relative_to(paths.PROJECT_ROOT / "helpers").as_posix()
+        in (settings["tool"]["setuptools"]["package-data"]["helpers"])
+    )

@@ -1,13 +1,24 @@
 """The local page as a person meets it: a real server, a real browser."""
 
+import contextlib
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("fastapi", reason="fastapi is not installed (extra app)")
 from app_fakes import png
-from browser import browser, free_port, served  # noqa: F401 - browser is a fixture
+from browser import PATIENCE, browser, free_port, served  # noqa: F401 - browser is a fixture
+
+from helpers.evaluation import hubness
+from helpers.evaluation.leaderboard import judge
+from helpers.evaluation.settings import EvaluationConfig
+from helpers.models import storage
+from helpers.models.geometry import GeometryConfig
+from helpers.runs import GEOMETRY_POWERS, fit_geometry, open_run, save_geometry
+from helpers.system import paths
+from helpers.system.files import write_json
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra test)").expect
 pytestmark = pytest.mark.slow
@@ -23,21 +34,30 @@ def address(tmp_path_factory):
         yield address
 
 
-@pytest.fixture
-def page(browser, address):  # noqa: F811
-    """The page, opened; nothing may have gone wrong in it, and nothing been asked of another server."""
+@contextlib.contextmanager
+def opened(browser, address):  # noqa: F811
+    """The page, opened; nothing may go wrong in it, and nothing be asked of another server."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(1000 * PATIENCE)
     page, problems, asked = context.new_page(), [], []
     page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.expected = []
-    page.goto(address)
-    expect(page.locator("#model option")).to_have_count(2)
-    yield page
-    context.close()
+    try:
+        page.goto(address)
+        expect(page.locator("#model option")).to_have_count(2)
+        yield page
+    finally:
+        context.close()
     assert not [problem for problem in problems if not any(known in problem for known in page.expected)]
     assert all(url.startswith((address, "blob:", "data:")) for url in asked)
+
+
+@pytest.fixture
+def page(browser, address):  # noqa: F811
+    with opened(browser, address) as page:
+        yield page
 
 
 def keep(page, name):
@@ -79,7 +99,7 @@ def test_words_show_pictures(page):
 def test_an_example_is_a_click_away_and_the_address_brings_it_back(page):
     page.locator("#chips button").first.click()
     page.wait_for_selector("#grid-a .hit")
-    page.get_by_label("Pictures", exact=True).select_option("6")
+    page.locator("#k").select_option("6")
     expect(page.locator("#grid-a .hit")).to_have_count(6)
     found = names(page)
     page.reload()
@@ -182,3 +202,67 @@ def test_everything_that_can_be_used_has_a_name(page):
     )
     assert unnamed == 0
     assert page.evaluate("[...document.images].every(image => image.hasAttribute('alt'))")
+
+
+def test_an_upload_is_refused_by_what_it_says_of_itself_before_any_of_it_is_sent(address):
+    host = address.removeprefix("http://").rstrip("/")
+    head = f"POST /api/pictures?name=huge.png HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/octet-stream\r\n"
+    with socket.create_connection(tuple(host.split(":")), timeout=PATIENCE) as connection:
+        connection.sendall(f"{head}Content-Length: 9000000000\r\n\r\n".encode())
+        answer = connection.recv(4096).decode()
+    assert answer.startswith("HTTP/1.1 413") and "at most 20 MB" in answer
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The page of a run on the demo's pictures, by its own command; of the models only those that need no training."""
+    pytest.importorskip("sentence_transformers", reason="the encoders are not installed (extra encode)")
+    if not (paths.DATA_DIR / "emoji" / "train.npz").exists():
+        pytest.skip("data/emoji is not here")
+    runs, port = tmp_path_factory.mktemp("runs"), free_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HELPERS_RUNS_DIR", str(runs))
+        closed_form_run("closed")
+        command = ["-m", "helpers.app", "closed", f"--port={port}"]
+        with served(command, f"http://127.0.0.1:{port}/", runs / "app.log", cwd=paths.PROJECT_ROOT) as address:
+            yield address
+
+
+def closed_form_run(name):
+    """A run on the demo's data that holds the two closed forms, judged."""
+    run = open_run({}, run=name, data_dir=paths.DATA_DIR / "emoji")
+    run.save()
+    settings = run.settings(GeometryConfig)
+    save_geometry(run, fit_geometry(run, settings), settings)
+    models = {row: storage.load_model(run.directory, row)[0] for row in GEOMETRY_POWERS}
+    found = judge(models, run.data, run.split, run.settings(EvaluationConfig))
+    bank = run.data.text[hubness.sample(run.split.train_captions)]
+    hubness.save_query_bank(run.directory, bank, found.betas)
+    weights = {row: storage.weights_digest(run.directory, row) for row in models}
+    write_json(
+        run.directory / "leaderboard.json", [{**row, "weights": weights.get(row["model"])} for row in found.rows]
+    )
+
+
+def test_the_demo_answers_birthday_party_with_a_cake_and_takes_a_picture(demo, browser):  # noqa: F811
+    with opened(browser, demo) as page:
+        search(page, "birthday party")
+        assert drawn(page) == 12
+        assert any("birthday" in name or "party" in name for name in names(page))
+        keep(page, "demo")
+        page.locator("#grid-a .hit").first.click()
+        expect(page.locator("#why-list li")).to_have_count(5)
+        keep(page, "demo-why")
+        page.keyboard.press("Escape")
+        page.get_by_label("Compare").check()
+        expect(page.locator("#grid-b .hit")).to_have_count(12)
+        keep(page, "demo-compare")
+        before = names(page)[0]
+        row = page.locator("#grid-a .hit").first.get_attribute("data-row")
+        again = page.request.get(f"{demo}thumbnail/{row}").body()
+        file = {"name": "again.png", "mimeType": "image/png", "buffer": again}
+        page.get_by_label("Pictures to add").set_input_files([file])
+        expect(page.locator("#added-list .good")).to_contain_text("again.png: added")
+        found = names(page)  # the search is repeated by itself: a copy stands beside its picture
+        expect(page.locator(".badge").first).to_be_visible()
+        assert before in found

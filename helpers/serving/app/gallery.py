@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -121,10 +122,9 @@ class Gallery:
 
     def _examples(self) -> list[str]:
         """Captions of the run to begin with: short ones, from all over its pictures."""
-        short = sorted({text for text in self._captions if 2 <= len(text.split()) <= 8 and len(text) <= 48})
-        return (
-            [short[place] for place in np.linspace(0, len(short) - 1, EXAMPLES + 2).astype(int)[1:-1]] if short else []
-        )
+        short = [text for text in dict.fromkeys(self._captions) if re.fullmatch(r"[\w'-]+( [\w'-]+){1,7}\.?", text)]
+        places = np.linspace(0, len(short) - 1, EXAMPLES + 2).astype(int)[1:-1]
+        return list(dict.fromkeys(short[place] for place in places)) if short else []
 
     def warm_up(self) -> None:
         """Load what the first query needs."""
@@ -254,17 +254,17 @@ class Gallery:
 
 
 def _models(run: Path) -> dict[str, Model]:
-    """The models of a run's leaderboard that are stored, in its order.
+    """The models of a run's leaderboard that are stored, the best first.
 
     Raises:
         CheckpointError: no readable leaderboard.
     """
     path = run / "leaderboard.json"
     with reading(path, "no readable leaderboard", "Run notebook 05, or the whole series."):
-        rows = {row["model"]: float(row["mrr"]) for row in read_json(path)}
+        rows = sorted(((row["model"], float(row["mrr"])) for row in read_json(path)), key=lambda row: -row[1])
         found = {
             name: Model(name, ROWS[name].label if name in ROWS else name, mrr)
-            for name, mrr in rows.items()
+            for name, mrr in rows
             if name != "chance" and model_path(run, name).exists()
         }
         if not found:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import threading
 import time
 import webbrowser
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from helpers.errors import ConfigError
 from helpers.system.libraries import library
@@ -36,11 +37,12 @@ def serve(open_gallery: Callable[[], Gallery], host: str, port: int, open_browse
 
     with listen(host, port) as listening:  # before anything is loaded: a port that is taken is told at once
         started = time.perf_counter()
+        print("The run and its encoders are being loaded ...", file=sys.stderr, flush=True)
         gallery = open_gallery()
         gallery.warm_up()
-        server = uvicorn.Server(
-            uvicorn.Config(create_app(gallery, host), log_level="warning", access_log=False, server_header=False)
-        )
+        # Queries are nobody's business, so no log of them; and a page that is left open does not delay the end.
+        quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+        server = uvicorn.Server(uvicorn.Config(create_app(gallery, host), timeout_graceful_shutdown=2, **quiet))
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/"
         print(f"{gallery.run.name}: {len(gallery):,} pictures, ready in {time.perf_counter() - started:.0f} s.")

@@ -64,7 +64,7 @@ def create_app(gallery: Gallery, host: str = "127.0.0.1") -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def missing(_: Request, error: HTTPException) -> Response:
-        return _error(error.status_code, "There is nothing at this address." if error.status_code == 404 else "No.")
+        return _error(error.status_code, "There is nothing at this address.")
 
     @app.get("/")
     def show() -> Response:
