@@ -15,19 +15,19 @@ from typing import Any, get_args
 import numpy as np
 
 from helpers.data.cache import read_cache, write_cache
-from helpers.data.pairs import PairedEmbeddings, load_pairs
+from helpers.data.pairs import ENCODERS_FILE, PairedEmbeddings, load_pairs
+from helpers.data.pictures import Pictures, safe_path
 from helpers.errors import CheckpointError, DataError, UserError, first_five
 from helpers.evaluation import hubness as hubness_reduction
-from helpers.runs.run import RUN_FILE, Run, open_run, say
+from helpers.runs.run import RUN_FILE, Run, read_run, say
 from helpers.serving.index import Kind, PictureIndex
 from helpers.serving.page import Found, write_page
-from helpers.serving.translator import ENCODERS_FILE, Translator
+from helpers.serving.translator import Translator
 from helpers.system import paths
 from helpers.system.files import read_json, reading
 
 INDEX_DIR = "index"
 """Folder in a run's folder: what is made there can be made again, so no manifest lists it."""
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 ENCODED = 64
 """Pictures that are held decoded at a time."""
 
@@ -77,7 +77,7 @@ def data_of(folder: Path) -> Run:
     with reading(path, "damaged", "Run the series again."):
         origin = read_json(path)
         config, made_of = dict(origin["config"]), (origin["data"], origin["split"])
-    run = open_run({}, **config)
+    run = read_run({}, **config)
     if made_of != (run.data.fingerprint, run.split.digest):
         raise CheckpointError(f"{path}: {run.config.data_path} holds other data than the run was made from. Run again.")
     return run
@@ -164,11 +164,9 @@ def picture_folder(images: str | Path) -> Callable[[Path, Translator], Gallery]:
     path = Path(images).expanduser().absolute()
 
     def gallery(folder: Path, translator: Translator) -> Gallery:
-        if not path.is_dir():
-            raise DataError(f"{path}: no folder. Give a folder of pictures.")
-        names = _picture_names(path)
-        if not names:
-            raise DataError(f"{path}: holds no picture ({', '.join(PICTURE_SUFFIXES)}).")
+        from helpers.encoders import find_pictures
+
+        names = [name for name in find_pictures(path) if _is_inside(path, name)]
         description = _encoder(folder / ENCODERS_FILE)
         if description is None or description["kind"] == "unknown":
             raise CheckpointError(
@@ -304,8 +302,6 @@ def _gallery_of(data: PairedEmbeddings, path: Path, folder: str = "") -> Gallery
 
 
 def _location(data_dir: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    from helpers.data.pictures import Pictures
-
     pictures = Pictures.of(data_dir, names)
     return None if pictures is None else pictures.location
 
@@ -326,17 +322,11 @@ def _encoder(path: Path) -> dict[str, Any] | None:
         return {"model": None, **description, "kind": description["kind"]}
 
 
-def _picture_names(folder: Path) -> list[str]:
-    """Pictures below a folder, as POSIX paths from there, in order; links that lead out are left out."""
-    root = folder.resolve()
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-        and path.resolve().is_relative_to(root)
-    )
+def _is_inside(folder: Path, name: str) -> bool:
+    try:
+        return safe_path(folder, name).is_file()
+    except DataError:  # a link that leads out of the folder
+        return False
 
 
 def _encode(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from helpers.errors import DataError
-from helpers.serving.optional import library
+from helpers.system.libraries import library
 
 MULTIPLE = {"hnsw": 1, "int8": 4, "ivfpq": 40, "binary": 100}
 """Candidates for each result: the coarser, the more."""

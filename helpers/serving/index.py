@@ -38,6 +38,7 @@ from helpers.serving.translator import GALLERY_BLOCK as SEARCH_BLOCK
 from helpers.serving.translator import Translator, Vectors, as_array, best_rows, checked_block, checked_k
 from helpers.system.devices import exact_float32
 from helpers.system.files import LEFTOVER_AGE, atomic_write, read_json, reading, write_json
+from helpers.system.libraries import library
 
 if TYPE_CHECKING:
     from helpers.data.pictures import Pictures
@@ -414,8 +415,6 @@ class PictureIndex:
                 file.write(self._folded_block(left).data)
 
     def _write_parquet(self, path: Path) -> None:
-        from helpers.serving.optional import library
-
         arrow, parquet = library("pyarrow", "search"), library("pyarrow.parquet", "search")
         width = self.vectors.shape[1] + 1
         kind = arrow.list_(arrow.float32(), width)
@@ -530,7 +529,7 @@ class PictureIndex:
         whole = torch.full((len(bank),), -torch.inf)
         for left in range(0, len(gallery), GALLERY_BLOCK):
             rows = slice(left, left + GALLERY_BLOCK)
-            block = self._tensor[: len(gallery)][rows].T
+            block = torch.from_numpy(np.array(gallery[rows])).T
             for lo in range(0, len(bank), RESCORED * 32):
                 some = slice(lo, lo + RESCORED * 32)
                 whole[some] = torch.logaddexp(whole[some], (beta * (bank[some] @ block) - less[rows]).logsumexp(1))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from helpers.data.pairs import ENCODERS_FILE
 from helpers.data.vectors import normalise
 from helpers.errors import CheckpointError
 from helpers.evaluation import dot_product, hubness
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
 """Scores are held for one such block at a time (64 MB), and a memory-mapped gallery is never held whole."""
-ENCODERS_FILE = "encoders.json"
-"""What made the vectors that a run was trained on: a query has to be encoded as the captions were."""
 Vectors = np.ndarray | torch.Tensor | Sequence[Sequence[float]] | Sequence[float]
 
 
