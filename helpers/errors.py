@@ -26,6 +26,14 @@ class SubmissionError(DataError):
     """Embeddings that cannot be submitted, or a file that is no submission."""
 
 
+class RequestError(UserError, ValueError):
+    """What the local page cannot answer; `status` is the code of HTTP that says so."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class CheckpointError(UserError, ValueError):
     """A stored model is missing, damaged, or of another architecture."""
 
