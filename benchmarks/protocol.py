@@ -77,7 +77,7 @@ def make_problem(
     prefer_exact()
     split = make_split(data.targets, data.n_images, VAL_RATIO, split_seed)
     if train_images is not None:
-        split = _fewer(split, train_images, split_seed)
+        split = fewer(split, train_images, split_seed)
     if train_captions is not None:
         split = _fewer_captions(split, train_captions, split_seed)
     outer = TrainingData.of(data.text, data.images, split, device)
@@ -90,7 +90,7 @@ def make_problem(
     )
 
 
-def _fewer(split: Split, n_images: int, seed: int) -> Split:
+def fewer(split: Split, n_images: int, seed: int) -> Split:
     """The split with a seeded choice of `n_images` of its training images; what is scored stays as it is."""
     if not 0 < n_images <= len(split.train_images):
         raise SplitError(f"train_images = {n_images}: must be between 1 and {len(split.train_images)}.")

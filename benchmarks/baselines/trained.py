@@ -11,12 +11,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.baselines.method import SEARCH_SEED, Fitted
+from benchmarks.baselines.method import SEARCH_SEED, Fitted, metadata_of
 from helpers.data.training_data import TrainingData
 from helpers.evaluation import cost
 from helpers.models.networks import fit_standardisation
 from helpers.system.devices import seed_all
-from helpers.system.settings import as_dict
 from helpers.training.loop import (
     epoch_order,
     learning_rate_factor,
@@ -57,7 +56,7 @@ class Trained:
 
     def metadata(self) -> dict:
         names = {"schedule": self.schedule.__name__, "settings_of": type(self.settings).__name__}
-        return {**names, "rate_factors": list(self.rate_factors), "version": self.version, **as_dict(self.settings)}
+        return {**names, "rate_factors": list(self.rate_factors), "version": self.version, **metadata_of(self.settings)}
 
     def tiny(self) -> Trained:
         return replace(self, settings=replace(self.settings, epochs=1, hidden=16, batch_size=128))

@@ -64,7 +64,8 @@ class Run:
     @cached_property
     def training_data(self) -> TrainingData:
         """The training and validation splits on the device that training uses."""
-        return TrainingData.of(self.data.text, self.data.images, self.split, choose_device(), self.groups)
+        data = self.data
+        return TrainingData.of(data.text, data.images, self.split, choose_device(), self.groups, data.captions)
 
     def settings(self, kind: type[T], **given: Any) -> T:
         """Settings of one stage: the given values, and those of the run's overrides that the stage has.
