@@ -7,7 +7,7 @@ another, `repeats` counts texts that occur again, `split` splits by image, `trai
 """
 
 from helpers.data.captions import match_captions, parse_captions
-from helpers.data.duplicates import duplicate_groups, near_duplicates
+from helpers.data.duplicates import Grouped, duplicate_groups, near_duplicates
 from helpers.data.pairs import PairedEmbeddings, QueryEmbeddings, load_pairs, load_queries
 from helpers.data.repeats import Repeats, count_repeats
 from helpers.data.split import SPLITS, Part, Split, check_disjoint, make_split
@@ -17,6 +17,7 @@ from helpers.data.vectors import normalise
 
 __all__ = [
     "SPLITS",
+    "Grouped",
     "PairedEmbeddings",
     "Part",
     "QueryEmbeddings",

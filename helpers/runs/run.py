@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.data.duplicates import duplicate_groups
+from helpers.data.duplicates import Grouped, duplicate_groups
 from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import Split, make_split
 from helpers.data.synthetic import write_demo
@@ -60,6 +60,11 @@ class Run:
     def gallery(self) -> np.ndarray:
         """(G, dy) validation images."""
         return self.data.images[self.split.val_images]
+
+    @property
+    def near_duplicates(self) -> Grouped | None:
+        """The groups that were kept in one split each; None where images were not grouped."""
+        return None if self.groups is None else Grouped.of(self.groups)
 
     @cached_property
     def training_data(self) -> TrainingData:
@@ -119,7 +124,13 @@ class Run:
 
     def origin(self) -> dict[str, Any]:
         """What its data and its split were made from."""
-        return {"config": as_dict(self.config), "data": self.data.fingerprint, "split": self.split.digest}
+        found = self.near_duplicates
+        return {
+            "config": as_dict(self.config),
+            "data": self.data.fingerprint,
+            "split": self.split.digest,
+            "near_duplicates": None if found is None else vars(found),
+        }
 
     def save(self) -> None:
         """Write `origin` to the run's folder."""
@@ -156,4 +167,7 @@ def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
     data = load_pairs(config.data_path, text_dim=config.text_dim, image_dim=config.image_dim)
     groups = duplicate_groups(data.images) if config.group_duplicates else None
     split = make_split(data.targets, data.n_images, config.val_ratio, config.split_seed, config.test_ratio, groups)
-    return Run(config, data, split, groups, overrides)
+    run = Run(config, data, split, groups, overrides)
+    if run.near_duplicates is not None:
+        say(f"{run.near_duplicates}; each group stays in one split")
+    return run

@@ -39,8 +39,8 @@ class SameText:
         count = np.searchsorted(pairs[:, 0], text, side="right") - first
         if count.max(initial=0) < 2:
             return None
-        images, first, count = (torch.from_numpy(a).to(data.device) for a in (pairs[:, 1].copy(), first, count))
-        return cls(images, first, count, int(count.max()))
+        on_device = [torch.from_numpy(part).to(data.device) for part in (pairs[:, 1].copy(), first, count)]
+        return cls(on_device[0], on_device[1], on_device[2], int(count.max()))
 
     def excluded(self, rows: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         """Images of the texts of the captions `rows` (B,): (B, K), filled up with their own images `positive` (B,).
