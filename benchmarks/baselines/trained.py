@@ -17,7 +17,7 @@ from helpers.data.training_data import TrainingData
 from helpers.evaluation import cost
 from helpers.models.networks import fit_standardisation
 from helpers.system.devices import seed_all
-from helpers.training.bar import training_bar
+from helpers.training.bar import show, training_bar
 from helpers.training.loop import (
     epoch_order,
     learning_rate_factor,
@@ -89,7 +89,7 @@ class Trained:
                     objective.start_epoch(epoch)
                     order = torch.from_numpy(epoch_order(positive, settings.captions_per_image, rng)).to(data.device)
                     run_epoch(model, objective, optimiser, schedule, order, bar)
-                    bar.set_postfix(epoch=f"{epoch}/{last}")
+                    show(bar, {"epoch": f"{epoch}/{last}"})
                     yield model, bar
             finally:
                 bar.total = bar.n  # all that there was to do, where it ended early
@@ -117,7 +117,7 @@ class Trained:
                 if math.isnan(mrr):  # diverged: what came before counts
                     break
                 history.append({"epoch": epoch, "mrr": mrr})
-                bar.set_postfix(epoch=f"{epoch}/{longest}", mrr=f"{mrr:.3f}")
+                show(bar, {"epoch": f"{epoch}/{longest}", "mrr": f"{mrr:.3f}"})
                 if mrr > best["fold_mrr"]:
                     best |= {"epochs": epoch, "fold_mrr": mrr}
                 elif epoch - best["epochs"] >= patience(longest):
