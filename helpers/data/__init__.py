@@ -8,7 +8,7 @@ opens the pictures behind the images, and `synthetic` writes data that no encode
 """
 
 from helpers.data.captions import match_captions, parse_captions
-from helpers.data.duplicates import duplicate_groups, near_duplicates
+from helpers.data.duplicates import Grouped, duplicate_groups, near_duplicates
 from helpers.data.folder import Blocks, write_data_folder
 from helpers.data.pairs import PairedEmbeddings, QueryEmbeddings, load_pairs, load_queries
 from helpers.data.pictures import Pictures
@@ -21,6 +21,7 @@ from helpers.data.vectors import normalise
 __all__ = [
     "SPLITS",
     "Blocks",
+    "Grouped",
     "PairedEmbeddings",
     "Part",
     "Pictures",

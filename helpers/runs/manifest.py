@@ -47,8 +47,16 @@ def write_manifest(run_dir: Path, data_dir: Path, parameters: Mapping[str, Mappi
         "environment": environment(),
         "inputs": {path.name: _digest(path) for path in inputs if path.exists()},
         "artefacts": artefact_digests(run_dir),
+        "near_duplicates": _near_duplicates(run_dir),
     }
     write_json(run_dir / MANIFEST, content)
+
+
+def _near_duplicates(run_dir: Path) -> dict[str, int] | None:
+    """How many groups of near-duplicates the run's split was made with; None where images were not grouped."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return read_json(run_dir / RUN_FILE).get("near_duplicates")
+    return None
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:

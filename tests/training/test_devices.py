@@ -72,7 +72,7 @@ def test_a_gpu_scores_the_drawn_images_alone_to_the_same_loss(share):
     found = []
     for log_weight in (losses.sampled_weights(900, positive, share).double() for _ in range(20)):
         assert int((~log_weight.isneginf()).sum()) <= k < 900
-        kept, position, weights = losses.keep_heaviest(bank, positive, log_weight, k)
+        kept, position, weights, _ = losses.keep_heaviest(bank, positive, log_weight, k)
         assert len(kept) == len(weights) == k and torch.equal(kept[position], bank[positive])
         for rows, places, of_rows in ((bank, positive, log_weight), (kept, position, weights)):
             z = torch.randn(6, 12, generator=generator.manual_seed(1)).double().requires_grad_()
@@ -84,7 +84,7 @@ def test_a_gpu_scores_the_drawn_images_alone_to_the_same_loss(share):
 
 def test_the_images_of_the_batch_are_kept_even_where_more_were_drawn():
     positive, log_weight = torch.tensor([5, 2]), torch.zeros(10)
-    _, position, _ = losses.keep_heaviest(torch.arange(10.0)[:, None], positive, log_weight, 4)
+    _, position, *_ = losses.keep_heaviest(torch.arange(10.0)[:, None], positive, log_weight, 4)
     assert sorted(position.tolist()) == [0, 1]
 
 
