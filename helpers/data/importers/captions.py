@@ -160,8 +160,12 @@ def _open(path: Path) -> tuple[str, Iterable[Record]]:
         return "line", _json_lines(path, content)
     if ending == ".json" or (start in ("{", "[") and ending != ".txt"):
         return "record", _json(path, content)
-    if ending in (".csv", ".tsv", ".tab") or _is_csv(content):
-        return "line", _csv(path, content)
+    layout = _csv_layout(content)
+    if ending in (".csv", ".tsv", ".tab") or (layout and _is_csv(content)):
+        if layout is None:
+            first = content.partition("\n")[0]
+            raise _unknown_columns(path, re.split("[,\t;|]", first.strip()))
+        return "line", _csv(path, content, *layout)
     pairs = parse_captions(path)
     numbered = all(_NUMBER.search(name) for name, _ in pairs)  # a.jpg#0: the number of a caption, not of an image
     return "line", (Record("", _NUMBER.sub("", name) if numbered else name, text) for name, text in pairs)
@@ -201,23 +205,28 @@ def _is_csv(content: str) -> bool:
     return made.getvalue().removesuffix("\n") == lines
 
 
-def _csv(path: Path, content: str) -> Iterator[Record]:
+def _csv_layout(content: str) -> tuple[str, list[str], bool] | None:
+    """What divides cells, the cells of the first line, and whether they are names of columns.
+
+    None where they are neither names of an image's and a caption's column, nor a picture file and its caption.
+    """
     first = content.partition("\n")[0]
-    delimiters = [mark for mark in ",\t;|" if mark in first]
-    found = [(mark, next(csv.reader([first], delimiter=mark), [])) for mark in delimiters]
-    known = [(mark, names) for mark, names in found if columns.find(columns.IMAGE, names) and columns.find_texts(names)]
-    headless = [(mark, cells) for mark, cells in found if len(cells) == 2 and PICTURE.search(cells[0].strip())]
-    if not known and not headless:
-        names = found[0][1] if found else [first.strip()]
-        raise _unknown_columns(path, names)
-    mark, names = (known or headless)[0]
-    image, texts, split = (0, [1], None) if not known else _places(names)
+    found = [(mark, next(csv.reader([first], delimiter=mark), [])) for mark in ",\t;|" if mark in first]
+    for mark, cells in found:
+        if columns.find(columns.IMAGE, cells) and columns.find_texts(cells):
+            return mark, cells, True
+    pictures = ((mark, cells, False) for mark, cells in found if len(cells) == 2 and PICTURE.search(cells[0].strip()))
+    return next(pictures, None)
+
+
+def _csv(path: Path, content: str, mark: str, names: list[str], header: bool) -> Iterator[Record]:
+    image, texts, split = _places(names) if header else (0, [1], None)
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=mark, strict=True)
     wrong, place = [], 1
     try:
         for number, cells in enumerate(reader):
             start, place = place, reader.line_num + 1
-            if (known and not number) or not "".join(cells).strip():
+            if (header and not number) or not "".join(cells).strip():
                 continue
             if len(cells) != len(names):
                 wrong.append(f"{start} ({len(cells)} cells)")

@@ -91,6 +91,8 @@ def test_lines_that_are_no_csv_stay_lines_and_csv_by_another_name_is_csv(tmp_pat
     assert pairs(read_captions(path)) == [("1.jpg", 'a sign "STOP" , red'), ("2.jpg", '"Hello" , he says')]
     path.write_text('image,caption\r\n1.jpg,"a sign ""STOP"", red"\r\n2.jpg,a boat\r\n')
     assert pairs(read_captions(path)) == [("1.jpg", 'a sign "STOP", red'), ("2.jpg", "a boat")]
+    path.write_text('1,"a, b"\n2,c\n')  # neither names of columns nor of pictures: nothing tells that it is CSV
+    assert pairs(read_captions(path)) == [("1", '"a, b"'), ("2", "c")]
 
 
 def test_the_token_file_of_flickr8k_numbers_captions_and_not_images(tmp_path):
@@ -295,3 +297,18 @@ def test_real_captions(real_data, name):
     found = read_captions(real_data / name / "captions.txt")
     assert set(np.bincount(found.image).tolist()) == {5} and found.split is None
     assert (len(found.images), len(found.texts)) == {"flickr8k": (8091, 40455), "rsicd": (10921, 54605)}[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_what_hugging_faces_datasets_and_pandas_write_is_read(tmp_path, ending):
+    datasets = pytest.importorskip("datasets")
+    names, texts = ([row[column] for row in ROWS] for column in (0, 1))
+    data = datasets.Dataset.from_dict({"file_name": names, "text": texts, "width": [None, 1, 2, 3, 4]})
+    path = tmp_path / f"metadata.{ending}"
+    {"csv": data.to_csv, "jsonl": data.to_json, "parquet": data.to_parquet}[ending](str(path))
+    assert pairs(read_captions(path)) == ROWS
+    assert pairs(read_captions(tmp_path)) == ROWS
+    if ending == "csv":
+        data.to_pandas().to_csv(path, index=True)  # with a column without a name
+        assert pairs(read_captions(path)) == ROWS
