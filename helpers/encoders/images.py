@@ -19,8 +19,9 @@ from helpers.errors import EncoderError
 from helpers.system.devices import autocast, exact_float32
 from helpers.system.libraries import library
 
-BATCH = {"cpu": 16, "cuda": 64}
-"""Pictures at a time: what DINOv2-giant takes of a GPU with 8 GB in float16, and enough for either to be busy."""
+BATCH = {"cpu": 8, "cuda": 64}
+"""Pictures at a time: few enough for a CPU's caches (32 take up to half as long again for each), and on a GPU what
+DINOv2-giant has room for in 8 GB."""
 POOLINGS = ("cls", "mean", "cls+mean", "average", "pooler")
 """`cls`: the CLS token. `mean`: the mean of the patches. `cls+mean`: both, one after the other. `average`: over the
 places of a convolutional network's map. `pooler`: the model's own, such as the picture's side of CLIP and SigLIP."""
@@ -161,7 +162,8 @@ class EfficientNetLite(_Encoder):
             self.model = network.from_name(self.name)
             state = torch.load(weights.get_model_file_path(), map_location="cpu", weights_only=True)
             self.model.load_state_dict(state)
-        self.model.eval().requires_grad_(False).to(self.device)
+        # Channels last: depthwise layers then take two thirds of the time on a CPU, and no longer on a GPU.
+        self.model.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.pooling, self.sees = "average", self._seen.size
         carrier = versions(self.libraries[1])
         self.revision = f"wheel:{self.libraries[1]} {carrier.get(self.libraries[1], 'of unknown version')}"
@@ -170,7 +172,8 @@ class EfficientNetLite(_Encoder):
         return self._seen.pixels(picture)
 
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.model.extract_features(self._seen.normalised(batch)).mean((2, 3))
+        seen = self._seen.normalised(batch).contiguous(memory_format=torch.channels_last)
+        return self.model.extract_features(seen).mean((2, 3))
 
     def _preprocessing(self) -> dict[str, Any]:
         return self._seen.describe()

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ from PIL import Image
 from tiny_encoders import save_captions, save_pictures
 
 from helpers.data.pairs import load_pairs
-from helpers.encoders import EncoderError, PictureError, encode_folder, folder, load_image_encoder, load_text_encoder
+from helpers.encoders import (
+    EncoderError,
+    PictureError,
+    encode_folder,
+    folder,
+    load_image_encoder,
+    load_text_encoder,
+    progress,
+)
 from helpers.encoders import open_picture as plainly_opened
 from helpers.errors import ConfigError, DataError
 
@@ -292,7 +301,8 @@ def test_one_process_at_a_time_encodes_into_a_folder(encode, album):
         encode()
 
 
-def test_progress_shows_the_time_that_is_left(encode, capsys):
+def test_progress_shows_the_time_that_is_left(encode, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "tqdm", partial(progress.tqdm, disable=False))  # the suite has switched bars off
     encode()
     shown = capsys.readouterr().err
     assert "pictures:" in shown and "12/12" in shown and "captions:" in shown and "24/24" in shown and "\r" not in shown
