@@ -368,8 +368,11 @@ def test_pictures_of_another_encoder_and_damaged_files_are_left_alone(client, ru
     (run / "uploads" / "0-damaged.upload").write_bytes(b"nothing")
     with pytest.warns(UserWarning, match="0-damaged"):
         assert len(make_gallery(run)) == 13
+    (run / "uploads" / "0-damaged.upload").unlink()
+    with pytest.warns(UserWarning, match="shape"):
+        assert not uploads.Uploads(run / "uploads", gallery_module._digest({"kind": "squares"}), 4).items
     with pytest.warns(UserWarning, match="0-damaged"):
-        assert len(uploads.Uploads(run / "uploads", "another")) == 0
+        assert len(uploads.Uploads(run / "uploads", "another", 3)) == 0
 
 
 def test_a_failure_while_it_is_written_adds_nothing(client, run, monkeypatch):
@@ -411,3 +414,13 @@ def test_the_page_is_part_of_the_package():
         PAGE.relative_to(paths.PROJECT_ROOT / "helpers").as_posix()
         in (settings["tool"]["setuptools"]["package-data"]["helpers"])
     )
+
+
+def test_an_encoder_of_another_width_adds_nothing(run):
+    class Wide(Eyes):
+        def encode(self, pictures, batch_size=None):
+            return np.ones((len(pictures), 7), dtype=np.float32)
+
+    client = TestClient(create_app(make_gallery(run, eyes=Wide)), base_url="http://localhost")
+    assert "7 numbers, the run has 3" in error_of(upload(client, png(MAGENTA)), 409)
+    assert not (run / "uploads").exists()

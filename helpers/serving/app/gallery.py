@@ -86,11 +86,12 @@ class Gallery:
         self._computing = threading.RLock()  # encoders and models have the cores to themselves
         self._indexes: OrderedDict[str, PictureIndex] = OrderedDict()
         self._image_encoder: ImageEncoder | None = None
-        self._uploads = Uploads(run / "uploads", _digest(description))
-        first = self._index(self.best)
-        self.n_own = len(first) - len(self._uploads)
-        self._pictures, self._corrects = first.pictures, first.hubness
-        self._names, self._captions = first.names[: self.n_own], first.captions[: self.n_own]
+        first = open_index(self.best)
+        self.n_own, self._width = first.vectors.shape
+        self._translator, self._pictures, self._corrects = first.translator, first.pictures, first.hubness
+        self._names, self._captions = list(first.names), list(first.captions)
+        self._uploads = Uploads(run / "uploads", _digest(description), self._width)
+        self._keep(self.best, first)
         self._thumbnail = lru_cache(_KEPT_THUMBNAILS)(self._make_thumbnail)
         self._embed = lru_cache(_KEPT_QUERIES)(self._encode_query)
 
@@ -192,6 +193,10 @@ class Gallery:
                 vector = np.asarray(encoder.encode([picture]), dtype=np.float32)
             except UserError as error:  # such as a picture of one row of pixels
                 raise RequestError(422, f"{name}: cannot be encoded ({error})") from error
+            if vector.shape != (1, self._width):
+                raise RequestError(
+                    409, f"The image encoder gives {vector.shape[-1]} numbers, the run has {self._width}."
+                )
             if not np.isfinite(vector).all() or not vector.any():
                 raise RequestError(422, f"{name}: the image encoder gives no direction for this picture.")
             upload = Upload(name, vector[0], uploads.as_jpeg(picture), digest)
@@ -221,18 +226,20 @@ class Gallery:
     def _index(self, model: str) -> PictureIndex:
         """The index of a model, added pictures included; the least recently used ones are let go."""
         if model not in self._indexes:
-            index = self._open_index(model)
-            if len(self._uploads):
-                _add(index, self._uploads.items)
-            self._indexes[model] = index
-            while len(self._indexes) > _KEPT_INDEXES:
-                self._indexes.popitem(last=False)
+            self._keep(model, self._open_index(model))
         self._indexes.move_to_end(model)
         return self._indexes[model]
 
+    def _keep(self, model: str, index: PictureIndex) -> None:
+        if len(self._uploads):
+            _add(index, self._uploads.items)
+        self._indexes[model] = index
+        while len(self._indexes) > _KEPT_INDEXES:
+            self._indexes.popitem(last=False)
+
     def _encode_query(self, query: str) -> np.ndarray:
         """(1, dx): all models of a run read the same text encoder's vectors."""
-        return self._index(self.best).translator.encode([query])
+        return self._translator.encode([query])
 
     def _encoder(self) -> ImageEncoder:
         if self._image_encoder is None:

@@ -58,9 +58,10 @@ class Uploads:
     Args:
         folder: holds one file a picture; made with the first.
         encoder: what tells the image encoder from others. Pictures that another one encoded are left alone.
+        width: of its vectors.
     """
 
-    def __init__(self, folder: Path, encoder: str) -> None:
+    def __init__(self, folder: Path, encoder: str, width: int) -> None:
         self.folder, self.encoder = folder, encoder
         self.items: list[Upload] = []
         for path in sorted(folder.glob(f"[!.]*{_SUFFIX}")):
@@ -70,7 +71,9 @@ class Uploads:
                     if metadata["encoder"] != encoder:
                         continue
                     vector, jpeg = tensors["vector"].numpy(), tensors["jpeg"].numpy().tobytes()
-                    self.items.append(Upload(metadata["name"], vector, jpeg, metadata["digest"]))
+                    if vector.shape != (width,) or not np.isfinite(vector).all() or not vector.any():
+                        raise ValueError(f"its vector of shape {vector.shape} is none of {width} numbers")
+                    self.items.append(Upload(str(metadata["name"]), vector, jpeg, str(metadata["digest"])))
             except CheckpointError as error:
                 warnings.warn(str(error), stacklevel=2)
 
@@ -132,7 +135,7 @@ def decode(content: bytes, name: str) -> Image.Image:
     except Image.DecompressionBombError:  # Pillow's own limit, which is above ours
         raise RequestError(413, f"{name}: hundreds of megapixels; {_AT_MOST}") from None
     except Image.UnidentifiedImageError:
-        taken = ", ".join(kind.title() if kind == "WEBP" else kind for kind in FORMATS)
+        taken = ", ".join(FORMATS).replace("WEBP", "WebP")
         raise RequestError(415, f"{name}: not a picture of a format that is taken ({taken}).") from None
     except Exception as error:
         raise RequestError(422, f"{name}: the picture is damaged ({str(error) or type(error).__name__}).") from None
