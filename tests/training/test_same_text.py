@@ -223,3 +223,19 @@ def test_no_text_of_the_validation_split_has_a_part_in_it():
     found = (TrainingData.of(text, images, split, torch.device("cpu"), None, each) for each in (captions, changed))
     one, two = (SameText.of(data) for data in found)
     assert all(torch.equal(getattr(one, name), getattr(two, name)) for name in ("images", "first", "count"))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_gpu_that_keeps_the_heaviest_images_leaves_out_the_same(share):
+    generator = torch.Generator().manual_seed(0)
+    bank, positive = torch.randn(300, 8, generator=generator).double(), torch.tensor([3, 3, 8, 299])
+    excluded = torch.cat([positive[:, None], torch.randint(300, (4, 40), generator=generator)], 1)
+    log_weight = losses.sampled_weights(300, positive, share).double()
+    kept = losses.keep_heaviest(bank, positive, log_weight, losses.most_drawn(300, 4, share), excluded)
+    found = []
+    for rows, places, weights, left_out in ((bank, positive, log_weight, excluded), kept):
+        z = torch.randn(4, 8, generator=generator.manual_seed(1)).double().requires_grad_()
+        loss = losses.bank_infonce(z, rows, places, 0.1, torch.float64, weights, excluded=left_out)
+        found.append((loss.detach(), *torch.autograd.grad(loss, z)))
+    assert len(kept[0]) < 300
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
