@@ -51,6 +51,20 @@ UNIT = 1e-3
 """How far from 1 the length of a stored vector may be; float32 rounds by a thousandth of that."""
 RESCORED = 32
 """Queries whose candidates are scored at a time: some megabytes."""
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "kind": (str,),
+    "model": (str,),
+    "weights": (str, type(None)),
+    "text_dim": (int,),
+    "image_dim": (int,),
+    "hubness": (bool,),
+    "built": (int,),
+    "pictures": (dict, type(None)),
+    "made_of": (dict,),
+    "run": (str, type(None)),
+    "files": (dict,),
+}
+"""What `index.json` holds beside the format."""
 _REBUILD = "Delete the folder and build the index again."
 
 
@@ -165,6 +179,9 @@ class PictureIndex:
         if version != FORMAT:
             raise CheckpointError(f"{path}: format {version!r}, but this version reads {FORMAT}. {_REBUILD}")
         with reading(path, "not a readable index of pictures", _REBUILD):
+            for key, kinds in _FIELDS.items():
+                if not isinstance(about[key], kinds):
+                    raise ValueError(f"{key} is {about[key]!r}")
             files = {part: _checked_file(folder, file) for part, file in about.pop("files").items()}
             run = about.pop("run")
             kind, built, width = about["kind"], about["built"], about["image_dim"]
@@ -529,7 +546,7 @@ class PictureIndex:
         whole = torch.full((len(bank),), -torch.inf)
         for left in range(0, len(gallery), GALLERY_BLOCK):
             rows = slice(left, left + GALLERY_BLOCK)
-            block = self._tensor[: len(gallery)][rows].T
+            block = torch.from_numpy(np.array(gallery[rows])).T
             for lo in range(0, len(bank), RESCORED * 32):
                 some = slice(lo, lo + RESCORED * 32)
                 whole[some] = torch.logaddexp(whole[some], (beta * (bank[some] @ block) - less[rows]).logsumexp(1))
