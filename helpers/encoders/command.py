@@ -11,9 +11,9 @@ from pathlib import Path
 
 from helpers.data.importers import import_embeddings
 from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE
+from helpers.data.picture_files import find_pictures
 from helpers.encoders.folder import encode_folder, where_from
 from helpers.encoders.images import POOLINGS
-from helpers.encoders.pictures import find_pictures
 from helpers.encoders.presets import PRESETS
 from helpers.encoders.sources import PRECISIONS
 from helpers.errors import EncoderError, UserError

@@ -22,9 +22,9 @@ from helpers.data.captions import match_captions
 from helpers.data.folder import Blocks, write_data_folder
 from helpers.data.importers import read_captions
 from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE, UNPRINTABLE
+from helpers.data.picture_files import find_pictures, open_picture
 from helpers.encoders.ahead import ahead
 from helpers.encoders.images import ImageEncoder, load_image_encoder
-from helpers.encoders.pictures import find_pictures, open_picture
 from helpers.encoders.presets import PRESETS
 from helpers.encoders.progress import encoding_bar
 from helpers.encoders.shards import Shard, shards_of

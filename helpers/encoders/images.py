@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from helpers.data.picture_files import as_rgb
 from helpers.encoders.ahead import cores
-from helpers.encoders.pictures import as_rgb
 from helpers.encoders.preprocessing import Preprocessing
 from helpers.encoders.sources import choose, find_model, loading, need, versions
 from helpers.errors import EncoderError, MissingLibraryError
