@@ -132,7 +132,7 @@ def loading(name: str) -> Iterator[None]:
     Raises:
         EncoderError: it cannot be loaded.
     """
-    logging = None
+    logging: Any = None
     with contextlib.suppress(MissingLibraryError):  # some encoders do without it
         logging = library("transformers", "encode").utils.logging
     bars = logging is not None and logging.is_progress_bar_enabled()
