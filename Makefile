@@ -47,6 +47,8 @@ bench: $(VENV)/.installed
 	for name in step epochs plus_step ranking scaling widths; do \
 	    $(BIN)/python -m benchmarks.$$name --size $(SIZE) --device $(DEVICE) || exit 1; done
 	$(BIN)/python -m benchmarks.closed_form --size $(SIZE)
+	$(BIN)/python -m benchmarks.indexes --size $(SIZE)
+	$(BIN)/python -m benchmarks.encode --size $(SIZE)
 	$(BIN)/python -m benchmarks.draw
 
 # The table of docs/results.md on your data, choices made on its training images alone: first the closed forms, ours and
