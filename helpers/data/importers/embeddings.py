@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from helpers.data.captions import match_captions
+from helpers.data.captions import match_captions, read_text
 from helpers.data.folder import write_data_folder
 from helpers.data.importers import columns
-from helpers.data.importers.captions import Captions, Record, collect, decode, name_of, read_captions, table_records
+from helpers.data.importers.captions import Captions, Record, collect, name_of, read_captions, table_records
 from helpers.data.importers.vectors import Source, Vectors, open_source
 from helpers.errors import DataError, first_five
 
@@ -201,7 +201,7 @@ def read_names(path: Path) -> list[str]:
     Raises:
         DataError: the file is missing, not UTF-8, or has an empty line within.
     """
-    content = decode(path)
+    content = read_text(path)
     if content.lstrip().startswith("["):
         try:
             values = json.loads(content)

@@ -296,6 +296,16 @@ def test_a_saved_dataset_names_files_of_its_own_folder_alone(tmp_path):
         import_embeddings([tmp_path], tmp_path / "out")
 
 
+def test_a_saved_dataset_has_its_splits_in_its_own_folder(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    other = datasets.Dataset.from_dict({"caption": ["a", "b"], "text_embedding": [[1.0, 2.0]] * 2})
+    other.save_to_disk(str(tmp_path / "elsewhere"))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["../elsewhere"]}')
+    with pytest.raises(DataError, match="splits are no folders of its own"):
+        import_embeddings([tmp_path / "set"], tmp_path / "out")
+
+
 def test_captions_that_do_not_fit_the_rows_are_said(tmp_path, captions):
     for text, images, message in (
         (TEXT[:4], IMAGES, "4 rows for 5 captions. One for each caption is needed"),
