@@ -113,7 +113,7 @@ class Pictures:
 
     def missing(self) -> list[str]:
         """Names whose file is not there, or would be outside the folder; none for a sprite."""
-        return [] if self._size else [name for name in self.names if not _is_inside(self._path, name)]
+        return [] if self._size else [name for name in self.names if not is_inside(self._path, name)]
 
     def _row(self, row: int) -> int:
         """A plain index from 0; a negative one would be a silent mistake of a ranking."""
@@ -154,6 +154,14 @@ def safe_path(folder: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"{path}: is a link that leads out of the folder. Put the pictures themselves there.")
     return path
+
+
+def is_inside(folder: Path, name: str) -> bool:
+    """Whether a name is that of a file below a folder, also behind any link."""
+    try:
+        return safe_path(folder, name).is_file()
+    except (DataError, OSError):
+        return False
 
 
 def save_sprite(pictures: Sequence[Image.Image], path: str | Path, size: int, columns: int) -> dict[str, Any]:
@@ -204,13 +212,6 @@ def _checked(location: Any, base: Path) -> dict[str, Any]:
     if wrong:
         raise DataError(f"{first_five(wrong)}: whole numbers above 0 are needed, as in {_FORMS}.")
     return {"kind": kind, "path": path, **layout}
-
-
-def _is_inside(folder: Path, name: str) -> bool:
-    try:
-        return safe_path(folder, name).is_file()
-    except (DataError, OSError):
-        return False
 
 
 def _open(path: Path, at_least: int | None = None) -> Image.Image:

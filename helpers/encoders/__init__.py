@@ -7,7 +7,7 @@ are optional: pip install "embedding-translation[encode]".
 """
 
 from helpers.data.picture_files import as_rgb, find_pictures, open_picture
-from helpers.encoders.folder import Encoded, encode_folder
+from helpers.encoders.folder import Encoded, encode_folder, encode_pictures
 from helpers.encoders.images import ImageEncoder, load_image_encoder
 from helpers.encoders.presets import PRESETS
 from helpers.encoders.text import TextEncoder, load_text_encoder
@@ -22,6 +22,7 @@ __all__ = [
     "TextEncoder",
     "as_rgb",
     "encode_folder",
+    "encode_pictures",
     "find_pictures",
     "load_image_encoder",
     "load_text_encoder",

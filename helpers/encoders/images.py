@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -257,7 +258,7 @@ class TimmEncoder(_Encoder):
 
     def _load(self, pooling: str | None) -> None:
         try:
-            import timm
+            timm = importlib.import_module("timm")
         except ImportError as error:  # no extra of ours brings it: it needs a torchvision that fits torch
             raise MissingLibraryError(
                 f"timm is needed for {self.name} ({error}). Install it: pip install timm"

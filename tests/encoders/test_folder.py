@@ -318,18 +318,18 @@ def test_what_is_opened_ahead_is_bounded(encode, album, monkeypatch):
         return open_one(*args, **more)
 
     monkeypatch.setattr(folder, "open_picture", count)
-    run = folder._encode_shard
+    run = folder._encode_next
 
-    def watched(shard, seen, *rest):
+    def watched(count, seen, *rest):
         def taken():
             nonlocal most
             for number, one in enumerate(seen):
                 most = max(most, opened - number)
                 yield one
 
-        return run(shard, taken(), *rest)
+        return run(count, taken(), *rest)
 
-    monkeypatch.setattr(folder, "_encode_shard", watched)
+    monkeypatch.setattr(folder, "_encode_next", watched)
     encode(batch_size=2)
     assert opened == 12 and most <= 2 * 2 + 2
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import tomllib
 import warnings
 import zlib
@@ -413,6 +414,12 @@ def test_a_run_that_is_not_there_is_one_line(capsys):
     assert app.main(["no such run", "--port", "0"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("error: no such run: neither a run in")
+
+
+def test_a_name_that_the_terminal_cannot_show_does_not_end_the_page(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    monkeypatch.setattr("helpers.runs.app.serve", lambda *_: print("données: 12 pictures"))
+    assert app.main(["any"]) == 0
 
 
 def test_the_page_is_part_of_the_package():
