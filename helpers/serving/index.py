@@ -491,7 +491,7 @@ class PictureIndex:
             return self._search_exactly(unit, k, reduce)
         asked = self._candidates.find(_folded(unit, np.float32(reduce)), k)
         rows, scores = self._rescored(unit, asked, k, reduce)
-        short = np.flatnonzero(rows[:, -1] < 0) if k else rows[:0]  # fewer candidates than results
+        short = np.flatnonzero(rows[:, -1] < 0)  # fewer candidates than results
         if len(short):
             rows[short], scores[short] = self._search_exactly(unit[short], k, reduce)
         return rows, scores
