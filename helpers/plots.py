@@ -8,10 +8,12 @@ networks dash-dotted, contrastive models solid, and other curves take these styl
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from IPython import get_ipython
@@ -332,6 +334,128 @@ def weight_curve(ax: Axes, curve: Rows, weight: float, alone: float) -> Axes:
     return _finish(
         ax, "weight of CCA beside the networks (0 to 1)", "MRR on cross-validation folds (0 to 1)", loc="lower right"
     )
+
+
+def margins(ax: Axes, values: Mapping[str, np.ndarray]) -> Axes:
+    """Share of the captions with a margin below x, one curve a model: cosine to the own image less the nearest other's.
+
+    Where a curve crosses 0 stands the share of captions whose image does not come first.
+    """
+    for index, (name, margin) in enumerate(values.items()):
+        ordered = np.sort(np.asarray(margin))
+        ax.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), **_curve(name, index))
+    ax.axvline(0, color=DARK, lw=1.0, ls=":", label="as close as the nearest other")
+    ax.set_ylim(-0.02, 1.02)
+    return _finish(ax, "margin: cosine to the own image less the nearest other's", "share of captions below", **_BESIDE)
+
+
+def negative_shares(ax: Axes, shares: Mapping[float, np.ndarray]) -> Axes:
+    """What the k hardest images receive of all the weight that repels, by temperature; `shares` (M,) sum up to 1."""
+    for index, (temperature, share) in enumerate(shares.items()):
+        ordered = np.sort(np.asarray(share))[::-1].cumsum()
+        k = np.arange(1, len(ordered) + 1)
+        ax.semilogx(k, ordered, **_curve(f"temperature {temperature:g}", index))
+    ax.set_ylim(-0.02, 1.02)
+    return _finish(ax, "k hardest negatives (count)", "share of the repelling weight", loc="lower right")
+
+
+def cosines(ax: Axes, values: Mapping[str, np.ndarray]) -> Axes:
+    """Distribution of cosines between pairs of images, one curve a label, with its mean in the legend."""
+    for index, (name, cosine) in enumerate(values.items()):
+        cosine = np.asarray(cosine)
+        look = _look(name, index, f" (mean {cosine.mean():.2f})")
+        sns.histplot(x=cosine, ax=ax, bins=60, binrange=(-1, 1), stat="percent", element="step", **look)
+    ax.set_xlim(-1, 1)
+    return _finish(ax, "cosine of two images", "pairs (% per bar)", loc="upper left")
+
+
+def members_curve(ax: Axes, mrr: Sequence[float], alone: Sequence[float]) -> Axes:
+    """MRR of the mean of the first k networks, and of each network `alone`."""
+    k = np.arange(1, len(mrr) + 1)
+    ax.plot(k, alone, "o", color=FALLBACK_COLOURS[0], ms=6, label="each network alone")
+    ax.plot(k, mrr, "-o", color=MODEL_COLOURS["bigjump_plus"], ms=4, label="mean of the first k")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _finish(ax, "k (networks)", _MRR_LABEL, loc="best")
+
+
+def gallery_curves(ax: Axes, sizes: Sequence[int], mrr: Mapping[str, Sequence[float]]) -> Axes:
+    """MRR of the same translations among galleries of other `sizes`; one curve a model."""
+    for index, (name, values) in enumerate(mrr.items()):
+        ax.semilogx(sizes, values, marker="o", ms=3, **_curve(name, index))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_ylim(0, 1.03)
+    return _finish(ax, "images in the gallery (count, log scale)", _MRR_LABEL, **_BESIDE)
+
+
+class _Pictures(Protocol):
+    """What is drawn from: a picture for each image of the data."""
+
+    def image(self, row: int) -> Any: ...
+
+
+def _card(ax: Axes, pictures: _Pictures | None, row: int, name: str) -> None:
+    """One image without axes: its picture, or where there is none, its name on grey."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
+    for spine in ax.spines.values():
+        spine.set(visible=True, color="#D0D0D0")
+    if pictures is not None:
+        ax.imshow(np.asarray(pictures.image(int(row))))
+        return
+    ax.set(facecolor="#F2F2F2", aspect="equal", xlim=(0, 1), ylim=(0, 1))
+    text = "\n".join(textwrap.wrap(_plain(Path(name).name), 14)[:3])
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color=DARK)
+
+
+def _plain(text: str) -> str:
+    """Text of somebody's file as a figure may hold it: no formula begins at a dollar sign."""
+    return text.replace("$", r"\$")
+
+
+def captioned(pictures: _Pictures | None, rows: Sequence[int], names: Sequence[str], texts: Sequence[str]) -> Figure:
+    """Images side by side, each above its captions; without `pictures` their names stand for them.
+
+    Args:
+        rows: of the data's images. names: of each. texts: what stands below each, a caption a line.
+    """
+    fig, axes = plt.subplots(1, len(rows), figsize=(11, 3.0), squeeze=False)
+    for ax, row, name, text in zip(axes[0], rows, names, texts, strict=True):
+        _card(ax, pictures, row, name)
+        lines = [textwrap.shorten(_plain(line), 58, placeholder=" …") for line in text.splitlines()]
+        wrapped = "\n".join(part for line in lines for part in textwrap.wrap(line, 24, subsequent_indent="   "))
+        ax.set_title(wrapped, y=-0.06, va="top", loc="left", fontsize=8, fontweight="normal")
+    return fig
+
+
+def search_results(
+    pictures: _Pictures | None,
+    names: Sequence[str],
+    queries: Sequence[str],
+    hits: Sequence[Sequence[int]],
+    right: Sequence[int],
+    ranks: Sequence[float],
+) -> Figure:
+    """What was found for some queries, one a row: the image that is meant, then the hits, the right one framed.
+
+    Args:
+        names: of all images of the data. hits: rows of the images found, best first. right: row of the image meant.
+        ranks: of that image.
+    """
+    columns = 1 + max(map(len, hits))
+    fig, axes = plt.subplots(len(queries), columns, figsize=(1.35 * columns, 1.75 * len(queries)), squeeze=False)
+    for line, query, found, meant, rank in zip(axes, queries, hits, right, ranks, strict=True):
+        for ax in line[1 + len(found) :]:
+            ax.axis("off")
+        for ax, row in zip(line, (meant, *found), strict=False):
+            _card(ax, pictures, row, names[row])
+        for ax, row in zip(line[1:], found, strict=False):
+            if row == meant:
+                for spine in ax.spines.values():
+                    spine.set(color="#009E73", linewidth=3.5)
+        shown = textwrap.shorten(_plain(query), 95, placeholder=" …")
+        line[0].set_title(f"{shown}   (rank {rank:g})", fontsize=9, fontweight="normal")
+        line[0].set_xlabel("meant", fontsize=8)
+    return fig
 
 
 def save_figure(fig: Figure, name: str, directory: str | Path | None = None, *, dpi: int = 110) -> Path:
