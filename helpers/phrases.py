@@ -26,6 +26,11 @@ def note(*sentences: str) -> None:
     display(Markdown(" ".join(sentence for sentence in sentences if sentence)))
 
 
+def sentence(text: str) -> str:
+    """Text with a capital at its start and a full stop at its end."""
+    return f"{text[:1].upper()}{text[1:]}".rstrip(".") + "."
+
+
 def label(model: str) -> str:
     """The name of a leaderboard row in figures and text."""
     return ROWS[model].label if model in ROWS else model

@@ -8,6 +8,7 @@ networks dash-dotted, contrastive models solid, and other curves take these styl
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
+from helpers.errors import DataError
 from helpers.models.build import ROWS
 from helpers.models.geometry import effective_rank
 from helpers.system import paths
@@ -62,6 +64,18 @@ def use_style() -> None:
     if (shell := get_ipython()) is not None and hasattr(shell, "kernel"):
         shell.run_line_magic("matplotlib", "inline")
     style.use(["default", "helpers.style"])
+
+
+def show(*panels: tuple[Any, ...], width: float = 5.5, height: float = 3.8) -> None:
+    """Draw figures side by side and show them: each panel is a function of this module and what it takes behind `ax`.
+
+    Args:
+        width, height: of one panel, in inches.
+    """
+    _, axes = plt.subplots(1, len(panels), figsize=(width * len(panels), height), squeeze=False)
+    for ax, (draw, *given) in zip(axes[0], panels, strict=True):
+        draw(ax, *given)
+    plt.show()
 
 
 def _look(name: str, index: int, note: str = "") -> Look:
@@ -400,8 +414,9 @@ def _card(ax: Axes, pictures: _Pictures | None, row: int, name: str) -> None:
     for spine in ax.spines.values():
         spine.set(visible=True, color="#D0D0D0")
     if pictures is not None:
-        ax.imshow(np.asarray(pictures.image(int(row))))
-        return
+        with contextlib.suppress(DataError):  # one file that is missing or broken stops no page
+            ax.imshow(np.asarray(pictures.image(int(row))))
+            return
     ax.set(facecolor="#F2F2F2", aspect="equal", xlim=(0, 1), ylim=(0, 1))
     text = "\n".join(textwrap.wrap(_plain(Path(name).name), 14)[:3])
     ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color=DARK)
@@ -412,16 +427,16 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def captioned(pictures: _Pictures | None, rows: Sequence[int], names: Sequence[str], texts: Sequence[str]) -> Figure:
+def captioned(pictures: _Pictures | None, rows: Sequence[int], names: Sequence[str], texts: Sequence[Sequence[str]]) -> Figure:
     """Images side by side, each above its captions; without `pictures` their names stand for them.
 
     Args:
-        rows: of the data's images. names: of each. texts: what stands below each, a caption a line.
+        rows: of the data's images. names: of each. texts: the captions of each, of which four are shown.
     """
     fig, axes = plt.subplots(1, len(rows), figsize=(11, 3.0), squeeze=False)
     for ax, row, name, text in zip(axes[0], rows, names, texts, strict=True):
         _card(ax, pictures, row, name)
-        lines = [textwrap.shorten(_plain(line), 58, placeholder=" …") for line in text.splitlines()]
+        lines = [textwrap.shorten(_plain(line), 58, placeholder=" …") for line in text[:4]]
         wrapped = "\n".join(part for line in lines for part in textwrap.wrap(line, 24, subsequent_indent="   "))
         ax.set_title(wrapped, y=-0.06, va="top", loc="left", fontsize=8, fontweight="normal")
     return fig
