@@ -427,7 +427,9 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def captioned(pictures: _Pictures | None, rows: Sequence[int], names: Sequence[str], texts: Sequence[Sequence[str]]) -> Figure:
+def captioned(
+    pictures: _Pictures | None, rows: Sequence[int], names: Sequence[str], texts: Sequence[Sequence[str]]
+) -> Figure:
     """Images side by side, each above its captions; without `pictures` their names stand for them.
 
     Args:

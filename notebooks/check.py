@@ -13,7 +13,7 @@ from pathlib import Path
 
 CODE_CELLS, MEDIAN_LINES, PARAMETER_LINES = 20, 5, 12
 MEDIAN_WORDS, MOST_WORDS = 60, 150  # the median is to stay below, no cell may be above
-HIDDEN = {"hide-input", "remove-cell"}  # cells that a reader of the page does not see
+HIDDEN = {"hide-input", "remove-cell"}  # cells that a reader of the page does not see: they do not count
 
 
 def measures(path: Path) -> dict[str, float]:
@@ -24,8 +24,8 @@ def measures(path: Path) -> dict[str, float]:
     words = [len(re.sub(r"\$\$.*?\$\$", "", each, flags=re.DOTALL).split()) for each in text]
     seen = [cell for cell in code if not HIDDEN & set(tags(cell))]
     return {
-        "code cells": len(code),
-        "median lines": statistics.median(map(lines, seen)),
+        "code cells": len(seen),
+        "median lines": statistics.median(lines(cell) for cell in seen if "parameters" not in tags(cell)),
         "parameter lines": sum(lines(cell) for cell in code if "parameters" in tags(cell)),
         "text cells": len(text),
         "median words": statistics.median(words),
