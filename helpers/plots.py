@@ -470,7 +470,7 @@ def search_results(
                 for spine in ax.spines.values():
                     spine.set(color="#009E73", linewidth=3.5)
         shown = textwrap.shorten(_plain(query), 95, placeholder=" …")
-        line[0].set_title(f"{shown}   (rank {rank:g})", fontsize=9, fontweight="normal")
+        line[0].set_title(f"{shown}   (rank {rank:g})", loc="left", fontsize=9, fontweight="normal")
         line[0].set_xlabel("meant", fontsize=8)
     return fig
 
