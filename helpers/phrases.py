@@ -22,8 +22,9 @@ Columns = Sequence[tuple[str, str, str]]  # key, heading and format of each
 
 
 def note(*sentences: str) -> None:
-    """Show sentences as one paragraph of the page."""
-    display(Markdown(" ".join(sentence for sentence in sentences if sentence)))
+    """Show sentences as one paragraph of the page; nothing where all are empty."""
+    if text := " ".join(sentence for sentence in sentences if sentence):
+        display(Markdown(text))
 
 
 def sentence(text: str) -> str:
@@ -59,6 +60,14 @@ def versus(name: str, value: float, other: str, other_value: float) -> str:
 def in_order(scores: Mapping[str, float]) -> str:
     """Models by their score, best first: `BigJump 0.589, Weighted CCA 0.512`."""
     return ", ".join(f"{label(name)} {scores[name]:.3f}" for name in sorted(scores, key=lambda name: -scores[name]))
+
+
+def peak(scores: Mapping[str, float]) -> str:
+    """Which of several settings ranks best, or that all rank alike."""
+    best = max(scores, key=lambda name: scores[name])
+    if scores[best] - min(scores.values()) < LEVEL:
+        return f"all rank alike, at {scores[best]:.3f}"
+    return f"{best} ranks best, with {scores[best]:.3f}"
 
 
 def several(names: Sequence[str], of: Sequence[str], what: str) -> str:

@@ -415,11 +415,13 @@ def _card(ax: Axes, pictures: _Pictures | None, row: int, name: str) -> None:
         spine.set(visible=True, color="#D0D0D0")
     if pictures is not None:
         with contextlib.suppress(DataError):  # one file that is missing or broken stops no page
-            ax.imshow(np.asarray(pictures.image(int(row))))
+            picture = pictures.image(int(row))
+            picture.thumbnail((192, 192))  # as large as it is drawn: a page of photos stays small
+            ax.imshow(np.asarray(picture))
             return
     ax.set(facecolor="#F2F2F2", aspect="equal", xlim=(0, 1), ylim=(0, 1))
-    text = "\n".join(textwrap.wrap(_plain(Path(name).name), 14)[:3])
-    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color=DARK)
+    text = "\n".join(textwrap.wrap(_plain(Path(name).stem), 13)[:3])
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=6.5, color=DARK)
 
 
 def _plain(text: str) -> str:
@@ -459,7 +461,9 @@ def search_results(
         ranks: of that image.
     """
     columns = 1 + max(map(len, hits))
-    fig, axes = plt.subplots(len(queries), columns, figsize=(1.35 * columns, 1.75 * len(queries)), squeeze=False)
+    size: Look = {"figsize": (1.25 * columns, 1.6 * len(queries)), "layout": "none"}
+    fig, axes = plt.subplots(len(queries), columns, squeeze=False, **size)
+    fig.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=1 - 0.25 / len(queries), wspace=0.08, hspace=0.35)
     for line, query, found, meant, rank in zip(axes, queries, hits, right, ranks, strict=True):
         for ax in line[1 + len(found) :]:
             ax.axis("off")
@@ -469,9 +473,9 @@ def search_results(
             if row == meant:
                 for spine in ax.spines.values():
                     spine.set(color="#009E73", linewidth=3.5)
+        line[0].set_xlabel("meant", fontsize=8, labelpad=1)
         shown = textwrap.shorten(_plain(query), 95, placeholder=" …")
         line[0].set_title(f"{shown}   (rank {rank:g})", loc="left", fontsize=9, fontweight="normal")
-        line[0].set_xlabel("meant", fontsize=8)
     return fig
 
 

@@ -22,6 +22,11 @@ def test_models_come_in_the_order_of_their_scores_by_their_names_in_figures():
     assert phrases.in_order({"cca": 0.3, "mlp1": 0.5}) == "MLP1 0.500, Weighted CCA 0.300"
 
 
+def test_the_best_setting_is_named_unless_all_rank_alike():
+    assert phrases.peak({"p = 0": 0.2, "p = 1": 0.3}) == "p = 1 ranks best, with 0.300"
+    assert phrases.peak({"p = 0": 0.2, "p = 1": 0.2}) == "all rank alike, at 0.200"
+
+
 @pytest.mark.parametrize(
     ("names", "text"),
     [([], "none of the 2 networks"), (["mlp1"], "MLP1"), (["mlp1", "mlp2"], "all 2 networks")],
@@ -83,3 +88,5 @@ def test_a_note_is_rendered_as_markdown(capsys):
     InteractiveShell.clear_instance()
     phrases.note("One.", "", "**Two.**")  # outside a notebook its name is all that is printed
     assert "Markdown" in capsys.readouterr().out
+    phrases.note("")
+    assert capsys.readouterr().out == ""
