@@ -9,6 +9,7 @@ networks dash-dotted, contrastive models solid, and other curves take these styl
 from __future__ import annotations
 
 import contextlib
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -168,6 +169,7 @@ def rank_cdf(ax: Axes, ranks: Mapping[str, np.ndarray], gallery_size: int) -> Ax
         ax.semilogx(k, share, **_curve(name, index), drawstyle="steps-post")
     if "chance" not in ranks:
         ax.semilogx(k, k / gallery_size, ":", color=MODEL_COLOURS["chance"], label="Chance, k / gallery")
+    _plain_log(ax)
     ax.set_ylim(-0.02, 1.02)
     return _finish(ax, f"k (rank among {gallery_size:,} images)", "share of queries with rank ≤ k", **_BESIDE)
 
@@ -177,6 +179,7 @@ def rank_histogram(ax: Axes, ranks: np.ndarray, gallery_size: int) -> Axes:
     edges = np.unique(np.geomspace(1, gallery_size + 1, 25).round()) - 0.5
     ax.hist(ranks, bins=edges.tolist(), weights=np.full(len(ranks), 100 / len(ranks)), color=BLUE, ec="white", lw=0.6)
     ax.set_xscale("log")
+    _plain_log(ax)
     ax.axvline(np.median(ranks), color=ORANGE, ls="--", label=f"median rank {np.median(ranks):g}")
     return _finish(ax, f"rank of the true image (of {gallery_size:,})", "queries (% per band of ranks)")
 
@@ -267,20 +270,30 @@ def _label_points(
     ax.figure.canvas.figure.draw_without_rendering()  # settles the layout, hence the pixels
     centres = [ax.transData.transform(point[:2]) for point in (*points, *drawn)]
     taken: list[Bbox] = []
-    offsets = [(dx, dy) for dy in (0, 14, -14, 26, -26, 38, -38, 50, -50) for dx in (13, -13)]
+    heights = [side * dy for dy in (0, 14, 26, 38, 50, 62, 74) for side in (1, -1)]
+    offsets = [(dx, dy) for dy in heights for dx in (13, -13)]
     for x, y, text in points:
-        for dx, dy in offsets:
+        # Where every place meets something, a label may cover what is drawn, but no other label.
+        for strict, (dx, dy) in itertools.product((True, False), offsets):
             place: Look = {"xytext": (dx, dy), "ha": "left" if dx > 0 else "right", "va": "center"}
             note = ax.annotate(text, (x, y), textcoords="offset points", fontsize=9, **place)
             box = note.get_window_extent()
             inside = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and ax.bbox.containsy(box.y0)
-            meets = any(box.overlaps(b) for b in taken) or any(box.padded(5).contains(*c) for c in centres)
-            if (inside and ax.bbox.containsy(box.y1) and not meets) or (dx, dy) == offsets[-1]:
+            meets = any(box.overlaps(b) for b in taken)
+            meets |= strict and any(box.padded(5).contains(*c) for c in centres)
+            if (inside and ax.bbox.containsy(box.y1) and not meets) or (strict, (dx, dy)) == (False, offsets[-1]):
                 break
             note.remove()
         if dy:  # another point may be as near
             ax.annotate("", (x, y), xytext=(dx, dy), textcoords="offset points", arrowprops=_LEADER)
         taken.append(box)
+
+
+def _plain_log(ax: Axes) -> None:
+    """Ticks of a logarithmic axis at 1, 2, 5, 10, as plain numbers."""
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
 
 
 def cost_accuracy(ax: Axes, rows: Rows) -> Axes:
@@ -297,9 +310,7 @@ def cost_accuracy(ax: Axes, rows: Rows) -> Axes:
         points.append((x, y, f"{look['label']} ({row['parameters'] / 1e6:.1f} M)"))
         whiskers += [(x, along) for along in np.linspace(row["mrr_low"], row["mrr_high"], 9)]
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.minorticks_off()
+    _plain_log(ax)
     ax.margins(x=0.25, y=0.15)
     _finish(ax, "CPU time (ms per query, log scale)", _MRR_LABEL + "; area: parameters")
     _label_points(ax, points, whiskers)
@@ -396,7 +407,7 @@ def gallery_curves(ax: Axes, sizes: Sequence[int], mrr: Mapping[str, Sequence[fl
     """MRR of the same translations among galleries of other `sizes`; one curve a model."""
     for index, (name, values) in enumerate(mrr.items()):
         ax.semilogx(sizes, values, marker="o", ms=3, **_curve(name, index))
-    ax.xaxis.set_major_formatter("{x:g}")
+    _plain_log(ax)
     ax.set_ylim(0, 1.03)
     return _finish(ax, "images in the gallery (count, log scale)", _MRR_LABEL, **_BESIDE)
 
@@ -440,7 +451,8 @@ def captioned(
     fig, axes = plt.subplots(1, len(rows), figsize=(11, 3.0), squeeze=False)
     for ax, row, name, text in zip(axes[0], rows, names, texts, strict=True):
         _card(ax, pictures, row, name)
-        lines = [textwrap.shorten(_plain(line), 58, placeholder=" …") for line in text[:4]]
+        longest = 58 if len(text) > 1 else 150
+        lines = [textwrap.shorten(_plain(line), longest, placeholder=" …") for line in text[:4]]
         wrapped = "\n".join(part for line in lines for part in textwrap.wrap(line, 24, subsequent_indent="   "))
         ax.set_title(wrapped, y=-0.06, va="top", loc="left", fontsize=8, fontweight="normal")
     return fig
