@@ -3,12 +3,14 @@
 One module each: `npz` reads archives without trusting them, `captions` reads caption files, `pairs` checks and pairs
 both, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds images that repeat one
 another, `repeats` counts texts that occur again, `split` splits by image, `training_data` moves the splits to a device,
-`vectors` brings vectors to unit length, and `synthetic` writes the demo data.
+`vectors` brings vectors to unit length, `pictures` opens the pictures behind the images, and `synthetic` writes data
+that no encoder made.
 """
 
 from helpers.data.captions import match_captions, parse_captions
 from helpers.data.duplicates import duplicate_groups, near_duplicates
 from helpers.data.pairs import PairedEmbeddings, QueryEmbeddings, load_pairs, load_queries
+from helpers.data.pictures import Pictures
 from helpers.data.repeats import Repeats, count_repeats
 from helpers.data.split import SPLITS, Part, Split, check_disjoint, make_split
 from helpers.data.synthetic import write_demo
@@ -19,6 +21,7 @@ __all__ = [
     "SPLITS",
     "PairedEmbeddings",
     "Part",
+    "Pictures",
     "QueryEmbeddings",
     "Repeats",
     "Split",
