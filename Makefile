@@ -8,10 +8,14 @@ DEVICE ?= cpu
 DATA_DIR ?= data/challenge
 EPOCHS ?=
 
-.PHONY: run check test lab notebooks lint bench accuracy ablations turned figures tables clean
+.PHONY: run app check test lab notebooks lint bench accuracy ablations turned figures tables clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m helpers.series --profile demo --run demo
+
+# The search page on what `make run` made.
+app: $(VENV)/.installed
+	$(BIN)/python -m helpers.app demo --open
 
 # Before every commit, in under a minute: style, types, and the tests that are quick. Types and tests side by side, since
 # mypy without its cache takes half a minute of one core.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from benchmarks import accuracy_table, common, protocol
 from benchmarks.baselines import METHODS
 from benchmarks.baselines.method import Method
 from benchmarks.store import Store
+from helpers.data.duplicates import Grouped, duplicate_groups
 from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.synthetic import write_demo
 from helpers.errors import UserError
@@ -107,7 +108,11 @@ def compare(
     store = Store(options.results_dir / "accuracy" / f"{problem_name(name, options)}.npz")
     store.path.parent.mkdir(parents=True, exist_ok=True)  # before hours are spent
     kept = {"train_images": options.train_images, "train_captions": options.train_captions}
-    problems = [protocol.make_problem(data, split, device, **kept) for split in options.splits]
+    group = duplicate_groups(data.images)
+    groups = group if options.group_duplicates else None
+    problems = [protocol.make_problem(data, split, device, **kept, groups=groups) for split in options.splits]
+    for line in about(problems, Grouped.of(group), options.group_duplicates):
+        print(line, flush=True)
     chosen = [method for method in methods if not options.only or method.name in options.only]
     run_all(chosen, problems, options.seeds, store)
     rows = summarise(methods, problems, options.seeds, store)
@@ -119,12 +124,28 @@ def compare(
         "train_images": len(problems[0].train.images),
         "train_captions": len(problems[0].train.text),
         "gallery": len(problems[0].gallery),
+        "repeats": {str(problem.split_seed): vars(problem.repeats) for problem in problems},
+        "near_duplicates": {
+            **vars(Grouped.of(group)),
+            "kept_in_one_split": options.group_duplicates,
+            "scored_images_that_repeat_a_training_image": {str(p.split_seed): p.seen for p in problems},
+        },
         "interval": "95 %, bootstrap over images of reciprocal ranks averaged over seeds; ends averaged over splits",
         "versions": common.versions(),
     }
     write_json(path, {**metadata, "rows": rows})
     print(format_table(rows, accuracy_table.COLUMNS))
     return rows
+
+
+def about(problems: Sequence[protocol.Problem], found: Grouped, grouped: bool) -> Iterator[str]:
+    """What the data themselves do to every score: near-duplicates and repeated texts."""
+    yield f"{found}; " + ("each stays in one split" if grouped else "they may stand in several splits")
+    for problem in problems:
+        yield (
+            f"split {problem.split_seed}: {problem.seen:,} of {len(problem.gallery):,} scored images nearly repeat a "
+            f"training image; {problem.repeats}"
+        )
 
 
 def command(options: argparse.Namespace, of: Sequence[str]) -> str:
@@ -135,6 +156,8 @@ def command(options: argparse.Namespace, of: Sequence[str]) -> str:
         parts.append(f"--train-images {options.train_images}")
     if options.train_captions is not None:
         parts.append(f"--train-captions {options.train_captions}")
+    if options.group_duplicates:
+        parts.append("--group-duplicates")
     if options.project:
         parts.append(f"--project {options.project[0]} {options.project[1]}")
     if set(of) != set(METHODS):
@@ -149,6 +172,8 @@ def problem_name(name: str, options: argparse.Namespace) -> str:
         parts.append(f"{options.train_images}_images")
     if options.train_captions is not None:
         parts.append(f"{options.train_captions}_captions_each")
+    if options.group_duplicates:
+        parts.append("grouped")
     if options.project:
         parts.append(f"projected_{options.project[0]}_{options.project[1]}")
     return "_".join(parts)
@@ -183,6 +208,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-captions", type=int, help="keep so many captions of each training image, at most")
     parser.add_argument(
         "--project", type=positive, nargs=2, metavar=("TEXT", "IMAGE"), help="random projections to these widths first"
+    )
+    parser.add_argument(
+        "--group-duplicates", action="store_true", help="keep near-duplicate images in one split, and in one fold"
     )
     parser.add_argument("--results-dir", type=Path, default=common.RESULTS_DIR, help="where results are kept")
     parser.add_argument("--smoke", action="store_true", help="everything once at tiny sizes, on demo data")

@@ -24,6 +24,8 @@ SIZES = {
     "split_0_5_seeds": "7,282",
 }
 """Results of the table by number of training photos, and what it calls them."""
+SAME_TEXT = {"rsicd": "RSICD", "flickr8k": "Flickr8k"}
+"""Results of `benchmarks.same_text`, and what the table calls them."""
 CORRECTIONS = {
     "log-sum-exp of the bank's scores, best of beta 10 to 60 and weight 0.3 to 1": (
         "log-sum-exp over the query bank: inverted softmax, QB-Norm"
@@ -62,6 +64,7 @@ def all_tables() -> dict[str, str]:
         "demo": demo_table(_rows("demo_384_512_split_0")),
         "series": series_table(_result("series_flickr8k")["rows"]),
         "series_test": series_test_table(_result("series_flickr8k_cuda")),
+        "same_text": same_text_table({shown: _result(f"same_text_{name}") for name, shown in SAME_TEXT.items()}),
     }
 
 
@@ -192,6 +195,21 @@ def series_test_table(result: Row) -> str:
         [_name(row), *_scores(validation[row["model"]], "mrr"), _interval(row, "mrr")]
         for row in result["test_as_printed"]
     ]
+    return markdown(header, cells)
+
+
+def same_text_table(results: Mapping[str, Row]) -> str:
+    """What it brings to leave images of the same text out of the negatives."""
+    names = {"plus": "one network of `plus`", "bigjump": "BigJump"}
+    header = ["data", "method", "training photos", "training captions concerned", "ceiling", "gain in MRR"]
+    cells = []
+    for shown, result in results.items():
+        for method in (name for name in names if name in result):
+            row = result[method]
+            concerned = f"{100 * row['training_captions_with_excluded_images']:.1f} %"
+            gain = "{difference:+.4f} ({low:+.4f} to {high:+.4f})".format_map(row["gain"])
+            ceiling = f"{row['repeats']['ceiling']:.3f}"
+            cells.append([shown, names[method], f"{row['training_images']:,}", concerned, ceiling, gain])
     return markdown(header, cells)
 
 

@@ -17,7 +17,9 @@ import torch
 
 from benchmarks.baselines.method import Fitted, Method
 from benchmarks.store import Row, Store
+from helpers.data.duplicates import near_duplicates
 from helpers.data.pairs import PairedEmbeddings
+from helpers.data.repeats import Repeats, count_repeats
 from helpers.data.split import Split, make_split
 from helpers.data.training_data import TrainingData
 from helpers.errors import SplitError
@@ -43,6 +45,8 @@ class Problem:
         fold_data: the training images, split again; what choices are made on.
         train: all training images, with an empty validation split.
         text, gallery, positive: captions (V, dx), images (G, dy) and gallery rows (V,) to be scored.
+        repeats: texts that occur again among the captions to be scored, and the ceiling that they leave.
+        seen: scored images that nearly repeat a training image.
     """
 
     split_seed: int
@@ -52,6 +56,8 @@ class Problem:
     text: torch.Tensor
     gallery: torch.Tensor
     positive: torch.Tensor
+    repeats: Repeats
+    seen: int
 
     @property
     def precision(self) -> tuple[str, str]:
@@ -64,33 +70,39 @@ def make_problem(
     device: torch.device,
     train_images: int | None = None,
     train_captions: int | None = None,
+    groups: np.ndarray | None = None,
 ) -> Problem:
     """Split the images, keep a part of the training split, split that again.
 
     Args:
         train_images: images to keep there, a seeded choice; all where None.
         train_captions: captions to keep of each, at most, a seeded choice; all where None.
+        groups: (M,) images of one group stay in one split, and in one fold; None for no groups.
 
     Raises:
         SplitError: `train_images` is more than there are, or one of the two is less than 1.
     """
     prefer_exact()
-    split = make_split(data.targets, data.n_images, VAL_RATIO, split_seed)
+    split = make_split(data.targets, data.n_images, VAL_RATIO, split_seed, groups=groups)
     if train_images is not None:
-        split = _fewer(split, train_images, split_seed)
+        split = fewer(split, train_images, split_seed)
     if train_captions is not None:
         split = _fewer_captions(split, train_captions, split_seed)
-    outer = TrainingData.of(data.text, data.images, split, device)
-    fold = make_split(split.train_caption_image, len(split.train_images), VAL_RATIO, FOLD_SEED + split_seed)
-    fold_data = TrainingData.of(outer.text.cpu().numpy(), outer.images.cpu().numpy(), fold, device)
+    outer = TrainingData.of(data.text, data.images, split, device, groups, data.captions)
+    n_train, of_train = len(split.train_images), outer.groups
+    fold = make_split(split.train_caption_image, n_train, VAL_RATIO, FOLD_SEED + split_seed, groups=of_train)
+    texts = [data.captions[row] for row in split.train_captions]
+    of_outer = (outer.text.cpu().numpy(), outer.images.cpu().numpy())
+    fold_data = TrainingData.of(*of_outer, fold, device, of_train, texts)
     empty = {name: getattr(outer, name)[:0] for name in ("val_text", "val_images", "val_positive")}
-    digest = digest_of(data.fingerprint, split.digest)
-    return Problem(
-        split_seed, digest, fold_data, replace(outer, **empty), outer.val_text, outer.val_images, outer.val_positive
-    )
+    digest = digest_of(data.fingerprint, split.digest, *([] if groups is None else ["grouped"]))
+    scored = (outer.val_text, outer.val_images, outer.val_positive)
+    seen = len(near_duplicates(data.images, split.val_images, split.train_images)[0])
+    repeats = count_repeats(data, split)
+    return Problem(split_seed, digest, fold_data, replace(outer, **empty), *scored, repeats, seen)
 
 
-def _fewer(split: Split, n_images: int, seed: int) -> Split:
+def fewer(split: Split, n_images: int, seed: int) -> Split:
     """The split with a seeded choice of `n_images` of its training images; what is scored stays as it is."""
     if not 0 < n_images <= len(split.train_images):
         raise SplitError(f"train_images = {n_images}: must be between 1 and {len(split.train_images)}.")

@@ -5,7 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = {"series": "Run the notebooks in order on the demo data or on yours, or verify a finished run."}
+COMMANDS = {
+    "encode": "Encode a folder of pictures and their captions into the data folder that the series reads.",
+    "series": "Run the notebooks in order on the demo data or on yours, or verify a finished run.",
+    "search": "Find the pictures of a run, or of a folder, by words.",
+    "app": "A page in your browser that finds a run's pictures by words.",
+}
 """The command lines by name; each is a module of this package with `main(arguments) -> exit status`."""
 
 

@@ -26,12 +26,32 @@ class SubmissionError(DataError):
     """Embeddings that cannot be submitted, or a file that is no submission."""
 
 
+class RequestError(UserError, ValueError):
+    """What the local page cannot answer; `status` is the code of HTTP that says so."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class CheckpointError(UserError, ValueError):
     """A stored model is missing, damaged, or of another architecture."""
 
 
+class MissingLibraryError(UserError, ImportError):
+    """A library that only some uses need is not installed; the message says which extra brings it."""
+
+
 class RunInUseError(UserError, RuntimeError):
     """Another process works in the run's folder, or trains the same model of it."""
+
+
+class EncoderError(UserError, RuntimeError):
+    """An encoder cannot be loaded or does not fit what it is asked for, or an encoding cannot go on."""
+
+
+class PictureError(UserError, ValueError):
+    """A file that is no picture, or one that cannot be read."""
 
 
 class NotebookError(UserError, RuntimeError):

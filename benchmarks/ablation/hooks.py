@@ -27,7 +27,9 @@ class OwnImageCounted(LastEpoch):
 
     capturable = False  # plain and slow is enough here, and its gradient was never recorded
 
-    def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    def infonce(
+        self, prediction: torch.Tensor, positive: torch.Tensor, excluded: torch.Tensor | None = None
+    ) -> torch.Tensor:
         counts = self.queue.counts(self.queue_used)
         return infonce_with_own_image_counted(
             prediction, self.negative_bank, positive, counts, self.temperature, self.dtype
@@ -37,11 +39,13 @@ class OwnImageCounted(LastEpoch):
 class EveryImage(LastEpoch):
     """Every training image once in place of the queue, from the epoch on in which the queue would be used."""
 
-    def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    def infonce(
+        self, prediction: torch.Tensor, positive: torch.Tensor, excluded: torch.Tensor | None = None
+    ) -> torch.Tensor:
         counts = torch.zeros(len(self.negative_bank), device=self.negative_bank.device)
         counts[: len(self.data.images)] = float(self.queue_used > 0)
         return losses.multi_positive_infonce(
-            prediction, self.negative_bank, positive, counts, self.temperature, self.dtype
+            prediction, self.negative_bank, positive, counts, self.temperature, self.dtype, excluded=excluded
         )
 
 
@@ -57,9 +61,9 @@ class Bfloat16(LastEpoch):
 class MomentWithStd(LastEpoch):
     """The moment term of the baselines: means and standard deviations."""
 
-    def terms(self, prediction: torch.Tensor, positive: torch.Tensor) -> dict[str, torch.Tensor]:
+    def terms(self, prediction: torch.Tensor, positive: torch.Tensor, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         moment = losses.moment_loss(prediction, self.data.images[positive], with_std=True)
-        return {**super().terms(prediction, positive), "moment": self.settings.moment_weight * moment}
+        return {**super().terms(prediction, positive, rows), "moment": self.settings.moment_weight * moment}
 
 
 def infonce_with_own_image_counted(

@@ -17,12 +17,13 @@ import numpy as np
 from torch import nn
 
 from benchmarks.ablation.hooks import LastEpoch, LastEpochCombined
+from benchmarks.baselines.method import metadata_of
 from helpers.data.training_data import TrainingData
 from helpers.models import geometry
 from helpers.models.build import build_model
 from helpers.models.geometry import GeometryConfig
 from helpers.system.devices import seed_all
-from helpers.system.settings import as_dict, field_names
+from helpers.system.settings import field_names
 from helpers.training.loop import fit
 from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective
 from helpers.training.settings import OptimiserConfig
@@ -82,7 +83,7 @@ class Variant(Protocol):
 
 
 def _without_seed(settings: OptimiserConfig) -> dict:
-    return {name: value for name, value in as_dict(settings).items() if name != "seed"}
+    return {name: value for name, value in metadata_of(settings).items() if name != "seed"}
 
 
 def _known(settings: type, shared: Shared) -> dict:

@@ -15,6 +15,7 @@ from helpers.data.vectors import normalise
 from helpers.evaluation import metrics
 from helpers.models import cca, geometry
 from helpers.models.geometry import GeometryConfig
+from helpers.training.bar import training_bar
 
 Setting = dict[str, float]
 EPS = GeometryConfig().eps
@@ -53,8 +54,12 @@ class ClosedForm:
         return self
 
     def search(self, fold_data: TrainingData, train: TrainingData) -> dict:
-        solved = zip(self.settings, self.solve(fold_data, self.settings, SEARCH_SEED), strict=True)
-        tried = [(setting, fold_mrr(fitted, fold_data)) for setting, fitted in solved]
+        tried = []
+        with training_bar(f"{self.name}, settings", len(self.settings)) as bar:
+            solved = zip(self.settings, self.solve(fold_data, self.settings, SEARCH_SEED), strict=True)
+            for setting, fitted in solved:
+                tried.append((setting, fold_mrr(fitted, fold_data)))
+                bar.update()
         best, mrr = max(tried, key=lambda pair: pair[1])  # the first of equals
         candidates = [{**setting, "fold_mrr": value} for setting, value in tried]
         return {"setting": best, "fold_mrr": mrr, "candidates": candidates}

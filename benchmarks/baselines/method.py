@@ -9,9 +9,20 @@ from typing import Protocol
 import torch
 
 from helpers.data.training_data import TrainingData
+from helpers.system.settings import as_dict
+from helpers.training.settings import OptimiserConfig
 
 SEARCH_SEED = 0
 """Of every training that a choice is made from."""
+
+
+LATER_OPTIONS = ("exclude_same_text",)
+"""Settings that came when there were results; off they change nothing, so that those results keep their keys."""
+
+
+def metadata_of(settings: OptimiserConfig) -> dict:
+    """Settings as JSON values, without the later options that are off."""
+    return {name: value for name, value in as_dict(settings).items() if value or name not in LATER_OPTIONS}
 
 
 @dataclass(frozen=True)

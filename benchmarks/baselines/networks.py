@@ -65,7 +65,7 @@ class ContrastiveObjective(Objective):
         super().__init__(settings, data)
         self.bank = normalise(data.images).to(self.dtype)  # (M, dy)
 
-    def terms(self, prediction: torch.Tensor, positive: torch.Tensor) -> dict[str, torch.Tensor]:
+    def terms(self, prediction: torch.Tensor, positive: torch.Tensor, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"loss": self.loss(nn.functional.normalize(prediction.float(), dim=-1), positive)}
 
     def loss(self, z: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:

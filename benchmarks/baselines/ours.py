@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from benchmarks.baselines.method import SEARCH_SEED, Fitted
+from benchmarks.baselines.method import SEARCH_SEED, Fitted, metadata_of
 from benchmarks.baselines.trained import fitted
 from helpers.data.training_data import TrainingData
-from helpers.system.settings import as_dict
 from helpers.training import plus, plus_search
 from helpers.training.settings import PlusConfig
 
@@ -27,7 +26,7 @@ class Plus:
     seeded: bool = field(default=True, init=False)
 
     def metadata(self) -> dict:
-        return {"version": self.version, **as_dict(self.settings)}
+        return {"version": self.version, **metadata_of(self.settings)}
 
     def tiny(self) -> Plus:
         return replace(self, settings=replace(self.settings, epochs=1, hidden=16, members=2))

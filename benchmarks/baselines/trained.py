@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,12 +12,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.baselines.method import SEARCH_SEED, Fitted
+from benchmarks.baselines.method import SEARCH_SEED, Fitted, metadata_of
 from helpers.data.training_data import TrainingData
 from helpers.evaluation import cost
 from helpers.models.networks import fit_standardisation
 from helpers.system.devices import seed_all
-from helpers.system.settings import as_dict
+from helpers.training.bar import show, training_bar
 from helpers.training.loop import (
     epoch_order,
     learning_rate_factor,
@@ -57,15 +58,18 @@ class Trained:
 
     def metadata(self) -> dict:
         names = {"schedule": self.schedule.__name__, "settings_of": type(self.settings).__name__}
-        return {**names, "rate_factors": list(self.rate_factors), "version": self.version, **as_dict(self.settings)}
+        return {**names, "rate_factors": list(self.rate_factors), "version": self.version, **metadata_of(self.settings)}
 
     def tiny(self) -> Trained:
         return replace(self, settings=replace(self.settings, epochs=1, hidden=16, batch_size=128))
 
-    def epochs(self, data: TrainingData, rate: float, seed: int, history: list[dict]) -> Iterator[nn.Module]:
-        """Train, and yield the model after every epoch.
+    def epochs(
+        self, data: TrainingData, rate: float, seed: int, history: list[dict], last: int, label: str
+    ) -> Generator[tuple[nn.Module, tqdm]]:
+        """Train, and yield the model after every epoch, and the bar, which shows the epoch.
 
         Args:
+            last: epoch, in the schedule of the settings. label: shown before the bar.
             history: {epoch, mrr} of the epochs before the present one, at least: what a training on all images may
                 know of validation was seen in the search. Read as the training goes on.
         """
@@ -77,46 +81,56 @@ class Trained:
         steps = math.ceil(len(data.positive) / settings.batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self.schedule(step, steps, settings))
         rng, positive = np.random.default_rng(seed), data.positive.cpu().numpy()
-        for epoch in range(1, settings.epochs + 1):
-            model.train()
-            micro_unfreeze(model, settings, epoch, history[: epoch - 1])
-            objective.start_epoch(epoch)
-            order = torch.from_numpy(epoch_order(positive, settings.captions_per_image, rng)).to(data.device)
-            with tqdm(disable=True) as bar:
-                run_epoch(model, objective, optimiser, schedule, order, bar)
-            yield model
+        with training_bar(label, last * steps) as bar:
+            try:
+                for epoch in range(1, last + 1):
+                    model.train()
+                    micro_unfreeze(model, settings, epoch, history[: epoch - 1])
+                    objective.start_epoch(epoch)
+                    order = torch.from_numpy(epoch_order(positive, settings.captions_per_image, rng)).to(data.device)
+                    run_epoch(model, objective, optimiser, schedule, order, bar)
+                    show(bar, {"epoch": f"{epoch}/{last}"})
+                    yield model, bar
+            finally:
+                bar.total = bar.n  # all that there was to do, where it ended early
+                bar.refresh()
 
     def search(self, fold_data: TrainingData, train: TrainingData) -> dict:
+        rates = [factor * self.settings.learning_rate for factor in self.rate_factors]
         candidates = [
-            self._search_rate(fold_data, factor * self.settings.learning_rate) for factor in self.rate_factors
+            self._search_rate(fold_data, rate, f"{self.name}, candidate {n} of {len(rates)}, learning rate {rate:g}")
+            for n, rate in enumerate(rates, start=1)
         ]
         best = max(candidates, key=lambda tried: tried["fold_mrr"])  # the first of equals
         if not best["epochs"]:
             raise FloatingPointError(f"{self.name}: no learning rate gave a finite model; lower them.")
         return {**best, "candidates": candidates}
 
-    def _search_rate(self, fold_data: TrainingData, rate: float) -> dict:
+    def _search_rate(self, fold_data: TrainingData, rate: float, label: str) -> dict:
         """Train until the fold MRR no longer rises; the best epoch and its score; epoch 0 where none was finite."""
         history: list[dict] = []
         best = {"learning_rate": rate, "epochs": 0, "fold_mrr": 0.0}
-        for model in self.epochs(fold_data, rate, SEARCH_SEED, history):
-            mrr, epoch = validation_mrr(model, fold_data), len(history) + 1
-            if math.isnan(mrr):  # diverged: what came before counts
-                break
-            history.append({"epoch": epoch, "mrr": mrr})
-            if mrr > best["fold_mrr"]:
-                best |= {"epochs": epoch, "fold_mrr": mrr}
-            elif epoch - best["epochs"] >= patience(self.settings.epochs):
-                break
+        longest = self.settings.epochs
+        with contextlib.closing(self.epochs(fold_data, rate, SEARCH_SEED, history, longest, label)) as trained:
+            for model, bar in trained:
+                mrr, epoch = validation_mrr(model, fold_data), len(history) + 1
+                if math.isnan(mrr):  # diverged: what came before counts
+                    break
+                history.append({"epoch": epoch, "mrr": mrr})
+                show(bar, {"epoch": f"{epoch}/{longest}", "mrr": f"{mrr:.3f}"})
+                if mrr > best["fold_mrr"]:
+                    best |= {"epochs": epoch, "fold_mrr": mrr}
+                elif epoch - best["epochs"] >= patience(longest):
+                    break
         return {**best, "history": history}
 
     def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
         """Train for the chosen number of epochs under the schedule of the search, which is cut there."""
-        trainings = self.epochs(data, chosen["learning_rate"], seed, chosen["history"])
-        for epoch, model in enumerate(trainings, start=1):
-            if epoch == chosen["epochs"]:
-                return fitted(model)
-        raise ValueError(f"{self.name}: {chosen['epochs']} epochs were chosen, more than the settings allow.")
+        last, label = chosen["epochs"], f"{self.name}, seed {seed}"
+        if not 0 < last <= self.settings.epochs:
+            raise ValueError(f"{self.name}: {last} epochs were chosen, of 1 to {self.settings.epochs}.")
+        *_, (model, _) = self.epochs(data, chosen["learning_rate"], seed, chosen["history"], last, label)
+        return fitted(model)
 
 
 def fitted(model: nn.Module) -> Fitted:

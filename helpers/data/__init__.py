@@ -1,14 +1,15 @@
 """The data: files are read and checked, captions paired with images, the pairs split, and made ready for training.
 
 One module each: `npz` reads archives without trusting them, `captions` reads caption files, `pairs` checks and pairs
-both, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds images that repeat one
-another, `repeats` counts texts that occur again, `split` splits by image, `training_data` moves the splits to a device,
-`vectors` brings vectors to unit length, `pictures` opens the pictures behind the images, and `synthetic` writes data
-that no encoder made.
+both, `folder` writes what it reads, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds
+images that repeat one another, `repeats` counts texts that occur again, `split` splits by image, `training_data` moves
+the splits to a device, `vectors` brings vectors to unit length, `importers` reads other people's formats, `pictures`
+opens the pictures behind the images, and `synthetic` writes data that no encoder made.
 """
 
 from helpers.data.captions import match_captions, parse_captions
-from helpers.data.duplicates import duplicate_groups, near_duplicates
+from helpers.data.duplicates import Grouped, duplicate_groups, near_duplicates
+from helpers.data.folder import Blocks, write_data_folder
 from helpers.data.pairs import PairedEmbeddings, QueryEmbeddings, load_pairs, load_queries
 from helpers.data.pictures import Pictures
 from helpers.data.repeats import Repeats, count_repeats
@@ -19,6 +20,8 @@ from helpers.data.vectors import normalise
 
 __all__ = [
     "SPLITS",
+    "Blocks",
+    "Grouped",
     "PairedEmbeddings",
     "Part",
     "Pictures",
@@ -36,5 +39,6 @@ __all__ = [
     "near_duplicates",
     "normalise",
     "parse_captions",
+    "write_data_folder",
     "write_demo",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.sparse import coo_array
@@ -13,6 +15,38 @@ THRESHOLD = 0.9
 """Of the cosine after subtraction of the mean, which unrelated images share."""
 BLOCK = 1024
 """Images compared at a time: scores take 4 MB, and the images are never copied whole."""
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Groups of near-duplicates: how many there are, of two images or more.
+
+    Attributes:
+        images: of the data.
+        groups: of near-duplicates; an image that repeats no other is in none.
+        grouped: images in them.
+        largest: images in the largest, 0 where there is none.
+    """
+
+    images: int
+    groups: int
+    grouped: int
+    largest: int
+
+    @classmethod
+    def of(cls, group: np.ndarray) -> Grouped:
+        """Of what `duplicate_groups` gave, (M,)."""
+        sizes = np.bincount(group)
+        sizes = sizes[sizes > 1]
+        return cls(len(group), len(sizes), int(sizes.sum()), int(sizes.max(initial=0)))
+
+    def __str__(self) -> str:
+        if not self.groups:
+            return f"no near-duplicates among {self.images:,} images"
+        return (
+            f"groups of near-duplicates: {self.groups:,}, which hold {self.grouped:,} of {self.images:,} images, "
+            f"the largest {self.largest:,}"
+        )
 
 
 def _mean(images: np.ndarray) -> np.ndarray:

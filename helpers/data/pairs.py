@@ -21,13 +21,15 @@ from helpers.data.cache import Tensor, read_cache, write_cache
 from helpers.data.captions import captions_of_rows, match_captions, read_bytes
 from helpers.data.npz import WHOLE_LIMIT, NpzReader
 from helpers.data.split import TEST, TRAINING, VALIDATION
-from helpers.errors import first_five
+from helpers.errors import DataError, first_five
 from helpers.system import paths
 
 TRAIN_FILE, CAPTIONS_FILE, QUERY_FILE = "train.npz", "captions.txt", "test.clean.npz"
 TEXT_KEY, IMAGE_KEY = "captions/embeddings", "images/embeddings"
 ENCODERS_FILE = "encoders.json"
 """Optional: what made the vectors. Nothing here reads it; it travels with a run, so that queries are encoded alike."""
+PICTURES_FILE = "pictures.json"
+"""Optional: where the pictures are."""
 IDS_KEY, CAPTIONS_KEY, LABEL_KEY, NAMES_KEY = "captions/ids", "captions/text", "captions/label", "images/names"
 ROWS_KEY, SPLIT_KEY = "captions/image", "images/split"
 SPLIT_NAMES = {"train": TRAINING, "restval": TRAINING, "val": VALIDATION, "test": TEST}
@@ -48,7 +50,8 @@ _ANY, _TEXT = ("values", ".*"), ("text, as np.asarray(values, dtype=str),", r"U\
 _FLOATS, _INTEGERS = ("float16, float32 or float64", "f[248]"), ("integers", "[iu][1248]")
 _INT64, _FLAGS = ("integers that fit int64", "[iu][124]|i8"), ("bool or integers", "b1|[iu][1248]")
 _CACHED = "text", "images", "targets", "captions", "image_names", "given_split"  # fields of `PairedEmbeddings`
-_UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
+UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
+"""What no text may hold: half a surrogate pair is no character, and NumPy takes NUL for the end."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def load_queries(path: str | Path, *, text_dim: int | None = None) -> QueryEmbed
         archive.require([IDS_KEY, TEXT_KEY])
         sizes = _check_headers(archive, {"text_dim": text_dim})
         _expect(archive, IDS_KEY, _INT64, n_captions=sizes["n_captions"])
-        [text] = _vectors(archive, TEXT_KEY, [archive.read(TEXT_KEY)])
+        [text] = sound_rows(archive.path, TEXT_KEY, _float32([archive.read(TEXT_KEY)]))
         ids = archive.read(IDS_KEY).astype(np.int64)
         _require_unique(archive, IDS_KEY, ids.tolist())
         stored = CAPTIONS_KEY in archive.keys
@@ -235,7 +238,7 @@ def _convert(cache: Path, archive: NpzReader, captions_path: Path | None, sizes:
         targets = _label_targets(archive, n_captions, n_images)
     arrays: dict[str, Tensor] = {"targets": ("I64", targets.shape, [targets])}
     for name, key in ("text", TEXT_KEY), ("images", IMAGE_KEY):
-        arrays[name] = "F32", archive.header(key)[0], _vectors(archive, key, archive.blocks(key))
+        arrays[name] = "F32", archive.header(key)[0], sound_rows(archive.path, key, _float32(archive.blocks(key)))
     given_split = _given_split(archive, n_images) if SPLIT_KEY in archive.keys else np.empty(0, np.int8)
     arrays["given_split"] = "I8", given_split.shape, [given_split]
     return write_cache(cache, arrays, {"captions": texts, "image_names": names})
@@ -256,9 +259,9 @@ def _read_texts(archive: NpzReader, key: str, **axis: int) -> list[str]:
                 raise archive.error(key, f"holds over {WHOLE_LIMIT} bytes of text, more than may be: split the file.")
     except SystemError as error:  # what CPython raises for a code point above U+10FFFF
         raise archive.error(key, f"holds characters that do not exist ({error}): export the file again.") from error
-    unprintable = [row for row, value in enumerate(values) if _UNPRINTABLE.search(value)]
+    unprintable = [row for row, value in enumerate(values) if UNPRINTABLE.search(value)]
     remedy = "Decode these texts as what they are and export them again."
-    _refuse_rows(archive, key, {"with NUL or half a surrogate pair": unprintable}, remedy)
+    refuse_rows(archive.path, key, {"with NUL or half a surrogate pair": unprintable}, remedy)
     return values
 
 
@@ -274,7 +277,7 @@ def _given_targets(archive: NpzReader, n_captions: int, n_images: int) -> np.nda
     targets = archive.read(ROWS_KEY).astype(np.int64)
     outside = np.flatnonzero((targets < 0) | (targets >= n_images))
     remedy = f"Each must be a row of {IMAGE_KEY}, from 0 to {n_images - 1}."
-    _refuse_rows(archive, ROWS_KEY, {"outside the images": outside}, remedy)
+    refuse_rows(archive.path, ROWS_KEY, {"outside the images": outside}, remedy)
     return targets
 
 
@@ -283,7 +286,7 @@ def _given_split(archive: NpzReader, n_images: int) -> np.ndarray:
     names = _read_texts(archive, SPLIT_KEY, n_images=n_images)
     unknown = [f"row {row} {name!r}" for row, name in enumerate(names) if name not in SPLIT_NAMES]
     remedy = f"Each must be one of: {', '.join(SPLIT_NAMES)}; or leave the array out."
-    _refuse_rows(archive, SPLIT_KEY, {"of no split that is known": unknown}, remedy)
+    refuse_rows(archive.path, SPLIT_KEY, {"of no split that is known": unknown}, remedy)
     return np.array([SPLIT_NAMES[name] for name in names], np.int8)
 
 
@@ -293,33 +296,41 @@ def _label_targets(archive: NpzReader, n_captions: int, n_images: int) -> np.nda
     found = [((block != 0).argmax(axis=1), np.count_nonzero(block, axis=1)) for block in archive.blocks(LABEL_KEY)]
     targets, marks = (np.concatenate(parts) for parts in zip(*found, strict=True))
     remedy = f"Each caption describes one image: mark that one only, or supply {CAPTIONS_FILE}."
-    _refuse_rows(archive, LABEL_KEY, {"without exactly one nonzero entry": np.flatnonzero(marks != 1)}, remedy)
+    refuse_rows(archive.path, LABEL_KEY, {"without exactly one nonzero entry": np.flatnonzero(marks != 1)}, remedy)
     return targets
 
 
-def _vectors(archive: NpzReader, key: str, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The blocks of embeddings as float32; after the last, an error where rows were NaN, infinite or zero.
+def _float32(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            yield np.ascontiguousarray(block, np.float32)
+
+
+def sound_rows(path: Path, key: str, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Blocks of embeddings as they are; after the last, an error where rows were NaN, infinite or zero.
 
     A row is judged by its squared norm in float32, as later code computes it: values so large or small that it
     overflows or vanishes cannot be normalised either.
+
+    Args:
+        path, key: the file and its array, which an error names.
     """
     norms = []
     for block in blocks:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            rows = np.ascontiguousarray(block, np.float32)
+            rows = np.asarray(block, np.float32)
             norms.append(np.einsum("ij,ij->i", rows, rows))
-        yield rows
+        yield block
     squared = np.concatenate(norms)
     found = {
         "that hold NaN or infinity, or overflow float32": np.flatnonzero(~np.isfinite(squared)),
         "that are zero vectors (norm 0)": np.flatnonzero(squared == 0),
     }
-    _refuse_rows(archive, key, found, "Encode these rows again.")
+    refuse_rows(path, key, found, "Encode these rows again.")
 
 
-def _refuse_rows(
-    archive: NpzReader, key: str, found: Mapping[str, Sequence[int | str] | np.ndarray], remedy: str
-) -> None:
+def refuse_rows(path: Path, key: str, found: Mapping[str, Sequence[int | str] | np.ndarray], remedy: str) -> None:
+    """Raise a `DataError` where there are rows of an array, each kind named with its count and the first five."""
     cases = [f"{len(rows)} row(s) {what}: {first_five(rows)}" for what, rows in found.items() if len(rows)]
     if cases:
-        raise archive.error(key, f"has {'; '.join(cases)} (rows count from 0). {remedy}")
+        raise DataError(f"{path}: '{key}' has {'; '.join(cases)} (rows count from 0). {remedy}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
+from helpers.data.repeats import same_texts
 from helpers.data.split import Split
 from helpers.data.vectors import GalleryStatistics
 from helpers.system.devices import choose_device
@@ -25,6 +27,7 @@ class TrainingData:
         val_images: (G, dy) float32, the validation gallery.
         val_positive: (V,) int64, the row of `val_images` that each caption describes.
         groups: (M,) training images of one group stay together where they are split once more; None for no groups.
+        same_text: (N,) int64 number of each training caption's text, equal where two say the same; None where unknown.
     """
 
     text: torch.Tensor
@@ -34,6 +37,7 @@ class TrainingData:
     val_images: torch.Tensor
     val_positive: torch.Tensor
     groups: np.ndarray | None = None
+    same_text: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -43,6 +47,7 @@ class TrainingData:
         split: Split,
         device: torch.device | None = None,
         groups: np.ndarray | None = None,
+        captions: Sequence[str] | None = None,
     ) -> TrainingData:
         """Gather the training and the validation split of paired embeddings, and move them to a device.
 
@@ -51,6 +56,7 @@ class TrainingData:
             split: of these rows; its test split is left alone.
             device: where the tensors are to live; chosen where None.
             groups: one a row of `images`, by which they were split; see `split.make_split`.
+            captions: the texts of all captions; those of the training split tell which say the same.
         """
         device = choose_device() if device is None else device
 
@@ -65,6 +71,7 @@ class TrainingData:
             val_images=vectors(images, split.val_images),
             val_positive=torch.from_numpy(split.caption_to_gallery).to(device),
             groups=None if groups is None else groups[split.train_images],
+            same_text=None if captions is None else _same_text(captions, split.train_captions).to(device),
         )
 
     @property
@@ -80,3 +87,8 @@ class TrainingData:
     def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Training captions, training images and `positive` on the host, as `geometry.pair_statistics` takes them."""
         return self.text.cpu().numpy(), self.images.cpu().numpy(), self.positive.cpu().numpy()
+
+
+def _same_text(captions: Sequence[str], rows: np.ndarray) -> torch.Tensor:
+    """(n,) number of the text of each of some captions; the others have no part in it."""
+    return torch.from_numpy(same_texts([captions[row] for row in rows]))

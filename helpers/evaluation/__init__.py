@@ -1,6 +1,6 @@
 """How good a translator is and what it costs: ranks, intervals, hubness reduction, the leaderboard.
 
-- `metrics`: ranks, MRR and what else is computed from them, bootstrap intervals, the challenge's own protocol.
+- `metrics`: ranks in both directions, MRR and what else is computed from them, intervals, the challenge's own protocol.
 - `hubness`: hubness reduction by Sinkhorn normalisation over a query bank.
 - `dot_product`: the vector to subtract where images are scored by dot product at their own length.
 - `cost`: parameters, memory, latency.
@@ -32,7 +32,9 @@ from helpers.evaluation.metrics import (
     Difference,
     bootstrap_interval,
     challenge_mrr,
+    chance_image_to_text,
     chance_ranks,
+    image_to_text_ranks,
     mean_by_image,
     paired_difference,
     ranks,
@@ -55,12 +57,14 @@ __all__ = [
     "bootstrap_interval",
     "captions_by_rank",
     "challenge_mrr",
+    "chance_image_to_text",
     "chance_ranks",
     "chosen_on_test",
     "corrected_ranks",
     "count_parameters",
     "differences_to_best",
     "format_table",
+    "image_to_text_ranks",
     "inverse_temperature",
     "judge",
     "least_gain",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from functools import partial
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from helpers.data.pairs import PairedEmbeddings
+from helpers.data.repeats import count_repeats
 from helpers.data.split import Split
 from helpers.data.vectors import normalise
 from helpers.evaluation import cost, dot_product, hubness, metrics
@@ -44,12 +46,23 @@ class Costs(TypedDict, total=False):
     gpu_ms_per_query: float | None
 
 
-class LeaderboardRow(metrics.Accuracy, DotProductScores, HubnessScores, Costs):
-    """A model's row, plain JSON values; `weights` is the digest of those that were judged, where they are stored."""
+class ImageToText(TypedDict):
+    """Captions found for an image: of the best of its captions among all captions of the split."""
+
+    image_to_text_mrr: float
+    image_to_text_recall_at_10: float
+
+
+class LeaderboardRow(metrics.Accuracy, ImageToText, DotProductScores, HubnessScores, Costs):
+    """A model's row, plain JSON values; `weights` is the digest of those that were judged, where they are stored.
+
+    `mrr_ceiling` is the MRR that no method can exceed on this split, since texts repeat; see `repeats.ceiling`.
+    """
 
     model: str
     mrr_low: float
     mrr_high: float
+    mrr_ceiling: float
     weights: NotRequired[str | None]
 
 
@@ -100,7 +113,9 @@ def judge(
     device = choose_device()
     chance = metrics.chance_ranks(len(targets), len(gallery), settings.seed)
     ranks, corrections = {"chance": chance}, {}
-    rows = [_row("chance", chance, targets, settings, *_chance_otherwise(settings, len(np.unique(targets))))]
+    row = partial(_row, targets=targets, ceiling=count_repeats(data, split, part).ceiling, settings=settings)
+    found_by_image = _image_to_text(*metrics.chance_image_to_text(targets))
+    rows = [row("chance", chance, found_by_image, *_chance_otherwise(settings, len(np.unique(targets))))]
     for name, model in models.items():
         model.to(device)
         predictions, query_bank = (
@@ -108,23 +123,34 @@ def judge(
             for of in (captions, hubness.sample(split.train_captions))
         )
         ranks[name] = metrics.ranks(predictions, gallery, torch.from_numpy(targets))
+        backwards = metrics.summarise(metrics.image_to_text_ranks(predictions, gallery, torch.from_numpy(targets)))
+        found_by_image = _image_to_text(backwards["mrr"], backwards["recall_at_10"])
         corrections[name] = dot_product.correction(query_bank, training_images, direction)
         challenge = by_dot_product(predictions.cpu().numpy(), corrections[name], gallery, targets, settings)
         reduced = with_hubness_reduction(query_bank, training_images, predictions, gallery, targets, settings)
-        rows.append(_row(name, ranks[name], targets, settings, challenge, reduced))
+        rows.append(row(name, ranks[name], found_by_image, challenge, reduced))
     return Judgement(rows, ranks, corrections)
 
 
 def _row(
     name: str,
     ranks: np.ndarray,
-    targets: np.ndarray,
-    settings: EvaluationConfig,
+    found_by_image: ImageToText,
     challenge: DotProductScores,
     reduced: HubnessScores,
+    *,
+    targets: np.ndarray,
+    ceiling: float,
+    settings: EvaluationConfig,
 ) -> LeaderboardRow:
     low, high = metrics.bootstrap_interval(1 / ranks, targets, samples=settings.bootstrap_samples, seed=settings.seed)
-    return {"model": name, **metrics.summarise(ranks), "mrr_low": low, "mrr_high": high, **challenge, **reduced}
+    accuracy, interval = metrics.summarise(ranks), {"mrr_low": low, "mrr_high": high, "mrr_ceiling": ceiling}
+    found = {"model": name, **accuracy, **interval, **found_by_image, **challenge, **reduced}
+    return cast(LeaderboardRow, found)
+
+
+def _image_to_text(mrr: float, recall_at_10: float) -> ImageToText:
+    return {"image_to_text_mrr": mrr, "image_to_text_recall_at_10": recall_at_10}
 
 
 def _chance_otherwise(settings: EvaluationConfig, images: int) -> tuple[DotProductScores, HubnessScores]:
@@ -226,7 +252,7 @@ def least_gain(rows: Sequence[Mapping[str, Any]], after: str, before: str) -> fl
 
 
 def format_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> str:
-    """Rows as an aligned text table, one line a model; a missing value is a dash.
+    """Rows as an aligned text table, one line a model; a value that is missing, or None, is a dash.
 
     Args:
         rows: with the key `model` and those that `columns` names.
@@ -234,7 +260,7 @@ def format_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str,
     """
     table = [["model", *(heading for _, heading, _ in columns)]]
     for row in rows:
-        cells = ("-" if row[key] is None else format(row[key], spec) for key, _, spec in columns)
+        cells = ("-" if row.get(key) is None else format(row[key], spec) for key, _, spec in columns)
         table.append([row["model"], *cells])
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     aligned = [
@@ -255,12 +281,15 @@ ACCURACY_COLUMNS = (
     ("mrr", "MRR", ".3f"),
     ("mrr_low", "low", ".3f"),
     ("mrr_high", "high", ".3f"),
+    ("mrr_ceiling", "ceiling", ".3f"),
     ("recall_at_1", "R@1", ".3f"),
     ("recall_at_5", "R@5", ".3f"),
     ("recall_at_10", "R@10", ".3f"),
     ("ndcg", "NDCG", ".3f"),
     ("median_rank", "median", ".1f"),
     ("p75_rank", "p75", ".1f"),
+    ("image_to_text_mrr", "image to text: MRR", ".3f"),
+    ("image_to_text_recall_at_10", "R@10", ".3f"),
 )
 DIFFERENCE_COLUMNS = (("difference", "best - model", ".3f"), ("low", "low", ".3f"), ("high", "high", ".3f"))
 HUBNESS_COLUMNS = (

@@ -66,6 +66,45 @@ def _positive_scores(
     return scores
 
 
+def _count_all_ahead(
+    queries: Callable[[slice], torch.Tensor],
+    vectors: Callable[[slice], torch.Tensor],
+    gallery_size: int,
+    positive: torch.Tensor,
+    pairs: tuple[np.ndarray, np.ndarray],
+    offsets: torch.Tensor | None = None,
+) -> np.ndarray:
+    """(N,) how many gallery rows score higher than `positive` (N,), ties counting half; NaN as `_count_ahead` has it.
+
+    Args:
+        queries, vectors: those of a slice (q, d), and the gallery rows of one, both ready for the product.
+        gallery_size: M.
+        pairs: queries and gallery rows (P,) that are not counted, sorted by row.
+        offsets: (M,) subtracted from every score of a gallery row.
+    """
+    pair_query, pair_row = pairs
+    result = np.zeros(len(positive))
+    for left in range(0, gallery_size, GALLERY_BLOCK):
+        block = vectors(slice(left, left + GALLERY_BLOCK))  # (C, d)
+        width = len(block)
+        if width % COLUMN_MULTIPLE:
+            block = torch.nn.functional.pad(block, (0, 0, 0, -width % COLUMN_MULTIPLE))  # with rows of zeros
+        block = block.T  # (d, C)
+        of_block = slice(*np.searchsorted(pair_row, [left, left + GALLERY_BLOCK]))
+        here, columns = pair_query[of_block], pair_row[of_block] - left
+        for lo in range(0, len(positive), QUERY_BLOCK):
+            part = slice(lo, lo + QUERY_BLOCK)
+            scores = (queries(part) @ block)[:, :width]  # (Q, C)
+            if offsets is not None:
+                scores -= offsets[left : left + GALLERY_BLOCK].to(positive.device)
+            of_part = (here >= lo) & (here < lo + QUERY_BLOCK)
+            result[part] += _count_ahead(scores, positive[part, None], here[of_part] - lo, columns[of_part])
+    bad = np.flatnonzero(np.isnan(result))
+    if len(bad):
+        raise ValueError(f"{len(bad)} of {len(result)} queries have NaN or Inf scores, first: {bad[:5].tolist()}.")
+    return result
+
+
 def ranks(
     predictions: torch.Tensor,
     gallery: torch.Tensor | np.ndarray,
@@ -105,26 +144,59 @@ def ranks(
     positive_score = _positive_scores(predictions, on_host, prepare, vectors)
     if offsets is not None:
         positive_score -= offsets.to(device)[torch.from_numpy(on_host).to(device)]
-    result = 1 + 0.5 * (copies - 1.0)
-    for left in range(0, len(gallery), GALLERY_BLOCK):
-        block = vectors(slice(left, left + GALLERY_BLOCK), device)  # (C, d)
-        width = len(block)
-        if width % COLUMN_MULTIPLE:
-            block = torch.nn.functional.pad(block, (0, 0, 0, -width % COLUMN_MULTIPLE))  # with rows of zeros
-        block = block.T  # (d, C)
-        of_block = slice(*np.searchsorted(pair_row, [left, left + GALLERY_BLOCK]))
-        queries, columns = pair_query[of_block], pair_row[of_block] - left
-        for lo in range(0, len(predictions), QUERY_BLOCK):
-            part = slice(lo, lo + QUERY_BLOCK)
-            scores = (prepare(predictions[part]) @ block)[:, :width]  # (Q, C)
-            if offsets is not None:
-                scores -= offsets[left : left + GALLERY_BLOCK].to(device)
-            here = (queries >= lo) & (queries < lo + QUERY_BLOCK)
-            result[part] += _count_ahead(scores, positive_score[part, None], queries[here] - lo, columns[here])
-    bad = np.flatnonzero(np.isnan(result))
-    if len(bad):
-        raise ValueError(f"{len(bad)} of {len(result)} queries have NaN or Inf scores, first: {bad[:5].tolist()}.")
-    return result
+    ahead = _count_all_ahead(
+        lambda part: prepare(predictions[part]),
+        lambda part: vectors(part, device),
+        len(gallery),
+        positive_score,
+        (pair_query, pair_row),
+        offsets,
+    )
+    return 1 + 0.5 * (copies - 1.0) + ahead
+
+
+def image_to_text_ranks(
+    predictions: torch.Tensor, gallery: torch.Tensor | np.ndarray, targets: torch.Tensor
+) -> np.ndarray:
+    """Rank of the best caption of each image among all captions, by cosine of their translations with the image.
+
+    1 + number of other images' captions that score higher + half of those that score the same. Counted in blocks, as
+    `ranks` does, so that memory is bounded; captions with the same translation as the best one are equal to it by their
+    values, never by their scores. The mirror image of `ranks`: there a caption looks for its image.
+
+    Args:
+        predictions: (N, d) translated captions. gallery: (M, d) images. targets: (N,) gallery row of each caption.
+
+    Returns:
+        (G,) float64, one for each image that has captions, in the order of the gallery.
+
+    Raises:
+        ValueError: a NaN or Inf among the scores.
+    """
+    device, of_image = predictions.device, np.asarray(torch.as_tensor(targets).cpu(), dtype=np.int64)
+    statistics = GalleryStatistics.of(predictions)
+    images, place = np.unique(of_image, return_inverse=True)
+    captions = partial(unit_rows, predictions, device=device, less=statistics.common)
+    own = predictions.new_zeros(len(predictions), dtype=torch.float32)  # (N,) score of each caption with its image
+    for lo in range(0, len(predictions), QUERY_BLOCK):
+        part = slice(lo, lo + QUERY_BLOCK)
+        own[part] = (unit_rows(gallery, of_image[part], device) * captions(part)).sum(1)
+    order = np.lexsort((-own.cpu().double().numpy(), place))  # image by image, its best caption first
+    best = order[np.searchsorted(place[order], np.arange(len(images)))]  # (G,) caption
+    # Neither an image's own captions nor what equals the best of them is counted by its scores.
+    query, row, _ = _copies_of_targets(statistics.group, best)
+    foreign = of_image[row] != images[query]
+    ties = np.bincount(query[foreign], minlength=len(images))
+    query, row = np.append(place, query[foreign]), np.append(np.arange(len(place)), row[foreign])
+    by_row = np.argsort(row, kind="stable")
+    ahead = _count_all_ahead(
+        lambda part: unit_rows(gallery, images[part], device),
+        captions,
+        len(predictions),
+        own[torch.from_numpy(best).to(device)],
+        (query[by_row], row[by_row]),
+    )
+    return 1 + 0.5 * ties + ahead
 
 
 class Accuracy(TypedDict):
@@ -164,6 +236,22 @@ def chance_ranks(n_queries: int, gallery_size: int, seed: int = 0) -> np.ndarray
     """Ranks (n_queries,) of a model that knows nothing: uniform on 1 to `gallery_size`, evenly dealt, shuffled."""
     dealt = 1 + np.floor((np.arange(n_queries) + 0.5) * gallery_size / n_queries)
     return np.random.default_rng(seed).permutation(dealt)
+
+
+def chance_image_to_text(targets: np.ndarray) -> tuple[float, float]:
+    """MRR and recall at 10 of `image_to_text_ranks` for captions (N,) in a random order, exactly.
+
+    With k of n captions its own, an image's best caption comes first at place r with probability
+    C(n - r, k - 1) / C(n, k).
+    """
+    n, sizes = len(targets), np.unique(targets, return_counts=True)[1]
+    mrr, recall = [], []
+    for k in sizes:
+        r = np.arange(1, n - k + 2)
+        chance = k / n * np.cumprod(np.append(1.0, (n - r[:-1] - k + 1) / (n - r[:-1])))
+        mrr.append(float((chance / r).sum()))
+        recall.append(float(chance[:10].sum()))
+    return float(np.mean(mrr)), float(np.mean(recall))
 
 
 @one_blas_thread()

@@ -47,8 +47,16 @@ def write_manifest(run_dir: Path, data_dir: Path, parameters: Mapping[str, Mappi
         "environment": environment(),
         "inputs": {path.name: _digest(path) for path in inputs if path.exists()},
         "artefacts": artefact_digests(run_dir),
+        "near_duplicates": _near_duplicates(run_dir),
     }
     write_json(run_dir / MANIFEST, content)
+
+
+def _near_duplicates(run_dir: Path) -> dict[str, int] | None:
+    """How many groups of near-duplicates the run's split was made with; None where images were not grouped."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return read_json(run_dir / RUN_FILE).get("near_duplicates")
+    return None
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:
@@ -80,7 +88,8 @@ def artefact_digests(run_dir: Path) -> dict[str, str]:
     """SHA-256 of the content of each artefact, by its path in the run's folder; timings are left out.
 
     Executed notebooks are no artefacts: they hold the time of day. Neither is `run.json`, which names the run, nor what
-    begins with a dot: what a training keeps while it goes on, or a process that was killed while it wrote.
+    begins with a dot: what a training keeps while it goes on, or a process that was killed while it wrote; nor what a
+    search makes and can make again.
     """
     names = {path.relative_to(run_dir): path for path in sorted(run_dir.rglob("*"))}
     return {
@@ -89,6 +98,7 @@ def artefact_digests(run_dir: Path) -> dict[str, str]:
         if path.suffix in (".safetensors", ".json", ".csv")
         and path.name not in (MANIFEST, RUN_FILE)
         and not any(part.startswith(".") for part in name.parts)
+        and name.parts[0] != "index"
     }
 
 

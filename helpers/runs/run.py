@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers.data.duplicates import duplicate_groups
+from helpers.data.duplicates import Grouped, duplicate_groups
 from helpers.data.pairs import ENCODERS_FILE, PairedEmbeddings, load_pairs
 from helpers.data.split import Split, make_split
 from helpers.data.synthetic import write_demo
@@ -61,10 +61,16 @@ class Run:
         """(G, dy) validation images."""
         return self.data.images[self.split.val_images]
 
+    @property
+    def near_duplicates(self) -> Grouped | None:
+        """The groups that were kept in one split each; None where images were not grouped."""
+        return None if self.groups is None else Grouped.of(self.groups)
+
     @cached_property
     def training_data(self) -> TrainingData:
         """The training and validation splits on the device that training uses."""
-        return TrainingData.of(self.data.text, self.data.images, self.split, choose_device(), self.groups)
+        data = self.data
+        return TrainingData.of(data.text, data.images, self.split, choose_device(), self.groups, data.captions)
 
     def settings(self, kind: type[T], **given: Any) -> T:
         """Settings of one stage: the given values, and those of the run's overrides that the stage has.
@@ -118,7 +124,13 @@ class Run:
 
     def origin(self) -> dict[str, Any]:
         """What its data and its split were made from."""
-        return {"config": as_dict(self.config), "data": self.data.fingerprint, "split": self.split.digest}
+        found = self.near_duplicates
+        return {
+            "config": as_dict(self.config),
+            "data": self.data.fingerprint,
+            "split": self.split.digest,
+            "near_duplicates": None if found is None else vars(found),
+        }
 
     def save(self) -> None:
         """Write `origin` to the run's folder."""
@@ -172,4 +184,7 @@ def read_run(overrides: Mapping[str, Any], **given: Any) -> Run:
     split = make_split(
         data.targets, data.n_images, *ratios, groups, data.given_split if config.split == "own" else None
     )
-    return Run(config, data, split, groups, overrides)
+    run = Run(config, data, split, groups, overrides)
+    if run.near_duplicates is not None:
+        say(f"{run.near_duplicates}; each group stays in one split")
+    return run

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
+from helpers.data.pairs import ENCODERS_FILE
 from helpers.data.vectors import normalise
 from helpers.errors import CheckpointError
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import predict
+from helpers.serving import onnx_export, pretrained, sentence_transformer, text_encoders
 from helpers.system.devices import exact_float32
 from helpers.system.files import read_json, reading
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from helpers.encoders import TextEncoder
+
 QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
 """Scores are held for one such block at a time (64 MB), and a memory-mapped gallery is never held whole."""
-Vectors = np.ndarray | torch.Tensor | Sequence[Sequence[float]]
+Vectors = np.ndarray | torch.Tensor | Sequence[Sequence[float]] | Sequence[float]
 
 
 def _best_model(run: Path) -> str:
@@ -37,7 +46,7 @@ def _best_model(run: Path) -> str:
     return best
 
 
-def _checked_block(gallery: np.ndarray, left: int) -> np.ndarray:
+def checked_block(gallery: np.ndarray, left: int) -> np.ndarray:
     """Rows of a gallery from `left` on, at most `GALLERY_BLOCK`, float32, finite and none of them zero."""
     with np.errstate(over="ignore", under="ignore"):
         block = np.array(gallery[left : left + GALLERY_BLOCK], dtype=np.float32)
@@ -49,7 +58,43 @@ def _checked_block(gallery: np.ndarray, left: int) -> np.ndarray:
     return block
 
 
-def _array(vectors: Vectors, what: str) -> np.ndarray:
+def best_rows(
+    queries: torch.Tensor, block_at: Callable[[int], torch.Tensor], offsets: torch.Tensor, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of M rows for each query, exactly: by product less the row's offset, best first.
+
+    Args:
+        queries: (N, d) float32, on the CPU. offsets: (M,) what to subtract from each row's products.
+        block_at: gives the rows (C, d) from one of them on, at most `GALLERY_BLOCK`.
+        k: from 1 to M.
+
+    Returns:
+        Rows (N, k) int64 and scores (N, k) float32.
+    """
+    scores, index = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+    for left in range(0, len(offsets), GALLERY_BLOCK):
+        block, offset = block_at(left).T, offsets[left : left + GALLERY_BLOCK]
+        parts = [(part @ block - offset).topk(min(k, len(offset)), dim=1) for part in queries.split(QUERY_BLOCK)]
+        # The best of the block join the best so far; what is beyond the k best of both can be no result.
+        scores = torch.cat([scores, torch.cat([part.values for part in parts])], dim=1)
+        index = torch.cat([index, left + torch.cat([part.indices for part in parts])], dim=1)
+        scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
+        index = index.gather(1, order)
+    return index.numpy(), scores.numpy()
+
+
+def checked_k(k: object) -> int:
+    """How many results are wanted.
+
+    Raises:
+        ValueError: it is no integer of at least 1.
+    """
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"k = {k!r}: must be an integer of at least 1.")
+    return int(k)
+
+
+def as_array(vectors: Vectors, what: str) -> np.ndarray:
     """Vectors as an array; a memory map stays one, a tensor of any type and device is copied to float32."""
     if isinstance(vectors, torch.Tensor):
         if vectors.is_complex() or vectors.dtype == torch.bool:
@@ -59,6 +104,9 @@ def _array(vectors: Vectors, what: str) -> np.ndarray:
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":  # a type that other packages add to NumPy
         raise ValueError(f"The {what} hold {array.dtype}: real numbers are needed.")
     return array
+
+
+_OWN = "Encode the queries yourself, as the captions were, and give their vectors to `search`."
 
 
 class Translator:
@@ -99,16 +147,64 @@ class Translator:
         shape = metadata["architecture"]
         return cls(model, network, shape["text_dim"], shape["image_dim"], (run, digest))
 
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Translator:
+        """Load what `save_pretrained` wrote, from a folder on this machine.
+
+        Raises:
+            CheckpointError: no such folder, none of a translator, or a damaged one.
+        """
+        return cls.load(*pretrained.checked(folder))
+
+    @property
+    def loaded_weights(self) -> tuple[Path, str | None] | None:
+        """The folder it was loaded from and the digest of the weights that were read; None if it was made in memory."""
+        return self._loaded
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """What encoded the captions of its run, loaded at first use (extra `encode`).
+
+        Raises:
+            CheckpointError: it came from no folder, or the folder does not say what encoded the captions.
+        """
+        if self._loaded is None:
+            raise CheckpointError(f"This translator was not loaded from a folder, so no text encoder is known. {_OWN}")
+        path = self._loaded[0] / ENCODERS_FILE
+        description = text_encoders.text_encoder_description(self._loaded[0])
+        kind, width = description["kind"], description["dim"]
+        if kind == "unknown":
+            raise CheckpointError(f"{path}: what encoded the captions is unknown: the vectors were brought. {_OWN}")
+        from helpers.encoders import load_text_encoder
+
+        encoder = load_text_encoder(description)
+        if not width == encoder.dim == self.text_dim:
+            raise CheckpointError(
+                f"{path}: the text encoder gives {encoder.dim} numbers a text (the file says {width}), but {self.name} "
+                f"translates {self.text_dim}. {_OWN}"
+            )
+        return encoder
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts as (N, dx) float32, encoded as the captions of its run were; see `text_encoder`."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            return np.empty((0, self.text_dim), dtype=np.float32)
+        return np.asarray(self.text_encoder.encode(texts), dtype=np.float32)
+
     @exact_float32()
     def raw(self, x: Vectors) -> np.ndarray:
-        """Translate (N, dx) to (N, dy) float32 at the model's own length.
+        """Translate (N, dx) to (N, dy) float32 at the model's own length; one query (dx,) to (dy,).
 
         Raises:
             ValueError: wrong shape, NaN or Inf, or numbers so large that their translations are.
         """
-        x = _array(x, "queries")
+        x = as_array(x, "queries")
+        if x.shape == (self.text_dim,):
+            return self.raw(x[None])[0]
         if x.ndim != 2 or x.shape[1] != self.text_dim:
-            raise ValueError(f"Queries have shape {x.shape}; {self.name} needs (N, {self.text_dim}).")
+            wanted = f"(N, {self.text_dim}) or ({self.text_dim},)"
+            raise ValueError(f"Queries have shape {x.shape}; {self.name} needs {wanted}.")
         with np.errstate(over="ignore", under="ignore"):
             x = x.astype(np.float32, copy=False)
         bad = np.flatnonzero(~np.isfinite(x).all(1))
@@ -127,7 +223,7 @@ class Translator:
 
     @exact_float32()
     def translate(self, x: Vectors) -> np.ndarray:
-        """Translate (N, dx) to unit vectors (N, dy) float32; raises as `raw` does."""
+        """Translate (N, dx) to unit vectors (N, dy) float32, one query (dx,) to (dy,); raises as `raw` does."""
         return normalise(torch.from_numpy(self.raw(x))).numpy()
 
     def for_dot_product(self, x: Vectors) -> np.ndarray:
@@ -162,14 +258,22 @@ class Translator:
             ValueError: wrong shape of the gallery, or NaN, Inf or rows of zeros in it.
         """
         gallery = self._checked_gallery(gallery)
-        query_bank, beta = hubness.load_query_bank(self._folder(), self.name)
+        query_bank, beta = self.query_bank()
         for left in range(0, len(gallery), GALLERY_BLOCK):
-            _checked_block(gallery, left)
+            checked_block(gallery, left)
         return hubness.popularity(torch.from_numpy(self.raw(query_bank)), gallery, beta).numpy()
+
+    def query_bank(self) -> tuple[np.ndarray, float]:
+        """The training captions (Q, dx) of its run by which popularity is measured, and the inverse temperature.
+
+        Raises:
+            CheckpointError: the run has no query bank for these weights (notebook 05 writes it), or others by now.
+        """
+        return hubness.load_query_bank(self._folder(), self.name)
 
     def _checked_gallery(self, gallery: Vectors) -> np.ndarray:
         """The gallery as an array, of the right shape."""
-        gallery = _array(gallery, "gallery's vectors")
+        gallery = as_array(gallery, "gallery's vectors")
         if gallery.ndim != 2 or gallery.shape[1] != self.image_dim or not len(gallery):
             raise ValueError(f"The gallery has shape {gallery.shape}; (M, {self.image_dim}) with M > 0 is needed.")
         return gallery
@@ -181,15 +285,17 @@ class Translator:
         """The k best gallery rows for each query, by cosine, best first.
 
         Rows that are copies of one another may come in any order: their scores can differ in the last bit.
+        A gallery that is searched again and again is worth a `PictureIndex`.
 
         Args:
-            x: (N, dx) queries. gallery: (M, dy) image embeddings of any length. k: capped at M.
+            x: (N, dx) queries, or one (dx,). gallery: (M, dy) image embeddings of any length. k: capped at M.
             hubness: True lowers the scores of images that attract training captions beyond their share, and raises
                 those of images that attract few: far better ranks where the gallery is of the kind that the captions
                 describe (docs/method.md). An array (M,) is what `popularity` gave for this gallery before.
 
         Returns:
-            Indices (N, k) int64 and cosine scores (N, k) float32, less the popularity where it is asked for.
+            Indices (N, k) int64 and cosine scores (N, k) float32, less the popularity where it is asked for; both (k,)
+            for one query.
 
         Raises:
             ValueError: wrong shapes, NaN or Inf in queries, gallery or popularity, rows of zeros in the gallery, or a k
@@ -197,24 +303,35 @@ class Translator:
             CheckpointError: hubness is True and the run has no query bank; notebook 05 writes it.
         """
         gallery = self._checked_gallery(gallery)
-        if not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"k = {k!r}: must be an integer of at least 1.")
-        offsets = self._offsets(gallery, hubness)
-        queries, k = torch.from_numpy(self.translate(x)), min(int(k), len(gallery))
-        scores, index = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-        for left in range(0, len(gallery), GALLERY_BLOCK):
-            block = normalise(torch.from_numpy(_checked_block(gallery, left))).T  # (dy, C)
-            offset = offsets[left : left + GALLERY_BLOCK]
-            parts = [(part @ block - offset).topk(min(k, len(offset)), dim=1) for part in queries.split(QUERY_BLOCK)]
-            # The best of the block join the best so far; what is beyond the k best of both can be no result.
-            scores = torch.cat([scores, torch.cat([part.values for part in parts])], dim=1)
-            index = torch.cat([index, left + torch.cat([part.indices for part in parts])], dim=1)
-            scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
-            index = index.gather(1, order)
-        return index.numpy(), scores.numpy()
+        k = min(checked_k(k), len(gallery))
+        offsets = self.offsets(gallery, hubness)
+        queries = torch.from_numpy(self.translate(x))
+        index, scores = best_rows(
+            torch.atleast_2d(queries),
+            lambda left: normalise(torch.from_numpy(checked_block(gallery, left))),
+            offsets,
+            k,
+        )
+        return (index, scores) if queries.ndim == 2 else (index[0], scores[0])
 
-    def _offsets(self, gallery: np.ndarray, popularity: bool | np.ndarray) -> torch.Tensor:
-        """(M,) what `search` subtracts from the scores."""
+    def search_text(
+        self, texts: str | Sequence[str], gallery: Vectors, k: int = 10, hubness: bool | np.ndarray = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `search`, for texts, which are encoded as the captions of its run were.
+
+        Args:
+            texts: N texts, or one, whose results are (k,).
+
+        Raises:
+            CheckpointError: as `text_encoder`.
+            ValueError: as `search`.
+        """
+        found = self.encode([texts] if isinstance(texts, str) else texts)
+        return self.search(found[0] if isinstance(texts, str) else found, gallery, k, hubness)
+
+    def offsets(self, gallery: Vectors, popularity: bool | np.ndarray) -> torch.Tensor:
+        """(M,) float32, what `search` subtracts from the scores of a gallery; raises as `search` does."""
+        gallery = self._checked_gallery(gallery)
         if isinstance(popularity, (bool, np.bool_)):
             popularity = self.popularity(gallery) if popularity else np.zeros(len(gallery), dtype=np.float32)
         popularity = np.asarray(popularity, dtype=np.float32)
@@ -223,3 +340,53 @@ class Translator:
         if not np.isfinite(popularity).all():
             raise ValueError(f"hubness holds NaN or Inf in {int((~np.isfinite(popularity)).sum())} place(s).")
         return torch.from_numpy(popularity)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        with_text_encoder: bool | None = None,
+        data: str | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Write this translator into a folder of its own, with all that `search`, hubness reduction and text need.
+
+        Weights are safetensors; README.md is a model card with the run's leaderboard. The folder is complete or not
+        there at all. Returns its path.
+
+        Args:
+            overwrite: replace a translator that was saved there; a folder that holds other files is never replaced.
+            with_text_encoder: copy the text encoder's weights too; None copies them where they are a folder on this
+                machine, which nobody else could load by its name.
+            data, licence: for the card: what it was trained on, and the licence of these weights, such as "mit".
+
+        Raises:
+            CheckpointError: the folder cannot be replaced or written, or the run's files were damaged or changed since.
+        """
+        how = pretrained.Options(overwrite, with_text_encoder, data, licence)
+        return pretrained.save(folder, self._folder(), self.name, self.model, how)
+
+    def export_onnx(self, path: str | Path) -> Path:
+        """Write an ONNX file: `text_embedding` float32 (batch, dx) in, `image_embedding` float32 (batch, dy) out.
+
+        The output is what `translate` gives, unit vectors; any batch. It is compared with PyTorch before it is written:
+        ONNX Runtime's numbers are within 1e-4. Returns the path.
+
+        Raises:
+            MissingLibraryError: the extra `export` is not installed.
+            CheckpointError: the file cannot be written, or would be larger than 2 GB.
+        """
+        return onnx_export.export(path, self.name, self.model, self.text_dim)
+
+    def as_sentence_transformer(self) -> SentenceTransformer:
+        """A SentenceTransformer of the run's text encoder and this translator: `encode("a dog")` is an image vector.
+
+        Its `save` writes a folder that `SentenceTransformer(folder, trust_remote_code=True)` reads wherever this
+        package is installed. It is a copy: what happens to it changes nothing here.
+
+        Raises:
+            CheckpointError: the run does not say what encoded its captions, or it was no SentenceTransformer.
+            MissingLibraryError: the extra `export` is not installed.
+        """
+        return sentence_transformer.compose(self._folder(), self.name, self.model, self.text_dim)

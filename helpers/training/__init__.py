@@ -1,7 +1,8 @@
 """How translators are trained: losses, objectives, the loop, and the recipe `plus` with its search.
 
 - `settings`: one dataclass a recipe.
-- `losses`: loss terms, functions from tensors to a scalar; `infonce`: their kernel; `queue`: recent negatives.
+- `losses`: loss terms, functions from tensors to a scalar; `infonce`: their kernel; `queue`: recent negatives;
+  `same_text`: images that are no negatives of a caption.
 - `objectives`: what a training minimises, made of loss terms; a new loss is a term there and a line here.
 - `steps`, `loop`: one update, and the training around it; `history`: what each epoch leaves; `state`: resuming.
 - `folds`, `cca_search`: cross-validation folds, and the setting of weighted CCA that they choose.
@@ -40,6 +41,7 @@ from helpers.training.objectives import (
 )
 from helpers.training.plus import Choice, Curve, PlusObjective, WeightPoint, build_chosen, build_ensemble, train_plus
 from helpers.training.queue import ImageQueue
+from helpers.training.same_text import SameText
 from helpers.training.settings import OptimiserConfig, PlusConfig
 from helpers.training.state import Progress, TrainingState
 from helpers.training.steps import Steps, train_step
@@ -58,6 +60,7 @@ __all__ = [
     "PlusConfig",
     "PlusObjective",
     "Progress",
+    "SameText",
     "Steps",
     "TrainingState",
     "WeightPoint",

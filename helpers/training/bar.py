@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TextIO
 
 from tqdm import tqdm
@@ -14,14 +15,16 @@ LOG_INTERVAL = 30.0
 
 
 class _Lines:
-    """A stream that ends each state of a bar with a newline, where a terminal would write over the last."""
+    """A stream that ends each new state of a bar with a newline, where a terminal would write over the last."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+        self.stream, self.last = stream, ""
 
     def write(self, text: str) -> None:
-        if shown := text.strip():
+        shown = text.strip()
+        if shown and shown != self.last:
             self.stream.write(f"{shown}\n")
+            self.last = shown
 
     def flush(self) -> None:
         self.stream.flush()
@@ -46,3 +49,9 @@ def training_bar(label: str, total: int, initial: int = 0) -> tqdm:
         mininterval=every,
         maxinterval=max(every, 10.0),
     )
+
+
+def show(bar: tqdm, values: Mapping[str, str]) -> None:
+    """Set what stands behind a bar: at once for whoever watches, in a log with its next line."""
+    if not bar.disable:
+        bar.set_postfix(values, refresh=bar.mininterval < LOG_INTERVAL)

@@ -77,6 +77,7 @@ def make_fold(data: TrainingData, settings: PlusConfig, fold: int) -> TrainingDa
         val_text=data.text[rows(held)],
         val_images=data.images[rows(validates)],
         val_positive=owners(held),
+        same_text=None if data.same_text is None else data.same_text[rows(~held)],
     )
 
 

@@ -43,6 +43,7 @@ class InfoNCE(torch.autograd.Function):
         log_positives: torch.Tensor,
         temperature: float,
         matmul_dtype: torch.dtype,
+        excluded: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Mean loss over the rows of z.
 
@@ -50,6 +51,7 @@ class InfoNCE(torch.autograd.Function):
             z: (B, d) unit predictions. negative_bank: (M, d). positive: (B,) bank row of each prediction's image.
             log_weight: (M,) logarithm of how often each image counts. log_positives: (B,) likewise of the positives.
             temperature: positive. matmul_dtype: of the two large products.
+            excluded: (B, K) bank rows that are no negatives of a prediction, filled up with its positive.
         """
         positive_rows = negative_bank.index_select(0, positive).to(z.dtype)  # (B, d)
         scale = 1 / temperature
@@ -57,7 +59,7 @@ class InfoNCE(torch.autograd.Function):
         positive_logit = (z * positive_rows).sum(-1) * scale + log_positives  # (B,)
         of_device = in_blocks if z.device.type == "cpu" else at_once
         zq = z.to(matmul_dtype)
-        loss, pull = of_device(zq, negative_bank, positive, positive_rows, positive_logit, log_weight, scale)
+        loss, pull = of_device(zq, negative_bank, positive, positive_rows, positive_logit, log_weight, scale, excluded)
         ctx.save_for_backward(pull.mul_(scale / len(z)))
         return loss
 
@@ -65,7 +67,7 @@ class InfoNCE(torch.autograd.Function):
     def backward(ctx: BackwardCFunction, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The kept gradient with respect to z (B, d); nothing else is trained."""
         (gradient,) = ctx.saved_tensors
-        return upstream * gradient, None, None, None, None, None, None
+        return upstream * gradient, None, None, None, None, None, None, None
 
 
 def in_blocks(
@@ -76,6 +78,7 @@ def in_blocks(
     positive_logit: torch.Tensor,
     log_weight: torch.Tensor,
     scale: float,
+    excluded: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and sum_u p_iu y_u - y_pos (B, d), column block by column block, so that scores stay in the caches.
 
@@ -83,16 +86,18 @@ def in_blocks(
         zq: (B, d) unit predictions in the type of the products, as is the bank (M, d). positive: (B,) bank rows.
         positive_rows, positive_logit: (B, d), (B,) the positives and their logits in the precision of the sums.
         log_weight: (M,). scale: one over the temperature.
+        excluded: (B, K) bank rows beside the positive that are no negatives of a prediction; none where None.
 
     Running maxima and sums, as in Milakov and Gimelshein (2018), give them while the scores of a block are at hand.
     """
     top, total = positive_logit.clone(), torch.ones_like(positive_logit)
     pulled = positive_rows.clone()  # running sum of weights times vectors, (B, d)
+    left_out = positive[:, None] if excluded is None else torch.cat([positive[:, None], excluded], 1)  # (B, 1 + K)
     for lo, hi in _column_blocks(len(negative_bank)):
         part = negative_bank[lo:hi]  # (C, d)
         logits = (zq @ part.T).to(positive_logit.dtype).mul_(scale).add_(log_weight[lo:hi])  # (B, C)
-        rows = ((positive >= lo) & (positive < hi)).nonzero().squeeze(1)
-        logits[rows, positive[rows] - lo] = -torch.inf
+        rows, places = ((left_out >= lo) & (left_out < hi)).nonzero(as_tuple=True)
+        logits[rows, left_out[rows, places] - lo] = -torch.inf
         new_top = torch.maximum(top, logits.amax(1))
         shrink = torch.exp(top - new_top)
         weights = logits.sub_(new_top[:, None]).exp_()
@@ -110,6 +115,7 @@ def at_once(
     positive_logit: torch.Tensor,
     log_weight: torch.Tensor,
     scale: float,
+    excluded: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What `in_blocks` gives, all columns together in as few passes over the scores as there are kernels for.
 
@@ -119,6 +125,8 @@ def at_once(
     torch.add(log_weight, logits, alpha=scale, out=logits)
     first = torch.arange(len(positive), device=positive.device) * len(negative_bank)
     cell = first + positive  # of each row's positive
+    if excluded is not None:
+        logits.view(-1).index_fill_(0, (first[:, None] + excluded).view(-1), -torch.inf)
     with any_order():
         logits.view(-1).index_copy_(0, cell, positive_logit)
     log_p = torch.log_softmax(logits, 1)

@@ -17,7 +17,7 @@ from helpers.data.training_data import TrainingData
 from helpers.evaluation import metrics
 from helpers.models.networks import GeomWithAdapter, fit_standardisation
 from helpers.system import memory
-from helpers.training.bar import training_bar
+from helpers.training.bar import show, training_bar
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import (
     BaselineConfig,
@@ -194,7 +194,7 @@ def fit(
             shown = {"epoch": f"{epoch}/{settings.epochs}", "loss": f"{entry['loss']:.3f}"}
             if len(data.val_images) > 1:  # among one image every caption finds its own
                 shown["mrr"] = f"{entry['mrr']:.3f}"
-            bar.set_postfix(shown)
+            show(bar, shown)
             if objective.is_over(history):
                 break
         bar.total = bar.n  # all that there was to do, where it ended early

@@ -68,9 +68,17 @@ GATHERING = {"cpu": 40, "cuda": 200}
 """Captions for which scoring an image costs what gathering its vector does: two cores, an H200 in bfloat16."""
 
 
+Gathered = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Negative bank, `positive`, `log_weight` and `excluded` of a loss, the rows of the bank renumbered alike."""
+
+
 def _gathered(
-    negative_bank: torch.Tensor, positive: torch.Tensor, log_weight: torch.Tensor, at_most: int | None = None
-) -> tuple[torch.Tensor, ...]:
+    negative_bank: torch.Tensor,
+    positive: torch.Tensor,
+    log_weight: torch.Tensor,
+    excluded: torch.Tensor | None,
+    at_most: int | None,
+) -> Gathered:
     """Bank (M, d), `positive` (B,) and `log_weight` (M,) without the rows of weight 0, where leaving them out pays.
 
     Their number decides the shapes, and a GPU's host would wait for it: there `at_most` rows are kept, where given.
@@ -84,26 +92,43 @@ def _gathered(
     if negative_bank.device.type == "cpu":
         present = log_weight.isneginf().logical_not_().nonzero().squeeze(1)
         if pays(len(present)):
-            position = torch.empty(len(negative_bank), dtype=torch.long)
-            position[present] = torch.arange(len(present))
-            return negative_bank[present], position[positive], log_weight[present]
+            return _kept(present, negative_bank, positive, log_weight, excluded)
     elif at_most is not None and pays(at_most):
-        return keep_heaviest(negative_bank, positive, log_weight, at_most)
-    return negative_bank, positive, log_weight
+        return keep_heaviest(negative_bank, positive, log_weight, at_most, excluded)
+    return negative_bank, positive, log_weight, excluded
 
 
 def keep_heaviest(
-    negative_bank: torch.Tensor, positive: torch.Tensor, log_weight: torch.Tensor, k: int
-) -> tuple[torch.Tensor, ...]:
+    negative_bank: torch.Tensor,
+    positive: torch.Tensor,
+    log_weight: torch.Tensor,
+    k: int,
+    excluded: torch.Tensor | None = None,
+) -> Gathered:
     """The k bank rows that count most: those of the batch, then those of the highest weights; else as `_gathered`.
 
     No shape depends on values.
     """
     keep = log_weight.index_fill(0, positive, torch.inf).argsort(descending=True, stable=True)[:k]
-    position = torch.zeros_like(log_weight, dtype=torch.long).index_copy_(
-        0, keep, torch.arange(k, device=positive.device)
+    return _kept(keep, negative_bank, positive, log_weight, excluded)
+
+
+def _kept(
+    rows: torch.Tensor,
+    negative_bank: torch.Tensor,
+    positive: torch.Tensor,
+    log_weight: torch.Tensor,
+    excluded: torch.Tensor | None,
+) -> Gathered:
+    """The bank's `rows` (k,) alone, every positive among them; an excluded row that is not becomes the positive."""
+    position = torch.full_like(log_weight, -1, dtype=torch.long).index_copy_(
+        0, rows, torch.arange(len(rows), device=positive.device)
     )
-    return negative_bank[keep], position[positive], log_weight[keep]
+    places = position[positive]
+    if excluded is not None:
+        there = position[excluded]  # (B, K)
+        excluded = torch.where(there < 0, places[:, None], there)
+    return negative_bank[rows], places, log_weight[rows], excluded
 
 
 def multi_positive_infonce(
@@ -114,13 +139,14 @@ def multi_positive_infonce(
     temperature: float,
     matmul_dtype: torch.dtype = torch.float32,
     at_most: int | None = None,
+    excluded: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Multi-positive InfoNCE of captions against the images of the batch and of the queue.
 
-    For caption i with score s_iu = cos(y^_i, y_u) / temperature, the positive pos, batch counts c_u and queue counts
-    q_u,
+    For caption i with score s_iu = cos(y^_i, y_u) / temperature, the positive pos, batch counts c_u, queue counts q_u,
+    and E_i the images that are no negatives of it (none, or those that its very text also describes),
 
-        loss_i = -log( c_pos e^{s_i,pos} / (c_pos e^{s_i,pos} + sum_{u != pos} (c_u + q_u) e^{s_iu}) ).
+        loss_i = -log( c_pos e^{s_i,pos} / (c_pos e^{s_i,pos} + sum_{u != pos, u not in E_i} (c_u + q_u) e^{s_iu}) ).
 
     Entries of one image have one score, so the sum over batch and queue entries is a sum over unique images weighted
     by their counts: an identity. The caption's own image in the queue is never a negative.
@@ -133,6 +159,7 @@ def multi_positive_infonce(
         temperature: positive.
         matmul_dtype: of the two large products; sums are float32.
         at_most: no fewer images than stand in batch or queue; with it a GPU leaves out most of the others.
+        excluded: (B, K) bank rows E_i, filled up with the positive; see `same_text.SameText`.
     """
     with any_order():
         batch_counts = torch.zeros_like(queue_counts).index_add_(
@@ -140,12 +167,12 @@ def multi_positive_infonce(
         )
     log_positives = batch_counts[positive].log()
     # -inf for images that are neither in the batch nor in the queue
-    negative_bank, positive, log_weight = _gathered(
-        negative_bank, positive, (queue_counts + batch_counts).log(), at_most
-    )
+    log_weight = (queue_counts + batch_counts).log()
+    negative_bank, positive, log_weight, excluded = _gathered(negative_bank, positive, log_weight, excluded, at_most)
     exact = torch.promote_types(prediction.dtype, torch.float32)  # sums in float32, or float64 if given so
     z = F.normalize(prediction.to(exact), dim=-1)
-    return InfoNCE.apply(z, negative_bank, positive, log_weight, log_positives, temperature, matmul_dtype)
+    weights = log_weight, log_positives
+    return InfoNCE.apply(z, negative_bank, positive, *weights, temperature, matmul_dtype, excluded)
 
 
 def bank_infonce(
@@ -156,11 +183,13 @@ def bank_infonce(
     matmul_dtype: torch.dtype = torch.float32,
     log_weight: torch.Tensor | None = None,
     at_most: int | None = None,
+    excluded: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """InfoNCE of captions against the images of a negative bank.
 
-    It is the softmax cross-entropy of z_i . y_u / temperature over all u. z_i is the prediction at unit length; the
-    bank's rows are taken as they are. Subtracting one vector from all of them changes no softmax, and so no loss.
+    It is the softmax cross-entropy of z_i . y_u / temperature over all u that are not excluded. z_i is the prediction
+    at unit length; the bank's rows are taken as they are. Subtracting one vector from all of them changes no softmax,
+    and so no loss.
 
     Args:
         prediction: (B, d), any length.
@@ -170,13 +199,15 @@ def bank_infonce(
         matmul_dtype: of the two large products; sums are float32.
         log_weight: (M,) logarithm of how often each image counts as a negative, see `sampled_weights`; once where None.
         at_most: images that count, see `most_drawn`; with it a GPU leaves out most of those that do not.
+        excluded: (B, K) bank rows that are no negatives of a caption, filled up with its positive.
     """
     exact = torch.promote_types(prediction.dtype, torch.float32)
     z = F.normalize(prediction.to(exact), dim=-1)
     if log_weight is None:
         log_weight = torch.zeros(len(negative_bank), dtype=exact, device=negative_bank.device)
-    negative_bank, positive, log_weight = _gathered(negative_bank, positive, log_weight, at_most)
-    return InfoNCE.apply(z, negative_bank, positive, log_weight, torch.zeros_like(z[:, 0]), temperature, matmul_dtype)
+    negative_bank, positive, log_weight, excluded = _gathered(negative_bank, positive, log_weight, excluded, at_most)
+    weights = log_weight, torch.zeros_like(z[:, 0])
+    return InfoNCE.apply(z, negative_bank, positive, *weights, temperature, matmul_dtype, excluded)
 
 
 def sampled_weights(n_images: int, positive: torch.Tensor, share: float) -> torch.Tensor:

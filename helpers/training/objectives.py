@@ -23,6 +23,7 @@ from helpers.training import losses
 from helpers.training.history import EpochEntry
 from helpers.training.infonce import negative_bank_of
 from helpers.training.queue import ImageQueue
+from helpers.training.same_text import SameText
 from helpers.training.settings import OptimiserConfig
 
 Settings = TypeVar("Settings", bound=OptimiserConfig, covariant=True)
@@ -55,11 +56,12 @@ class Objective(Generic[Settings, Model]):
         """Translations of the captions `rows` (B,), in the form that `terms` takes; differentiable."""
         return model(self.data.text[rows])  # (B, dy)
 
-    def terms(self, prediction: torch.Tensor, positive: torch.Tensor) -> dict[str, torch.Tensor]:
+    def terms(self, prediction: torch.Tensor, positive: torch.Tensor, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Weighted terms whose sum is the loss.
 
         Args:
-            prediction: what `predict` gave. positive: (B,) row of the image of each caption.
+            prediction: what `predict` gave for the captions `rows` (B,).
+            positive: (B,) row of the image of each caption.
         """
         raise NotImplementedError
 
@@ -104,7 +106,7 @@ class CombinedObjective(Objective[BaselineConfig, nn.Module]):
 
     capturable = True
 
-    def terms(self, prediction: torch.Tensor, positive: torch.Tensor) -> dict[str, torch.Tensor]:
+    def terms(self, prediction: torch.Tensor, positive: torch.Tensor, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Weighted terms whose sum is the loss; a term of weight 0 is not computed."""
         s, target = self.settings, self.data.images[positive]
         terms = {
@@ -135,6 +137,7 @@ class BigJumpConfig(OptimiserConfig):
     queue_schedule: Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)] = (0, 0, 16384, 32768, 65536)
     temperature_start: Positive = 0.10  # of InfoNCE; a cosine leads from one to the other, equal values fix it
     temperature_end: Positive = 0.06
+    exclude_same_text: bool = False  # InfoNCE leaves out the images that a caption's very text describes elsewhere
     infonce_weight: NotNegative = 1.0  # weights of the loss's terms, from here on
     cosine_weight: NotNegative = 0.5
     moment_weight: NotNegative = 0.02
@@ -157,6 +160,7 @@ class BigJumpObjective(Objective[BigJumpConfig, GeomWithAdapter]):
         self.queue = ImageQueue(settings.queue_size, len(self.negative_bank), data.device)
         self.temperature, self.queue_used = settings.temperature_start, 0
         self.geometry: torch.Tensor | None = None  # (N, dy) A x + b of every caption, while A is frozen
+        self.same_text = SameText.of(data) if settings.exclude_same_text else None
 
     def start_epoch(self, epoch: int) -> dict[str, float]:
         s = self.settings
@@ -164,22 +168,25 @@ class BigJumpObjective(Objective[BigJumpConfig, GeomWithAdapter]):
         self.queue_used = s.queue_schedule[min(epoch, len(s.queue_schedule)) - 1]
         return {"temperature": self.temperature, "queue": min(self.queue_used, len(self.queue))}
 
-    def terms(self, prediction: torch.Tensor, positive: torch.Tensor) -> dict[str, torch.Tensor]:
+    def terms(self, prediction: torch.Tensor, positive: torch.Tensor, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Weighted terms whose sum is the loss."""
         s, target = self.settings, self.data.images[positive]
+        excluded = None if self.same_text is None else self.same_text.excluded(rows, positive)
         return {
-            "infonce": s.infonce_weight * self.infonce(prediction, positive),
+            "infonce": s.infonce_weight * self.infonce(prediction, positive, excluded),
             "cosine": s.cosine_weight * losses.cosine_loss(prediction, target),
             "moment": s.moment_weight * losses.moment_loss(prediction, target, with_std=False),
             "agreement": s.agreement_weight * losses.agreement_loss(prediction, positive),
         }
 
-    def infonce(self, prediction: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    def infonce(
+        self, prediction: torch.Tensor, positive: torch.Tensor, excluded: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Multi-positive InfoNCE against the images of the batch and of the queue's newest `queue_used` entries."""
         counts = self.queue.counts(self.queue_used)
         at_most = losses.whole_columns(min(self.queue_used, self.queue.capacity) + len(positive))
         return losses.multi_positive_infonce(
-            prediction, self.negative_bank, positive, counts, self.temperature, self.dtype, at_most
+            prediction, self.negative_bank, positive, counts, self.temperature, self.dtype, at_most, excluded
         )
 
     def predict(self, model: GeomWithAdapter, rows: torch.Tensor) -> torch.Tensor:

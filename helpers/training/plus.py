@@ -27,6 +27,7 @@ from helpers.training import losses
 from helpers.training.history import EpochEntry
 from helpers.training.loop import fit
 from helpers.training.objectives import Objective
+from helpers.training.same_text import SameText
 from helpers.training.settings import PlusConfig
 from helpers.training.state import Progress
 
@@ -56,6 +57,7 @@ class PlusObjective(Objective[PlusConfig, EnsembleMLP]):
         self.negative_bank = (images @ model.basis).to(self.dtype)  # (M, r)
         self.temperature = temperature * float(images.square().sum(1).mean().sqrt())
         self.keeps_last, self.searching = not searching, searching
+        self.same_text = SameText.of(data) if settings.exclude_same_text else None
         self.model, self.average = model, copy.deepcopy(model)
         # On a GPU, where a replayed step cannot ask the host; MPS has no float64, which the share below wants.
         counter = data.device if data.device.type == "cuda" else "cpu"
@@ -65,16 +67,20 @@ class PlusObjective(Objective[PlusConfig, EnsembleMLP]):
         """Every member's own translation (K, B, r), in the basis."""
         return model.member_outputs(self.data.text[rows])
 
-    def terms(self, prediction: torch.Tensor, positive: torch.Tensor) -> dict[str, torch.Tensor]:
+    def terms(self, prediction: torch.Tensor, positive: torch.Tensor, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """The mean over members of their InfoNCE, against one draw of negatives."""
         bank, share = self.negative_bank, self.settings.negative_share
         weights = losses.sampled_weights(len(bank), positive, share)
         drawn = (self.dtype, weights, losses.most_drawn(len(bank), len(positive), share))
+        excluded = None if self.same_text is None else self.same_text.excluded(rows, positive)
         if positive.device.type == "cpu":  # a member's block of scores fits the caches
-            each = [losses.bank_infonce(member, bank, positive, self.temperature, *drawn) for member in prediction]
-            return {"infonce": torch.stack(each).mean()}
-        together, positives = prediction.flatten(0, 1), positive.repeat(len(prediction))  # (K B, r), (K B,)
-        return {"infonce": losses.bank_infonce(together, bank, positives, self.temperature, *drawn)}
+            of = (bank, positive, self.temperature, *drawn, excluded)
+            return {"infonce": torch.stack([losses.bank_infonce(member, *of) for member in prediction]).mean()}
+        together, members = prediction.flatten(0, 1), len(prediction)  # (K B, r)
+        if excluded is not None:
+            excluded = excluded.repeat(members, 1)
+        positives = positive.repeat(members)  # (K B,)
+        return {"infonce": losses.bank_infonce(together, bank, positives, self.temperature, *drawn, excluded)}
 
     @torch.no_grad()
     def end_step(self, positive: torch.Tensor) -> None:

@@ -73,6 +73,7 @@ class PlusConfig(OptimiserConfig):
     # Share of the training images drawn as negatives at each step. A quarter of them trains as well as all do, in less
     # time (benchmarks/results/accuracy_search.json).
     negative_share: PositiveShare = 0.25
+    exclude_same_text: bool = False  # the images that a caption's very text describes elsewhere are no negatives of it
     # Weights are averaged over training, the t-th step's with weight proportional to t^power.
     average_power: Positive = 6.0
     fold_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the training images that a fold holds out

@@ -34,7 +34,7 @@ def train_step(
     positive = data.positive[rows]  # (B,)
     with autocast(data.device, objective.dtype):
         prediction = objective.predict(model, rows)
-    terms = objective.terms(prediction, positive)
+    terms = objective.terms(prediction, positive, rows)
     loss = torch.as_tensor(sum(terms.values()))
     optimiser.zero_grad(set_to_none=True)
     loss.backward()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
+import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +22,14 @@ from benchmarks.baselines import METHODS, losses
 from benchmarks.baselines.closed import ClosedForm, fold_mrr, grid, solve_power
 from benchmarks.baselines.method import SEARCH_SEED, Fitted
 from benchmarks.store import Store
+from helpers.data.duplicates import Grouped, duplicate_groups, near_duplicates
 from helpers.data.pairs import PairedEmbeddings, load_pairs
+from helpers.data.repeats import count_repeats
+from helpers.data.split import make_split
 from helpers.data.synthetic import write_demo
 from helpers.evaluation import metrics
 from helpers.system.devices import seed_all
+from helpers.training import bar
 from helpers.training.loop import fit
 
 CPU = torch.device("cpu")
@@ -323,3 +330,80 @@ def test_numbers_out_of_range_are_refused_by_the_command_line(wrong, capsys):
 def test_what_is_wrong_with_the_data_is_said_in_a_line(tmp_path):
     with pytest.raises(SystemExit, match="^error: .*train.npz: no such file"):
         accuracy.main(["--data-dir", str(tmp_path), "--results-dir", str(tmp_path / "results")])
+
+
+def test_near_duplicates_and_repeated_texts_are_reported_with_the_results(data, tmp_path, capsys):
+    compare(data, [Counting([])], tmp_path)
+    table = json.loads((tmp_path / "results" / "accuracy_tiny_split_0_1_seeds.json").read_text())
+    problem = protocol.make_problem(data, 0, CPU)
+    split = make_split(data.targets, data.n_images, protocol.VAL_RATIO, 0)
+    assert table["repeats"] == {"0": vars(count_repeats(data, split))}
+    found = table["near_duplicates"]
+    assert found["groups"] == Grouped.of(duplicate_groups(data.images)).groups > 0 and not found["kept_in_one_split"]
+    assert found["scored_images_that_repeat_a_training_image"] == {"0": problem.seen}
+    shown = capsys.readouterr().out
+    assert "groups of near-duplicates: " in shown and "no method can exceed an MRR of" in shown
+
+
+def test_grouped_no_scored_image_repeats_a_training_image_nor_one_of_a_fold_another(data, tmp_path, capsys):
+    # Every image a second time, nearly: without groups most have a copy on the other side.
+    copied = replace(
+        data,
+        images=np.concatenate([data.images, data.images * 1.001]),
+        text=np.concatenate([data.text, data.text]),
+        targets=np.append(data.targets, data.targets + data.n_images),
+        captions=[*data.captions, *data.captions],
+        image_names=[*data.image_names, *(f"copy {name}" for name in data.image_names)],
+    )
+    calls: list = []
+    compare(copied, [Counting(calls)], tmp_path)
+    compare(copied, [Counting(calls)], tmp_path, group_duplicates=True)
+    assert calls == ["search", 0] * 2  # other splits, other results
+    alone, grouped = (
+        json.loads((tmp_path / "results" / f"accuracy_tiny{name}_split_0_1_seeds.json").read_text())
+        for name in ("", "_grouped")
+    )
+    seen = [of["near_duplicates"]["scored_images_that_repeat_a_training_image"]["0"] for of in (alone, grouped)]
+    assert seen[0] > 5 and seen[1] == 0
+    assert grouped["near_duplicates"]["kept_in_one_split"] and " --group-duplicates" in grouped["command"]
+    assert "each stays in one split" in capsys.readouterr().out
+    groups = duplicate_groups(copied.images)
+    fold = protocol.make_problem(copied, 0, CPU, groups=groups).fold_data
+    both = torch.cat([fold.images, fold.val_images]).numpy()
+    rows = np.arange(len(both))
+    assert len(near_duplicates(both, rows[len(fold.images) :], rows[: len(fold.images)])[0]) == 0
+
+
+class Stream(io.StringIO):
+    def isatty(self):
+        return False
+
+
+@pytest.mark.parametrize("name", ["mlp1", "queue_infonce", "cca"])
+def test_a_baseline_shows_its_progress_as_lines_of_a_log(data, monkeypatch, name):
+    monkeypatch.setattr(bar, "tqdm", partial(bar.tqdm, disable=False))  # the suite has switched bars off
+    fold_data = protocol.make_problem(data, 0, CPU).fold_data
+    method, stream = METHODS[name].tiny(), Stream()
+    monkeypatch.setattr(sys, "stderr", stream)
+    chosen = method.search(fold_data, fold_data)
+    if name != "cca":
+        method.fit(fold_data, chosen, 3)
+    text = stream.getvalue()
+    assert "\r" not in text and "\x1b" not in text
+    last = text.splitlines()[-1]
+    if name == "cca":
+        assert last.startswith("cca, settings: 100%")
+    else:
+        assert f"{name}, candidate 2 of 2, learning rate " in text and "mrr=0." in text
+        assert last.startswith(f"{name}, seed 3: 100%") and "mrr" not in last  # all images train, none is left to judge
+
+
+def test_a_search_that_stops_early_leaves_no_unfinished_bar(data, monkeypatch):
+    monkeypatch.setattr(bar, "tqdm", partial(bar.tqdm, disable=False))
+    fold_data, stream = protocol.make_problem(data, 0, CPU).fold_data, Stream()
+    monkeypatch.setattr(sys, "stderr", stream)
+    method = METHODS["linear"]
+    settings_of = replace(method.settings, epochs=30, hidden=4, batch_size=64, learning_rate=1e-12)  # no gain
+    chosen = replace(method, settings=settings_of, rate_factors=(1.0,)).search(fold_data, fold_data)
+    assert len(chosen["history"]) < 30
+    assert "100%" in stream.getvalue().splitlines()[-1]

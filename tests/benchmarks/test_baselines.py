@@ -99,10 +99,10 @@ def test_the_temperature_of_queue_infonce_is_trained_down_to_its_least(data):
     settings = networks.QueueConfig(epochs=1, batch_size=16, hidden=8, queue_size=32)
     model, objective = networks.build_queue(settings, data)
     rows, positive = torch.arange(16), data.positive[:16]
-    objective.terms(objective.predict(model, rows), positive)["loss"].backward()
+    objective.terms(objective.predict(model, rows), positive, rows)["loss"].backward()
     assert float(model.temperature.grad.abs()) > 0
     below, at_least = [], []
     for temperature, losses in ((1e-4, below), (settings.least_temperature, at_least)):
         model.eval().temperature.data.fill_(temperature)
-        losses.append(objective.terms(objective.predict(model, rows), positive)["loss"].item())
+        losses.append(objective.terms(objective.predict(model, rows), positive, rows)["loss"].item())
     assert below == at_least

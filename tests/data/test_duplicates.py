@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.data import duplicates
-from helpers.data.duplicates import duplicate_groups, near_duplicates
+from helpers.data.duplicates import Grouped, duplicate_groups, near_duplicates
 from helpers.data.pairs import load_pairs
 from helpers.data.split import make_split
 from helpers.runs.run import open_run
@@ -173,3 +173,10 @@ def test_flickr8k_holds_one_photo_under_two_names_and_the_option_never_divides_i
 
 def _side(split, image):
     return next(name for name in ("train_images", "val_images", "test_images") if image in getattr(split, name))
+
+
+def test_groups_are_counted_without_images_that_stand_alone():
+    found = Grouped.of(np.array([0, 1, 1, 2, 3, 3, 3, 4]))
+    assert found == Grouped(images=8, groups=2, grouped=5, largest=3)
+    assert str(found) == "groups of near-duplicates: 2, which hold 5 of 8 images, the largest 3"
+    assert str(Grouped.of(np.arange(1200))) == "no near-duplicates among 1,200 images"

@@ -398,3 +398,69 @@ def test_unrelated_pairs_with_a_massive_dimension_stay_at_chance():
     targets = np.arange(600) % 60
     chance = np.mean(1 / np.arange(1, 61))
     assert mrr(predictions.astype(np.float32), gallery.astype(np.float32), targets) == pytest.approx(chance, abs=0.03)
+
+
+def naive_image_to_text(predictions, gallery, targets):
+    """By loops in float64: for each image, its best caption's place among the captions of the others."""
+    scores = gallery.astype(np.float64) @ predictions.astype(np.float64).T
+    out = []
+    for image in sorted(set(targets.tolist())):
+        best = max(scores[image, i] for i in range(len(targets)) if targets[i] == image)
+        others = [scores[image, i] for i in range(len(targets)) if targets[i] != image]
+        out.append(1 + sum(s > best for s in others) + 0.5 * sum(s == best for s in others))
+    return np.array(out)
+
+
+@settings(deadline=None)
+@given(case=retrievals(SIGNS, 4), length=st.sampled_from([0.25, 1.0, 8.0]))
+def test_captions_found_for_an_image_equal_the_loops(case, length):
+    predictions, gallery, targets = case
+    longer = predictions * np.where(np.arange(len(predictions)) % 2, length, 1)[:, None].astype(np.float32)
+    found = metrics.image_to_text_ranks(*tensors(longer, gallery, targets))
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, naive_image_to_text(predictions, gallery, targets))
+
+
+@pytest.mark.parametrize(("queries", "block"), [(3, 5), (2048, 7), (4, 8192)])
+def test_captions_are_found_alike_in_blocks_of_any_size(monkeypatch, queries, block):
+    rng = np.random.default_rng(0)
+    gallery, targets = rng.normal(size=(20, 6)).astype(np.float32), rng.permutation(np.repeat(np.arange(18), 3))
+    predictions = (gallery[targets] + 2 * rng.normal(size=(54, 6))).astype(np.float32)
+    predictions[40] = predictions[3]  # a text that stands with two images
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (predictions, gallery)]
+    expected = metrics.image_to_text_ranks(*tensors(predictions, gallery, targets))
+    monkeypatch.setattr(metrics, "QUERY_BLOCK", queries)
+    monkeypatch.setattr(metrics, "GALLERY_BLOCK", block)
+    found = metrics.image_to_text_ranks(*tensors(predictions, gallery, targets))
+    np.testing.assert_array_equal(found, expected)
+    assert len(found) == 18  # images without captions are not asked for
+    np.testing.assert_allclose(found, naive_image_to_text(*unit, targets), atol=0.5)
+
+
+def test_a_text_that_stands_with_another_image_ties_by_its_values():
+    rng = np.random.default_rng(0)
+    gallery = rng.normal(size=(30, 33)).astype(np.float32)
+    predictions = rng.normal(size=(60, 33)).astype(np.float32)
+    targets = np.repeat(np.arange(30), 2)
+    predictions[:2] = gallery[0]  # its own twice, which is no tie
+    predictions[7] = predictions[41] = gallery[0]  # and of two other images
+    assert metrics.image_to_text_ranks(*tensors(predictions, gallery, targets))[0] == 2
+
+
+def test_a_broken_translation_is_no_rank_of_captions():
+    predictions = np.ones((3, 2), np.float32)
+    predictions[1, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        metrics.image_to_text_ranks(*tensors(predictions, np.eye(2, dtype=np.float32), [0, 1, 1]))
+
+
+def test_chance_of_finding_a_caption_is_that_of_random_orders():
+    targets = np.array([0, 0, 0, 1, 2, 2, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5])
+    rng, ranks = np.random.default_rng(0), []
+    for _ in range(20_000):
+        order = rng.permutation(targets)
+        ranks.append([1 + np.argmax(order == image) for image in range(6)])
+    mrr, recall = metrics.chance_image_to_text(targets)
+    assert mrr == pytest.approx(np.mean(1 / np.array(ranks)), abs=0.004)
+    assert recall == pytest.approx(np.mean(np.array(ranks) <= 10), abs=0.004)
+    assert metrics.chance_image_to_text(np.array([0, 0])) == (1.0, 1.0)

@@ -9,7 +9,7 @@ import torch
 
 from helpers.data.split import make_split
 from helpers.evaluation import metrics
-from helpers.evaluation.leaderboard import judge
+from helpers.evaluation.leaderboard import ACCURACY_COLUMNS, format_table, judge
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models.build import MODEL_ROWS, build_model
 from helpers.models.storage import save_model
@@ -30,6 +30,9 @@ def run(tmp_path):
     targets = np.repeat(np.arange(n_images), 3)
     text = np.column_stack([images[targets], rng.normal(size=len(targets))]).astype(np.float32)
     split = make_split(targets, n_images, val_ratio=0.5)
+    captions = [f"caption {row}" for row in range(len(targets))]
+    first, other = split.val_captions[[0, 3]]  # of two images
+    captions[first] = captions[other] = "a dog"
     shape = {"text_dim": text_dim, "image_dim": image_dim, "hidden": 7}
     for name in MODEL_ROWS[1:]:
         torch.manual_seed(0)
@@ -39,7 +42,7 @@ def run(tmp_path):
         save_model(tmp_path, name, model, {"architecture": shape})
     return SimpleNamespace(
         split=split,
-        data=SimpleNamespace(text=text, images=images),
+        data=SimpleNamespace(text=text, images=images, captions=captions),
         directory=tmp_path,
     )
 
@@ -60,6 +63,10 @@ def test_every_row_of_a_run_is_judged_alike(run):
     assert chance["challenge_corrected_mrr"] == chance["challenge_mrr"]
     assert (chance["parameters"], chance["megabytes"]) == (0, 0)
     assert blank["median_rank"] == 13  # zero everywhere: all images tie
+    assert perfect["image_to_text_mrr"] == perfect["image_to_text_recall_at_10"] == 1
+    assert blank["image_to_text_mrr"] == pytest.approx(1 / (1 + 72 / 2))  # and so do the captions of 24 other images
+    assert chance["image_to_text_mrr"] == pytest.approx(metrics.chance_image_to_text(run.split.caption_to_gallery)[0])
+    assert {row["mrr_ceiling"] for row in rows} == {(75 - 1 / 2) / 75}  # of the two captions one must come second
     assert (perfect["parameters"], perfect["megabytes"]) == (35, pytest.approx(35 * 4e-6))
     assert all(by_model[name]["cpu_ms_per_query"] > 0 for name in MODEL_ROWS[1:])
     # What the translator subtracts is what was judged.
@@ -71,7 +78,8 @@ def test_every_row_of_a_run_is_judged_alike(run):
 
 def with_test_split(run):
     split = make_split(np.repeat(np.arange(50), 3), 50, val_ratio=0.4, test_ratio=0.3)
-    return SimpleNamespace(**vars(run) | {"split": split})
+    data = SimpleNamespace(**vars(run.data) | {"captions": [f"caption {row}" for row in range(150)]})
+    return SimpleNamespace(**vars(run) | {"split": split, "data": data})
 
 
 @pytest.mark.slow
@@ -84,6 +92,7 @@ def test_the_test_split_has_a_table_of_its_own(run):
     assert [row["model"] for row in rows] == list(MODEL_ROWS)
     by_model = {row["model"]: row for row in rows}
     assert by_model["procrustes"]["mrr"] == 1 and by_model["bigjump"]["median_rank"] == 8  # of 15 images
+    assert {row["mrr_ceiling"] for row in rows} == {1.0}  # its texts differ
     assert all(row["mrr_low"] <= row["mrr"] <= row["mrr_high"] + 1e-12 for row in rows)
     ranks = judge(stored_models(judged), judged.data, judged.split, SETTINGS, "test").ranks
     assert {len(values) for values in ranks.values()} == {45}
@@ -96,3 +105,12 @@ def test_without_a_test_split_a_table_from_before_is_removed(run):
     assert evaluate_test(run, SETTINGS) == []
     assert not (run.directory / "test_leaderboard.json").exists()
     assert evaluate_test(run, SETTINGS) == []  # nor is it an error that there is none
+
+
+def test_the_shown_table_holds_the_ceiling_and_the_captions_found_for_images(run):
+    rows, _ = evaluate(run, SETTINGS)
+    heading, *lines = format_table(rows, ACCURACY_COLUMNS).split("\n")
+    assert "ceiling" in heading and heading.endswith("image to text: MRR   R@10")
+    assert all(" 0.993 " in line for line in lines) and lines[-1].split()[0] == rows[-1]["model"]
+    older = [{name: row[name] for name in row if not name.startswith(("image_to", "mrr_c"))} for row in rows]
+    assert format_table(older, ACCURACY_COLUMNS).split("\n")[1].endswith("-")  # a table of an earlier version

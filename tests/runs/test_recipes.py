@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.data.duplicates import Grouped
 from helpers.data.synthetic import write_demo
 from helpers.errors import CheckpointError
 from helpers.models import storage
 from helpers.models.geometry import GeometryConfig
 from helpers.runs import recipes
-from helpers.runs.manifest import artefact_digests
+from helpers.runs.manifest import artefact_digests, write_manifest
 from helpers.runs.recipes import find_or_make, fit_geometry, save_geometry, train
 from helpers.runs.run import open_run
 from helpers.runs.settings import RunConfig
+from helpers.system.files import read_json
 from helpers.training import cca_search, plus
 from helpers.training.folds import make_folds
-from helpers.training.objectives import BaselineConfig
+from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective
 from helpers.training.settings import PlusConfig
 
 WIDTHS = {"text_dim": 12, "image_dim": 16}
@@ -99,6 +101,35 @@ def test_groups_of_the_split_reach_the_folds(run):
     groups = grouped.training_data.groups
     np.testing.assert_array_equal(groups, grouped.groups[grouped.split.train_images])
     assert len(groups) == len(grouped.split.train_images) and run.training_data.groups is None
+
+
+def test_a_run_says_how_many_groups_of_near_duplicates_it_made(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "runs"))
+    given = {"profile": "challenge", "data_dir": run.config.data_dir, "run": "grouped", **WIDTHS}
+    grouped = open_run({"group_duplicates": True}, **given)
+    found = Grouped.of(grouped.groups)
+    assert capsys.readouterr().err == f"{found}; each group stays in one split\n"
+    grouped.save()
+    write_manifest(grouped.directory, grouped.config.data_path, {})
+    kept = [read_json(grouped.directory / name)["near_duplicates"] for name in ("run.json", "manifest.json")]
+    assert kept == [vars(found)] * 2 and grouped.near_duplicates == found
+    plain = open_run({}, **given)
+    plain.save()
+    write_manifest(plain.directory, plain.config.data_path, {})
+    assert plain.near_duplicates is None and read_json(plain.directory / "manifest.json")["near_duplicates"] is None
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_trains_the_published_method_without_negatives_of_the_same_text_where_told(run):
+    data = run.training_data
+    assert len(data.same_text) == len(data.text)
+    assert not run.settings(BigJumpConfig).exclude_same_text
+    told = replace(run, overrides={"exclude_same_text": True}).settings(BigJumpConfig)
+    repeated = replace(data, same_text=torch.zeros_like(data.same_text))
+    assert (
+        BigJumpObjective(told, repeated).same_text.most > 1
+        and BigJumpObjective(BigJumpConfig(), repeated).same_text is None
+    )
 
 
 def test_a_model_of_another_device_is_kept_and_said(run, capsys, monkeypatch):

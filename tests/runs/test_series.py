@@ -271,7 +271,7 @@ def test_the_leaderboard_of_the_run_is_printed_at_the_end(runs, dry, capsys):
     (runs / "demo" / "leaderboard.json").write_text(json.dumps([row]))
     assert main([]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"model +MRR .*\nmlp1 +0\.250 .* 2\.0 +3\.5\n", said) and "no choice" not in said
+    assert re.search(r"model +MRR .*\nmlp1 +0\.250 .* 2\.0 +3\.5 +- +-\n", said) and "no choice" not in said
     (runs / "demo" / "test_leaderboard.json").write_text(json.dumps([row | {"mrr": 0.125}]))
     assert main([]) == 0
     assert re.search(r"mlp1 +0\.250 (.|\n)*\ntest, .*:\nmodel +MRR .*\nmlp1 +0\.125 ", capsys.readouterr().out)

@@ -112,7 +112,12 @@ def test_a_bad_value_is_refused_by_name(kind, name, value):
 @pytest.mark.parametrize("value", ["false", "no", 0, None])
 def test_switches_take_truth_values_alone(value):
     """Papermill hands over text where it knows no value, and text is true."""
-    for kind, name in ((RunConfig, "group_duplicates"), (BaselineConfig, "mixed_precision")):
+    for kind, name in (
+        (RunConfig, "group_duplicates"),
+        (BaselineConfig, "mixed_precision"),
+        (BigJumpConfig, "exclude_same_text"),
+        (PlusConfig, "exclude_same_text"),
+    ):
         with pytest.raises(ConfigError, match=f"^{name} = {value!r}: input should be a valid boolean"):
             kind(**{name: value})
 
@@ -124,7 +129,7 @@ def test_text_where_a_number_is_needed_is_refused_by_name(kind, name):
             kind(**{name: value})
 
 
-UNCHECKED = {"mixed_precision", "group_duplicates"}  # switches, checked above
+UNCHECKED = {"mixed_precision", "group_duplicates", "exclude_same_text"}  # switches, checked above
 
 
 @pytest.mark.parametrize("kind", REFUSED)

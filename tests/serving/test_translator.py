@@ -198,9 +198,9 @@ def test_no_query_gives_no_row():
     assert index.shape == scores.shape == (0, 3)
 
 
-@pytest.mark.parametrize("shape", [(7, DX + 1), (7, DY), (DX,), (1, 7, DX)])
+@pytest.mark.parametrize("shape", [(7, DX + 1), (7, DY), (DY,), (1, 7, DX)])
 def test_queries_of_another_shape_are_an_error(shape):
-    with pytest.raises(ValueError, match=r"Queries have shape .*; mlp1 needs \(N, 6\)"):
+    with pytest.raises(ValueError, match=r"Queries have shape .*; mlp1 needs \(N, 6\) or \(6,\)"):
         make().translate(np.ones(shape))
 
 

@@ -165,7 +165,7 @@ def test_the_loss_in_the_whole_basis_is_that_in_the_image_space(data):
     objective = plus.PlusObjective(replace(SMALL, negative_share=1.0), data, model, 0.05, searching=False)
     assert model.basis.shape == (DY, DY)
     rows = torch.arange(30)
-    (loss,) = objective.terms(objective.predict(model, rows), data.positive[rows]).values()
+    (loss,) = objective.terms(objective.predict(model, rows), data.positive[rows], rows).values()
     translations = normalize(model.member_outputs(data.text[rows]) @ model.basis.T, dim=-1)
     unit = normalize(data.images, dim=-1)
     spread = (unit - unit.mean(0)).square().sum(1).mean().sqrt()
@@ -185,7 +185,7 @@ def test_members_start_apart_and_no_member_sees_another(data):
             model.weight_out[1] *= factor
         model.zero_grad()
         rows = torch.arange(20)
-        sum(objective.terms(objective.predict(model, rows), data.positive[rows]).values()).backward()
+        sum(objective.terms(objective.predict(model, rows), data.positive[rows], rows).values()).backward()
         gradients.append(model.weight_in.grad[0].clone())
     torch.testing.assert_close(gradients[0], gradients[1])
 

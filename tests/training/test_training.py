@@ -388,7 +388,7 @@ def test_weights_of_the_terms_multiply(data, bigjump):
         once, thrice = (make(replace(chosen, **dict.fromkeys(names_here, w)), data) for w in (1.0, 3.0))
         for objective in (once, thrice):
             objective.start_epoch(1)
-        one, three = (objective.terms(prediction, positive) for objective in (once, thrice))
+        one, three = (objective.terms(prediction, positive, torch.arange(20)) for objective in (once, thrice))
         assert set(one) == set(names_here.values())
         for name in one:
             assert one[name] > 0
@@ -406,7 +406,7 @@ def test_terms_are_means_over_captions_however_small_the_last_batch(data, bigjum
 def test_bigjump_compares_means_only(data, bigjump):
     objective = loop.BigJumpObjective(replace(BIGJUMP, moment_weight=2.0), data)
     target = data.images[data.positive[:20]]
-    term = objective.terms(3 * target, data.positive[:20])["moment"]
+    term = objective.terms(3 * target, data.positive[:20], torch.arange(20))["moment"]
     assert term.item() == pytest.approx(2 * (2 * target.mean(0)).square().mean().item(), rel=1e-5)
 
 

@@ -1,0 +1,128 @@
+"""Picture files: found below a folder, and opened as plain RGB whatever they hold."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from helpers.errors import PictureError
+
+ENDINGS = frozenset(".avif .bmp .gif .jfif .jpe .jpeg .jpg .png .ppm .pgm .tif .tiff .webp".split())
+"""What is taken for a picture, by the end of its name. Anything else in the folder is not looked at."""
+PIXEL_LIMIT = 100_000_000
+"""Pixels of a decoded picture: 300 MB in memory. A larger JPEG is decoded at a fraction of its size; a larger file of
+another kind is refused, as a few kilobytes can hold gigabytes."""
+GREY_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+
+
+def open_picture(path: str | os.PathLike[str], at_least: int | None = None) -> Image.Image:
+    """A picture as RGB: turned by its EXIF, transparency on white, 16 bits scaled to 8, the first frame of several.
+
+    Args:
+        path: of the file.
+        at_least: pixels of the shorter side that are enough. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size
+            where that leaves as many, which takes a fraction of the time; None decodes it in full.
+
+    Raises:
+        PictureError: the file is missing, empty, no picture, cut off, damaged, or beyond `PIXEL_LIMIT`.
+    """
+    try:
+        with Image.open(path) as opened:
+            _draft(opened, at_least)
+            if opened.width * opened.height > PIXEL_LIMIT:
+                size = f"{opened.width} x {opened.height}"
+                raise PictureError(f"{path}: {size} pixels, of which {PIXEL_LIMIT:,} may be decoded. Scale it down.")
+            opened.load()
+            return as_rgb(_turned(opened))
+    except PictureError:
+        raise
+    except FileNotFoundError:
+        problem = "no such file"
+    except Image.DecompressionBombError:
+        problem = f"more pixels than the {PIXEL_LIMIT:,} that may be decoded"
+    except UnidentifiedImageError:
+        problem = _what_else(Path(path))
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+    # Decoders of hostile or damaged files raise these and more: none of them is worth the other pictures.
+    except (ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, struct.error, MemoryError) as e:
+        problem = f"is damaged ({type(e).__name__}: {e})"
+    raise PictureError(f"{path}: {problem}")
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """RGB of any mode: transparency lies on white, and greys of 16 bits or floats are scaled to 8 bits."""
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode in (*GREY_16_BIT, "I", "F"):
+        return _scaled(picture).convert("RGB")
+    if picture.has_transparency_data:
+        layers = picture.convert("RGBA")
+        ground = Image.new("RGBA", layers.size, "white")
+        return Image.alpha_composite(ground, layers).convert("RGB")
+    return picture.convert("RGB")
+
+
+def find_pictures(folder: str | os.PathLike[str]) -> list[str]:
+    """Names of the pictures below a folder: posix paths relative to it, sorted; what is hidden is skipped.
+
+    Raises:
+        PictureError: there is no such folder, or no picture in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise PictureError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}. Pictures are needed.")
+    names = []
+    for at, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        found = [name for name in files if Path(name).suffix.lower() in ENDINGS and not name.startswith(".")]
+        names += [(Path(at) / name).relative_to(root).as_posix() for name in found]
+    if not names:
+        raise PictureError(f"{root}: holds no picture ({' '.join(sorted(ENDINGS))}). Give the folder that does.")
+    return sorted(names)
+
+
+def _draft(opened: Image.Image, at_least: int | None) -> None:
+    """Have a JPEG decoded smaller, where it is far larger than is wanted, or than memory allows."""
+    if opened.format != "JPEG":
+        return
+    if at_least is not None:
+        opened.draft(None, (at_least, at_least))  # leaves both sides at least as long
+    while (pixels := opened.width * opened.height) > PIXEL_LIMIT:
+        opened.draft(None, (opened.width // 2, opened.height // 2))
+        if opened.width * opened.height == pixels:  # at 1/8, the smallest
+            break
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # damaged EXIF raises what its parser happens to meet; the picture itself is whole
+        return picture
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    """Greys of more than 8 bits as 8: 65535 (floats: 1, or where they go beyond, their largest) becomes 255."""
+    grey = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+    largest = float(grey.max(initial=0.0))
+    if picture.mode == "F":
+        top = largest if largest > 1 else 1.0
+    elif picture.mode == "I":
+        top = 255.0 if largest <= 255 else max(largest, 65535.0)
+    else:
+        top = 65535.0
+    return Image.fromarray((grey.clip(0, top) * (255 / top)).round().astype(np.uint8))
+
+
+def _what_else(path: Path) -> str:
+    """Why Pillow finds no picture in a file."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return f"is no picture that Pillow knows (it starts with {start!r})" if start else "is empty (0 bytes)"

@@ -1,0 +1,65 @@
+"""The command line of the local page: `python -m helpers.app RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from helpers.errors import CheckpointError, UserError
+from helpers.evaluation.hubness import QUERY_BANK_FILE
+from helpers.runs.search import open_index, run_folder
+from helpers.serving.app.gallery import Gallery
+from helpers.serving.app.server import serve
+from helpers.serving.translator import ENCODERS_FILE
+from helpers.system.files import read_json, reading
+
+if TYPE_CHECKING:
+    from helpers.encoders import ImageEncoder
+
+PORT = 8000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the page of a run until it is interrupted; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.app", description="A page in your browser that finds a run's pictures by words."
+    )
+    parser.add_argument("run", metavar="RUN", help="name of a run in runs/, or its folder")
+    parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; 0 for any that is free")
+    parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, which only this machine can reach")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    options = parser.parse_args(arguments)
+    try:
+        serve(partial(open_gallery, options.run), options.host, options.port, options.open)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+    return 0
+
+
+def open_gallery(run: str) -> Gallery:
+    """The pictures of a run, by its name or folder.
+
+    Raises:
+        UserError: there is no such run, or its data are gone.
+    """
+    folder = run_folder(run)
+    corrects = (folder / QUERY_BANK_FILE).exists()
+    description: dict[str, Any] = {"kind": "unknown"}
+    if (folder / ENCODERS_FILE).exists():
+        with reading(folder / ENCODERS_FILE, "does not say what encoded the images", "Write the data folder again."):
+            description = dict(read_json(folder / ENCODERS_FILE)["images"])
+
+    def image_encoder() -> ImageEncoder:
+        if description.get("kind", "unknown") == "unknown":
+            raise CheckpointError(f"{folder / ENCODERS_FILE}: does not say what encoded the images.")
+        from helpers.encoders import load_image_encoder
+
+        return load_image_encoder(description)
+
+    return Gallery(folder, lambda model: open_index(folder, model, hubness=corrects), image_encoder, description)

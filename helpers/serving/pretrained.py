@@ -1,0 +1,393 @@
+"""A translator in a folder of its own, to keep, copy and hand on.
+
+The folder is a run with one model, in the formats of a run, so that whatever reads a run reads it too:
+
+    config.json                    which model it is, its widths, the digest of its weights, the run's leaderboard
+    models/NAME.safetensors        weights
+    hubness.safetensors            the query bank, for `search(hubness=True)`
+    dot_product.safetensors        the correction, for `for_dot_product`
+    leaderboard.json               the row of this model
+    encoders.json, text_encoder/   what encodes a query as the captions were, for `search_text`
+    README.md                      the model card: results, data, licences
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+from torch import nn
+
+from helpers.data.pairs import ENCODERS_FILE
+from helpers.errors import CheckpointError, first_five, shorten
+from helpers.evaluation import dot_product, hubness
+from helpers.models import storage
+from helpers.models.build import ROWS, build_model
+from helpers.serving.text_encoders import (
+    FOLDER,
+    IN_FOLDER,
+    copy_text_encoder,
+    encoders_of,
+    text_encoder_description,
+)
+from helpers.system.files import LEFTOVER_AGE, atomic_write, read_json, read_tensors, reading, write_json
+
+CONFIG, CARD = "config.json", "README.md"
+LEADERBOARD, TEST_LEADERBOARD = "leaderboard.json", "test_leaderboard.json"
+OURS = {
+    *(CONFIG, CARD, ENCODERS_FILE, FOLDER, LEADERBOARD, "models"),
+    *(hubness.QUERY_BANK_FILE, dot_product.FILE),
+}
+"""What `save` writes: a folder that holds anything else is never replaced."""
+FORMAT = 1
+LIBRARY = "embedding-translation"
+REMEDY = "Save it again with save_pretrained."
+
+
+class Options(NamedTuple):
+    """What `Translator.save_pretrained` takes beside the folder."""
+
+    overwrite: bool = False
+    with_text_encoder: bool | None = None
+    data: str | None = None
+    licence: str | None = None
+
+
+def save(folder: str | Path, run: Path, name: str, model: nn.Module, options: Options) -> Path:
+    """Write a model of a run, and what it needs, into a folder of its own; see `Translator.save_pretrained`.
+
+    Args:
+        run: the folder that the model was loaded from: a run's, or one that `save` wrote.
+        name, model: the row of the leaderboard, and its network, whose weights must be those in `run`.
+    """
+    target = Path(folder).expanduser().absolute()
+    source = storage.model_path(run, name)
+    with _new_folder(target, options.overwrite) as new:
+        with reading(source, f"not a readable model {name!r}", "Load the translator again."):
+            storage.model_path(new, name).parent.mkdir()
+            atomic_write(storage.model_path(new, name), lambda temporary: shutil.copyfile(source, temporary))
+            _require_same(read_tensors(storage.model_path(new, name))[0], model)
+        _copy_judged(run, new, name)
+        config = describe(run, name, options.data, options.licence)
+        if own := [row for row in config["leaderboard"] if row["model"] == name]:
+            write_json(new / LEADERBOARD, own)
+        encoders = _copy_encoders(run, new, options.with_text_encoder)
+        write_json(new / CONFIG, config)
+        text = card(config, encoders, hubness_known=(new / hubness.QUERY_BANK_FILE).exists())
+        atomic_write(new / CARD, lambda temporary: temporary.write_text(text, "utf-8", "replace"))
+    return target
+
+
+def write_model(folder: Path, name: str, model: nn.Module, architecture: Mapping[str, Any]) -> None:
+    """Write a model and its `config.json` alone into a folder, file by file: what `checked` and `storage` read."""
+    storage.save_model(folder, name, model, {"architecture": dict(architecture)})
+    write_json(folder / CONFIG, _identity(folder, name, architecture))
+
+
+def checked(folder: str | Path) -> tuple[Path, str]:
+    """A folder that `save` or `write_model` wrote, and the model in it, whose files were found to be as written.
+
+    Raises:
+        CheckpointError: no such folder, none of a translator, of a newer format, or damaged.
+    """
+    path = Path(folder).expanduser().absolute()
+    if not (path / CONFIG).is_file():
+        raise CheckpointError(f"{path}: {_what_else(path)}")
+    with reading(path / CONFIG, "not the config of a translator", REMEDY):
+        config = read_json(path / CONFIG)
+        if config["library"] != LIBRARY:
+            raise ValueError(f"library is {shorten(repr(config['library']))}, not {LIBRARY!r}")
+        if config["format"] != FORMAT:
+            raise ValueError(f"format {shorten(repr(config['format']))} where this version reads {FORMAT}")
+        name = config["model"]
+        if name not in ROWS or ROWS[name].build is None:
+            raise ValueError(f"there is no model {shorten(repr(name))}")
+    weights = storage.model_path(path, name)
+    with reading(weights, "not the weights that were saved", REMEDY):
+        if storage.weights_digest(path, name) not in (None, config["weights"]):
+            raise ValueError("their digest differs")
+        _require_shapes(weights, name, config["architecture"])
+    return path, name
+
+
+def describe(run: Path, name: str, data: str | None = None, licence: str | None = None) -> dict[str, Any]:
+    """What `config.json` says of a model of a run; a saved translator keeps what its folder says.
+
+    Raises:
+        CheckpointError: a file of the run is damaged, or its leaderboard judged other weights of the model.
+    """
+    metadata = storage.load_metadata(run, name) or {}
+    config = {
+        **_identity(run, name, metadata.get("architecture", {})),
+        "leaderboard": _rows(run, LEADERBOARD, name),
+        "test_leaderboard": _rows(run, TEST_LEADERBOARD, name),
+        "data": _data_of(run),
+        "fingerprint": metadata.get("data"),
+        "licence": None,
+    }
+    if (run / CONFIG).exists():
+        with reading(run / CONFIG, "not the config of a translator", REMEDY):
+            earlier = dict(read_json(run / CONFIG))
+            config |= {key: earlier[key] for key in ("leaderboard", "test_leaderboard", "data", "licence")}
+    given = {"data": data, "licence": licence}
+    return config | {key: value for key, value in given.items() if value is not None}
+
+
+def _identity(folder: Path, name: str, architecture: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        ours = version(LIBRARY)
+    except PackageNotFoundError:  # a checkout that is only on the path
+        ours = "unknown"
+    return {
+        "library": LIBRARY,
+        "version": ours,
+        "format": FORMAT,
+        "model": name,
+        "architecture": dict(architecture),
+        "weights": storage.weights_digest(folder, name),
+    }
+
+
+@contextlib.contextmanager
+def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder beside `target` to fill, which takes its place once it is complete; without it, `target` is as it was.
+
+    Raises:
+        CheckpointError: `target` holds files, and is no saved translator or `overwrite` is False; or the disk is full.
+    """
+    _require_replaceable(target, overwrite)
+    new, before = (target.with_name(f".{target.name}.{uuid.uuid4().hex}.{what}") for what in ("new", "before"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in target.parent.glob(f".{target.name}.*.new"):  # of a process that was killed
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
+                shutil.rmtree(leftover, ignore_errors=True)
+        new.mkdir()
+        yield new
+        _require_replaceable(target, overwrite)  # another process may have been faster
+        if target.exists():
+            os.rename(target, before)
+        try:
+            os.rename(new, target)
+        except OSError:
+            if before.exists():
+                os.rename(before, target)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
+    except OSError as error:
+        remedy = "What was there before is intact. Free some space, or give a folder that you can write."
+        raise CheckpointError(f"{target}: cannot be written ({error.strerror or error}). {remedy}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _require_replaceable(target: Path, overwrite: bool) -> None:
+    try:
+        held = sorted(path.name for path in target.iterdir()) if target.exists() or target.is_symlink() else []
+    except OSError as error:
+        raise CheckpointError(f"{target}: no folder that can be read ({error.strerror}). Choose another.") from error
+    if target.is_symlink():
+        raise CheckpointError(f"{target}: a link. Give the folder itself.")
+    if not held:
+        return
+    if foreign := sorted(set(held) - OURS):
+        others = f"holds {len(foreign)} file(s) that are no part of a saved translator: {first_five(foreign)}"
+        raise CheckpointError(f"{target}: {others}. Choose another folder; nothing was changed.")
+    if not overwrite:
+        raise CheckpointError(f"{target}: holds a translator. Choose another folder, or overwrite=True replaces it.")
+
+
+def _require_same(stored: Mapping[str, torch.Tensor], model: nn.Module) -> None:
+    """What is on the disk must be what is in memory: the query bank and the leaderboard speak of the stored weights."""
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    keys = stored.keys() | state.keys()
+    changed = [key for key in keys if key not in state or key not in stored or not torch.equal(stored[key], state[key])]
+    if changed:
+        raise ValueError(f"{len(changed)} tensor(s) in memory are others: {first_five(sorted(changed))}")
+
+
+def _copy_judged(run: Path, new: Path, name: str) -> None:
+    """What notebook 05 left for this model, where it ran."""
+    if (run / hubness.QUERY_BANK_FILE).exists():
+        bank, beta = hubness.load_query_bank(run, name)
+        hubness.save_query_bank(new, bank, {name: beta})
+    if (run / dot_product.FILE).exists():
+        dot_product.save(new, {name: dot_product.load(run, name)})
+
+
+def _rows(run: Path, file: str, name: str) -> list[dict[str, Any]]:
+    """The rows of a run's leaderboard that speak of the weights that are there; none where it has no leaderboard."""
+    path = run / file
+    if not path.exists():
+        return []
+    with reading(path, "no readable leaderboard", "Run notebook 05 again."):
+        rows = [dict(row) for row in read_json(path)]
+        kept = [r for r in rows if not r.get("weights") or r["weights"] == storage.weights_digest(run, r["model"])]
+        if any(row["model"] == name for row in rows) and not any(row["model"] == name for row in kept):
+            raise ValueError(f"it judged other weights of {name}")
+    return kept
+
+
+def _data_of(run: Path) -> str | None:
+    """What a run says of its data: the name of the folder, never its path, which is nobody else's business."""
+    if not (run / "run.json").exists():
+        return None
+    with reading(run / "run.json", "damaged", "Run a notebook of the series, which writes it."):
+        config = read_json(run / "run.json")["config"]
+        return Path(config["data_dir"]).name if config.get("data_dir") else f"profile {config['profile']}"
+
+
+def _copy_encoders(run: Path, new: Path, with_text_encoder: bool | None) -> dict[str, Any]:
+    """Copy `encoders.json`, and the text encoder itself where it is asked for or is a folder of this machine."""
+    if not (run / ENCODERS_FILE).exists() and not with_text_encoder:
+        return {}
+    description, encoders = text_encoder_description(run), encoders_of(run)
+    if with_text_encoder is None:
+        with_text_encoder = Path(str(description.get("model"))).is_dir()
+    if with_text_encoder:
+        revision = copy_text_encoder(description, new / FOLDER)
+        encoders["text"] = {**description, "model": IN_FOLDER, "revision": revision}
+    elif encoders["text"].get("model") == IN_FOLDER:
+        encoders["text"] = description  # it stays where it is
+    write_json(new / ENCODERS_FILE, encoders)
+    return encoders
+
+
+def _require_shapes(weights: Path, name: str, architecture: Mapping[str, Any]) -> None:
+    """Compare the header of the weights with the architecture before anything of that size is held in memory."""
+    with safetensors.safe_open(weights, framework="pt") as file:
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118  (no mapping)
+    if read_tensors(weights, names=())[1]["architecture"] != architecture:
+        raise ValueError("their architecture is not that of the config")
+    try:
+        with torch.device("meta"):
+            model = build_model(name, **architecture)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # PyTorch's are long, and of several lines
+        raise ValueError(f"no architecture of {name}: {shorten(str(error).partition(chr(10))[0])}") from error
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensor(s) do not fit the architecture: {first_five(wrong)}")
+
+
+def _what_else(path: Path) -> str:
+    """What a folder without a config is, and the way out."""
+    if not path.exists():
+        return "no such folder. A folder that save_pretrained wrote is needed; names on a hub are not looked up."
+    if (path / "modules.json").exists():
+        return "a SentenceTransformer, which SentenceTransformer(folder, trust_remote_code=True) reads."
+    if (path / "models").is_dir():
+        return "a run, which Translator.load reads; save_pretrained makes a folder of one of its models."
+    return f"holds no {CONFIG}. A folder that save_pretrained wrote is needed."
+
+
+# The model card.
+
+_COLUMNS = (
+    ("MRR", "mrr", ".3f"),
+    ("R@1", "recall_at_1", ".3f"),
+    ("R@10", "recall_at_10", ".3f"),
+    ("MRR, hubness reduced", "hubness_mrr", ".3f"),
+    ("parameters", "parameters", ",d"),
+)
+_USE = """from helpers import Translator
+
+translator = Translator.from_pretrained("this-folder")
+vectors = translator.translate(captions)  # (N, {text_dim}) -> unit vectors (N, {image_dim})
+rows, scores = translator.search(captions, images, k=10{hubness})  # images (M, {image_dim}): best first"""
+_USE_TEXT = """
+rows, scores = translator.search_text(["a dog"], images, k=10)  # encoded as the captions were"""
+USE_SENTENCE_TRANSFORMER = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("this-folder", trust_remote_code=True)  # the code: embedding-translation, installed
+vector = model.encode("a dog")  # a unit vector ({image_dim},) to compare with those of images"""
+
+
+def card(config: Mapping[str, Any], encoders: Mapping[str, Any], *, hubness_known: bool, use: str | None = None) -> str:
+    """The text of README.md, for whoever finds the folder: what it is, how it is used, how good it is, whose it is."""
+    widths, row = config["architecture"], ROWS[config["model"]]
+    text, images = (_encoder(encoders.get(part)) for part in ("text", "images"))
+    licence = config.get("licence")
+    head = {"library_name": LIBRARY, "tags": ["text-to-image-retrieval", "sentence-similarity", LIBRARY]}
+    if licence:
+        head["license"] = licence
+    if use is None:
+        use = _USE + (_USE_TEXT if encoders else "")
+    sections = [
+        "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---",
+        f"# {row.label}: from captions to images",
+        f"Translates embeddings of captions ({text}; {widths['text_dim']} numbers) into the space of image embeddings "
+        f"({images}; {widths['image_dim']} numbers), where a caption finds its image by cosine.",
+        f"Made by {LIBRARY} {config['version']}.",
+        "## Use",
+        "```python\n" + use.format(**widths, hubness=", hubness=True" if hubness_known else "") + "\n```",
+        "## Results",
+        *_results(config),
+        "## Data and licences",
+        "\n".join(
+            (
+                f"* Trained on: {_line(config.get('data') or 'not stated')}"
+                + (f" (fingerprint `{_line(config['fingerprint'])}`)." if config.get("fingerprint") else "."),
+                f"* Text encoder: {text}.",
+                f"* Image encoder: {images}.",
+                f"* These weights: {_line(licence or 'no licence stated')}. They were learned from the data above.",
+            )
+        ),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _results(config: Mapping[str, Any]) -> Iterator[str]:
+    parts = {"validation": config.get("leaderboard"), "test": config.get("test_leaderboard")}
+    if not any(parts.values()):
+        yield "Not judged."
+    for part, rows in parts.items():
+        if rows:
+            yield f"Every {part} caption of the run ranks all {part} images by cosine; this model in bold:"
+            yield _table(rows, config["model"])
+    if any(parts.values()):
+        yield "MRR is the mean of 1 / rank; R@k the share of captions whose image is among the first k."
+
+
+def _table(rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
+    lines = [["model", *(heading for heading, _, _ in _COLUMNS)], ["---"] * (1 + len(_COLUMNS))]
+    for row in rows:
+        name = str(row["model"])
+        label = _line(ROWS[name].label if name in ROWS else name)
+        cells = [_cell(row.get(key), spec) for _, key, spec in _COLUMNS]
+        lines.append([f"**{label}**" if name == chosen else label, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object, spec: str) -> str:
+    try:
+        return "-" if value is None else format(value, spec)
+    except (TypeError, ValueError):
+        return _line(value)
+
+
+def _encoder(description: object) -> str:
+    """An encoder in words: its name, what is known of its revision, and its licence."""
+    if not isinstance(description, Mapping) or not description.get("model"):
+        return "encoder not stated"
+    model = str(description["model"])
+    shown = Path(model).name if os.path.isabs(model) else model  # the rest of a path is nobody else's business
+    name = f"in `{FOLDER}/`" if model == IN_FOLDER else f"`{_line(shown)}`"
+    at = str(description.get("revision") or "")
+    revision = f" at {_line(at)}" if at and ":" not in at else ""  # a hub's commit, no digest and no wheel of ours
+    return f"{name}{revision}, licence {_line(description.get('licence') or 'not stated')}"
+
+
+def _line(value: object) -> str:
+    """A value on one line of Markdown, whatever a file holds."""
+    return shorten(" ".join(str(value).replace("|", "/").replace("`", "'").split()))
