@@ -101,12 +101,9 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Columns, index: str = "mod
         columns: (key, heading, format spec) each.
     """
     rows = list(rows)
-    cells = {
-        heading: ["–" if row.get(key) is None else format(row[key], spec) for row in rows]
-        for key, heading, spec in columns
-    }
-    names = [label(str(row[index])) for row in rows]
-    return pd.DataFrame(cells, index=pd.Index(names, name=index), columns=[heading for _, heading, _ in columns])
+    cells = [["–" if row.get(key) is None else format(row[key], spec) for key, _, spec in columns] for row in rows]
+    names = pd.Index([label(str(row[index])) for row in rows], name=index)
+    return pd.DataFrame(cells, index=names, columns=[heading for _, heading, _ in columns])
 
 
 def spread(values: np.ndarray) -> str:
