@@ -418,8 +418,8 @@ class _Pictures(Protocol):
     def image(self, row: int) -> Any: ...
 
 
-def _card(ax: Axes, pictures: _Pictures | None, row: int, name: str) -> None:
-    """One image without axes: its picture, or where there is none, its name on grey."""
+def _card(ax: Axes, pictures: _Pictures | None, row: int, text: str) -> None:
+    """One image without axes: its picture, or where there is none, a text on grey."""
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
     for spine in ax.spines.values():
@@ -431,8 +431,8 @@ def _card(ax: Axes, pictures: _Pictures | None, row: int, name: str) -> None:
             ax.imshow(np.asarray(picture))
             return
     ax.set(facecolor="#F2F2F2", aspect="equal", xlim=(0, 1), ylim=(0, 1))
-    text = "\n".join(textwrap.wrap(_plain(Path(name).stem), 13)[:3])
-    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=6.5, color=DARK)
+    lines = textwrap.wrap(_plain(text), 17)
+    ax.text(0.5, 0.5, "\n".join(lines[:5]), ha="center", va="center", fontsize=6, color=DARK)
 
 
 def _plain(text: str) -> str:
@@ -450,7 +450,7 @@ def captioned(
     """
     fig, axes = plt.subplots(1, len(rows), figsize=(11, 3.0), squeeze=False)
     for ax, row, name, text in zip(axes[0], rows, names, texts, strict=True):
-        _card(ax, pictures, row, name)
+        _card(ax, pictures, row, Path(name).stem)
         longest = 58 if len(text) > 1 else 150
         lines = [textwrap.shorten(_plain(line), longest, placeholder=" …") for line in text[:4]]
         wrapped = "\n".join(part for line in lines for part in textwrap.wrap(line, 24, subsequent_indent="   "))
@@ -460,7 +460,7 @@ def captioned(
 
 def search_results(
     pictures: _Pictures | None,
-    names: Sequence[str],
+    texts: Sequence[str],
     queries: Sequence[str],
     hits: Sequence[Sequence[int]],
     right: Sequence[int],
@@ -469,8 +469,8 @@ def search_results(
     """What was found for some queries, one a row: the image that is meant, then the hits, the right one framed.
 
     Args:
-        names: of all images of the data. hits: rows of the images found, best first. right: row of the image meant.
-        ranks: of that image.
+        texts: of all images of the data, shown where there are no pictures.
+        hits: rows of the images found, best first. right: row of the image meant. ranks: of that image.
     """
     columns = 1 + max(map(len, hits))
     size: Look = {"figsize": (1.25 * columns, 1.6 * len(queries)), "layout": "none"}
@@ -480,7 +480,7 @@ def search_results(
         for ax in line[1 + len(found) :]:
             ax.axis("off")
         for ax, row in zip(line, (meant, *found), strict=False):
-            _card(ax, pictures, row, names[row])
+            _card(ax, pictures, row, texts[row])
         for ax, row in zip(line[1:], found, strict=False):
             if row == meant:
                 for spine in ax.spines.values():
