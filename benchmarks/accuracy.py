@@ -27,7 +27,7 @@ from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.synthetic import write_demo
 from helpers.errors import UserError
 from helpers.evaluation.leaderboard import format_table
-from helpers.runs.settings import RunConfig
+from helpers.system import paths
 from helpers.system.devices import choose_device
 from helpers.system.files import write_json
 
@@ -91,7 +91,9 @@ def demo_name(text_dim: int, image_dim: int) -> str:
 def named_data(options: argparse.Namespace) -> tuple[str, PairedEmbeddings]:
     """What the command line names, and a name for its tables: the folder's, or `demo` with its widths."""
     if options.demo:
-        return demo_name(**DEMO_WIDTHS), load_pairs(write_demo(RunConfig(**DEMO_WIDTHS).data_path, **DEMO_WIDTHS))
+        return demo_name(**DEMO_WIDTHS), load_pairs(
+            write_demo(paths.DATA_DIR / demo_name(**DEMO_WIDTHS), **DEMO_WIDTHS)
+        )
     return options.data_dir.resolve().name, load_pairs(options.data_dir)
 
 

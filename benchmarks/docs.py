@@ -49,6 +49,8 @@ def all_tables() -> dict[str, str]:
         "epochs_cuda": epochs_table(common.load("epochs", "challenge", "cuda")),
         "large_gallery": large_gallery_table(common.load("ranking", "challenge")["large"]),
         "widths": widths_table(common.load("widths", "challenge")),
+        "indexes": indexes_table(common.load("indexes", "challenge")),
+        "indexes_real": indexes_real_table(common.load("indexes", "flickr8k")),
         **accuracy_docs.all_tables(),
     }
     makers = {"step": step_table, "ranking": ranking_table, "plus_step": plus_step_table}
@@ -122,6 +124,38 @@ def widths_table(result: dict) -> str:
     labels = {"ranks": "ranks of 12,500 captions, 2,500 images", "infonce": "InfoNCE over 22,500 images"}
     rows = [[labels[use["what"]], _time(use["seconds"]), f"{use['without']:.2f} x"] for use in result["uses"]]
     return report.markdown(["what", "padded", "without padding, over padded"], rows)
+
+
+def indexes_table(result: dict) -> str:
+    """Every kind of index on a million vectors: recall, time and memory."""
+    rows = [
+        [
+            f"`{row['kind']}`",
+            f"{row['recall']:.3f}",
+            f"{row['recall_cosine']:.3f}",
+            _time(row["seconds_a_query"]),
+            _time(row["batch_seconds_a_query"]),
+            _time(row["build_seconds"]),
+            f"{row['bytes_a_vector']:.0f} bytes",
+        ]
+        for row in result["rows"]
+    ]
+    heads = ["kind", "recall", "recall (cosine)", "one query", "a query of a batch", "built in", "memory a vector"]
+    return report.markdown(heads, rows)
+
+
+def indexes_real_table(result: dict) -> str:
+    """What each kind of index costs in MRR on real captions."""
+    rows = [
+        [
+            f"`{row['kind']}`",
+            f"{row['mrr']:.4f}",
+            f"{row['mrr_alone']:.4f}" if "mrr_alone" in row else "-",
+            f"{row['mrr_cosine']:.4f}",
+        ]
+        for row in result["rows"]
+    ]
+    return report.markdown([f"{result['gallery']:,} photos", "MRR", "alone", "MRR (cosine)"], rows)
 
 
 def closed_form_table(result: dict) -> str:

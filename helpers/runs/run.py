@@ -16,8 +16,8 @@ from torch import nn
 from helpers.data.duplicates import Grouped, duplicate_groups
 from helpers.data.pairs import ENCODERS_FILE, PairedEmbeddings, load_pairs
 from helpers.data.split import Split, make_split
-from helpers.data.synthetic import write_demo
 from helpers.data.training_data import TrainingData
+from helpers.errors import DataError
 from helpers.evaluation import metrics
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models import storage
@@ -155,7 +155,7 @@ def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
 
 
 def read_run(overrides: Mapping[str, Any], **given: Any) -> Run:
-    """Load and validate the data of a run (writing the demo data on first use), and split it as it says or by ratios.
+    """Load and validate the data of a run, and split it as it says or by ratios.
 
     The split is recomputed rather than read: it takes milliseconds (with groups of near-duplicates about what one
     product of all images with one another takes) and cannot be stale.
@@ -174,9 +174,11 @@ def read_run(overrides: Mapping[str, Any], **given: Any) -> Run:
         require(name in known, unknown_name(name, known))
     config = RunConfig(**{**given, **settings_of(RunConfig, overrides)})
     prefer_exact()
-    if config.is_demo:
-        demo_text, demo_image = config.demo_widths
-        write_demo(config.data_path, text_dim=demo_text, image_dim=demo_image)
+    if config.is_demo and not config.data_path.is_dir():
+        raise DataError(
+            f"{config.data_path}: the demo data are not here; they come with a checkout of the project, not with the "
+            "installed package. Run it there, or give data of your own (data_dir; --data-dir on the command line)."
+        )
     text_dim, image_dim = config.widths
     data = load_pairs(config.data_path, text_dim=text_dim, image_dim=image_dim)
     groups = duplicate_groups(data.images) if config.group_duplicates else None

@@ -19,12 +19,12 @@ CHALLENGE_WIDTHS = 1024, 1536
 class RunConfig:
     """Which data a run reads, how it is split, and where its artefacts go."""
 
-    # `demo` (synthetic data, written on first use) or `challenge` (files that you supply).
+    # `demo` (pictures of emoji and what people call them, in a checkout's `data/emoji`) or `challenge` (files that you
+    # supply).
     profile: Literal["demo", "challenge"] = "demo"
     run: str | None = None  # name of the folder under `runs/`; the profile's name where None
-    # Folder with `train.npz` and `captions.txt`; `data/<profile>` where None (the demo's lies beside the caches where
-    # the project is read-only, and has its widths in its name where they are given). A relative path is taken from the
-    # folder in which the kernel was started, then from the project's root.
+    # Folder with `train.npz` and what else belongs to it; that of the profile where None. A relative path is taken from
+    # the folder in which the kernel was started, then from the project's root.
     data_dir: str | Path | None = None
     # Widths that the vectors must have; None takes what the file has, but for the challenge's own files.
     text_dim: Count | None = None
@@ -57,13 +57,8 @@ class RunConfig:
 
     @property
     def is_demo(self) -> bool:
-        """Whether the data are the demo set, which is written on first use."""
+        """Whether the data are the demo set."""
         return self.profile == "demo" and self.data_dir is None
-
-    @property
-    def demo_widths(self) -> tuple[int, int]:
-        """Widths of the demo data, which are written with those of the challenge where no others are given."""
-        return self.text_dim or CHALLENGE_WIDTHS[0], self.image_dim or CHALLENGE_WIDTHS[1]
 
     @property
     def widths(self) -> tuple[int | None, int | None]:
@@ -74,11 +69,7 @@ class RunConfig:
     @property
     def data_path(self) -> Path:
         if self.is_demo:
-            folder = paths.DATA_DIR if paths.in_checkout() and paths.is_writable(paths.DATA_DIR) else paths.cache_dir()
-            text_dim, image_dim = self.demo_widths
-            usual = (text_dim, image_dim) == CHALLENGE_WIDTHS
-            # Two runs of other widths, side by side, would replace each other's data.
-            return folder / ("demo" if usual else f"demo_{text_dim}_{image_dim}")
+            return paths.DATA_DIR / "emoji"
         given = Path(self.data_dir or paths.DATA_DIR / self.profile).expanduser()
         candidates = (given.absolute(), paths.PROJECT_ROOT / given)
         return next((path for path in candidates if path.exists()), candidates[0])

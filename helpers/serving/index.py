@@ -236,7 +236,8 @@ class PictureIndex:
             write_json(folder / INDEX_FILE, {**self._about, "run": self._run_from(folder), "files": files})
         except (OSError, DataError) as error:
             for name in names.values():
-                (folder / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink(missing_ok=True)
             raise CheckpointError(f"{folder}: the index cannot be written ({error}).") from error
         _remove(folder, before - set(names.values()), set(names.values()))
         return folder

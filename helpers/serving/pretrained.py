@@ -101,7 +101,7 @@ def checked(folder: str | Path) -> tuple[Path, str]:
         CheckpointError: no such folder, none of a translator, of a newer format, or damaged.
     """
     path = Path(folder).expanduser().absolute()
-    if not (path / CONFIG).is_file():
+    if not (path / CONFIG).is_file() or (path / "modules.json").exists():
         raise CheckpointError(f"{path}: {_what_else(path)}")
     with reading(path / CONFIG, "not the config of a translator", REMEDY):
         config = read_json(path / CONFIG)
@@ -282,7 +282,7 @@ def _require_shapes(weights: Path, name: str, architecture: Mapping[str, Any]) -
 
 def _what_else(path: Path) -> str:
     """What a folder without a config is, and the way out."""
-    if not path.exists():
+    if not path.is_dir():
         return "no such folder. A folder that save_pretrained wrote is needed; names on a hub are not looked up."
     if (path / "modules.json").exists():
         return "a SentenceTransformer, which SentenceTransformer(folder, trust_remote_code=True) reads."
@@ -313,6 +313,10 @@ model = SentenceTransformer("this-folder", trust_remote_code=True)  # the code: 
 vector = model.encode("a dog")  # a unit vector ({image_dim},) to compare with those of images"""
 
 
+LONGEST = 400
+"""Characters of a value on the card: a licence may take a sentence."""
+
+
 def card(config: Mapping[str, Any], encoders: Mapping[str, Any], *, hubness_known: bool, use: str | None = None) -> str:
     """The text of README.md, for whoever finds the folder: what it is, how it is used, how good it is, whose it is."""
     widths, row = config["architecture"], ROWS[config["model"]]
@@ -338,9 +342,9 @@ def card(config: Mapping[str, Any], encoders: Mapping[str, Any], *, hubness_know
             (
                 f"* Trained on: {_line(config.get('data') or 'not stated')}"
                 + (f" (fingerprint `{_line(config['fingerprint'])}`)." if config.get("fingerprint") else "."),
-                f"* Text encoder: {text}.",
-                f"* Image encoder: {images}.",
-                f"* These weights: {_line(licence or 'no licence stated')}. They were learned from the data above.",
+                f"* Text encoder: {text}; licence: {_licence(encoders.get('text'))}.",
+                f"* Image encoder: {images}; licence: {_licence(encoders.get('images'))}.",
+                f"* These weights; licence: {_line(licence or 'not stated')}. They were learned from the data above.",
             )
         ),
     ]
@@ -377,17 +381,20 @@ def _cell(value: object, spec: str) -> str:
 
 
 def _encoder(description: object) -> str:
-    """An encoder in words: its name, what is known of its revision, and its licence."""
+    """The name of an encoder, and a hub's revision where one is known."""
     if not isinstance(description, Mapping) or not description.get("model"):
-        return "encoder not stated"
-    model = str(description["model"])
+        return "an encoder that is not stated"
+    model, at = str(description["model"]), str(description.get("revision") or "")
     shown = Path(model).name if os.path.isabs(model) else model  # the rest of a path is nobody else's business
-    name = f"in `{FOLDER}/`" if model == IN_FOLDER else f"`{_line(shown)}`"
-    at = str(description.get("revision") or "")
-    revision = f" at {_line(at)}" if at and ":" not in at else ""  # a hub's commit, no digest and no wheel of ours
-    return f"{name}{revision}, licence {_line(description.get('licence') or 'not stated')}"
+    name = f"the one in `{FOLDER}/`" if model == IN_FOLDER else f"`{_line(shown)}`"
+    return f"{name} at {_line(at)}" if at and ":" not in at else name  # others are digests, and wheels of ours
+
+
+def _licence(description: object) -> str:
+    known = description.get("licence") if isinstance(description, Mapping) else None
+    return _line(known or "not stated")
 
 
 def _line(value: object) -> str:
     """A value on one line of Markdown, whatever a file holds."""
-    return shorten(" ".join(str(value).replace("|", "/").replace("`", "'").split()))
+    return " ".join(str(value).replace("|", "/").replace("`", "'").split())[:LONGEST]

@@ -64,7 +64,11 @@ def load_sentence_transformer(description: Mapping[str, Any]) -> SentenceTransfo
 
 def copy_text_encoder(description: Mapping[str, Any], folder: Path) -> str | None:
     """Write a text encoder into a folder, its weights as safetensors alone; the revision by which it is known there."""
-    from helpers.encoders.sources import find_model
+    from helpers.encoders.sources import find_model, loading
 
-    load_sentence_transformer(description).save(str(folder), create_model_card=False)
+    whole = load_sentence_transformer(description)
+    with loading(str(folder)):  # it is quiet, and an error names the folder
+        whole.save(str(folder), create_model_card=False)
+    for path in folder.rglob("*.safetensors"):  # transformers makes files that only their owner can read
+        path.chmod((folder / "modules.json").stat().st_mode & 0o666)
     return find_model(str(folder)).revision

@@ -71,3 +71,9 @@ def test_what_made_the_vectors_travels_with_the_run(folder, tmp_path):
     assert opened().read_text() == '{"preset": "strong"}'
     (folder / ENCODERS_FILE).unlink()
     assert not opened().exists()  # of data that the run no longer has
+
+
+def test_where_the_demo_data_are_absent_an_error_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA_DIR", tmp_path)
+    with pytest.raises(DataError, match="emoji: the demo data are not here.*checkout.*--data-dir"):
+        open_run({})

@@ -42,7 +42,7 @@ class ImageEncoder:
 def store_model(run, seed):
     torch.manual_seed(seed)
     model = build_model("linear", TEXT_DIM, IMAGE_DIM)
-    storage.save_model(run.directory, "linear", model, run.metadata({}))
+    storage.save_model(run.directory, "linear", model, {"architecture": {"text_dim": TEXT_DIM, "image_dim": IMAGE_DIM}})
     bank = run.data.text[hubness.sample(run.split.train_captions)]
     hubness.save_query_bank(run.directory, bank, {"linear": 8.0})
     row = {"model": "linear", "mrr": 0.5, "weights": storage.weights_digest(run.directory, "linear")}

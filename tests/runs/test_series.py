@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from functools import partial
 from types import SimpleNamespace
 
 import nbformat
@@ -15,7 +14,6 @@ from helpers.data.synthetic import write_demo
 from helpers.errors import ConfigError
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models.geometry import GeometryConfig
-from helpers.runs import run as run_module
 from helpers.runs import series
 from helpers.runs.parameters import check, deal, notebooks, parse_value
 from helpers.runs.run import Run, open_run
@@ -330,7 +328,7 @@ def test_a_part_of_the_series_never_replaces_models_of_another_split(runs, capsy
     monkeypatch.setattr(series, "run_notebook", lambda path, output, given: ran.append(path.name))
     sizes = ["-p", "text_dim", "12", "-p", "image_dim", "16"]
     monkeypatch.setattr(paths, "DATA_DIR", runs)
-    monkeypatch.setattr(run_module, "write_demo", partial(write_demo, n_images=60))
+    write_demo(runs / "emoji", n_images=60, text_dim=12, image_dim=16)
     open_run({"text_dim": 12, "image_dim": 16}, run="r", val_ratio=0.2, test_ratio=0.1).save()
     assert main([*sizes, "--run", "r", "--only", "05"]) == 2
     said = capsys.readouterr().err

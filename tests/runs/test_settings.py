@@ -196,8 +196,8 @@ def test_a_run_lies_below_the_folder_of_runs(monkeypatch, tmp_path):
 
 
 def test_data_lie_by_default_in_the_folder_of_the_profile():
-    for profile in ("demo", "challenge"):
-        assert RunConfig(profile=profile).data_path == paths.PROJECT_ROOT / "data" / profile
+    assert RunConfig().data_path == paths.PROJECT_ROOT / "data" / "emoji"
+    assert RunConfig("challenge").data_path == paths.PROJECT_ROOT / "data" / "challenge"
 
 
 def test_a_relative_data_dir_is_taken_from_here_and_then_from_the_project(monkeypatch, tmp_path):

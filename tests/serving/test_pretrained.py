@@ -103,9 +103,9 @@ def test_the_card_holds_the_leaderboard_data_and_licences(tmp_path, run):
     assert "| Whitened Procrustes | 0.200 | 0.100 | 0.400 | 0.300 | 1,234 |" in body
     assert "| **MLP1** | 0.210 |" in body and "| Chance | 0.010 | 0.000 | 0.100 | - | - |" in body
     assert "Trained on: photos (fingerprint `abc123`)" in body
-    assert "`sentence-transformers/all-MiniLM-L6-v2`, licence Apache-2.0" in body
-    assert "`efficientnet-lite0`, licence not stated" in body
-    assert "These weights: mit." in body
+    assert "`sentence-transformers/all-MiniLM-L6-v2`; licence: Apache-2.0." in body
+    assert "`efficientnet-lite0`; licence: not stated." in body
+    assert "These weights; licence: mit." in body
     again = Translator.from_pretrained(folder).save_pretrained(tmp_path / "again", data="Noto emoji")
     assert "Trained on: Noto emoji" in card(again)[1] and card(again)[0]["license"] == "mit"
 
@@ -255,8 +255,11 @@ def test_a_folder_of_something_else_is_told_what_reads_it(tmp_path, run):
     (tmp_path / "empty").mkdir()
     (tmp_path / "st").mkdir()
     (tmp_path / "st" / "modules.json").write_text("[]")
+    (tmp_path / "st" / "config.json").write_text("{}")
+    (tmp_path / "file").write_text("")
     for folder, message in {
         "missing": "no such folder.*hub are not looked up",
+        "file": "no such folder",
         "empty": "holds no config.json",
         "st": r"SentenceTransformer\(folder, trust_remote_code=True\)",
         "run": "Translator.load",
@@ -389,7 +392,8 @@ def test_a_text_encoder_of_this_machine_travels_with_its_weights(run, tmp_path, 
         loaded.search_text(["a dog", "two cat"], GALLERY, k=4, hubness=True), expected, strict=True
     ):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert "* Text encoder: in `text_encoder/`, licence Apache-2.0." in card(folder)[1]
+    assert "* Text encoder: the one in `text_encoder/`; licence: Apache-2.0." in card(folder)[1]
+    assert len({path.stat().st_mode for path in folder.rglob("*") if path.is_file()}) == 1
     assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
     again = loaded.save_pretrained(tmp_path / "again")
     shutil.rmtree(folder)

@@ -185,7 +185,7 @@ def test_a_saved_one_may_be_saved_over_saved_again_and_moved(model, expected, tm
 def test_its_page_says_how_good_it_is_and_how_it_is_used(model, tmp_path):
     model.save(str(tmp_path / "saved"))
     page = (tmp_path / "saved" / "README.md").read_text()
-    assert "| **BigJump plus** |" in page and "trust_remote_code=True" in page and "licence Apache-2.0" in page
+    assert "| **BigJump plus** |" in page and "trust_remote_code=True" in page and "licence: Apache-2.0" in page
 
 
 def test_it_is_a_copy_that_leaves_the_translator_alone(run, expected):

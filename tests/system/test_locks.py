@@ -9,7 +9,6 @@ import pytest
 
 from helpers.errors import RunInUseError
 from helpers.runs import series
-from helpers.runs.settings import RunConfig
 from helpers.system import paths
 from helpers.system.locks import lock
 
@@ -74,16 +73,6 @@ def test_the_series_refuses_a_run_in_use(tmp_path, other, monkeypatch, capsys):
     assert f"in use by process {other.pid}" in capsys.readouterr().err and not executed
     assert series.main(["--runs-dir", str(tmp_path), "--run", "s"]) == 0
     assert [path.parent for path in executed] == [tmp_path / "s"] * 5
-
-
-def test_demo_data_of_a_read_only_project_lie_beside_its_caches(tmp_path, monkeypatch):
-    monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
-    assert RunConfig().data_path == paths.DATA_DIR / "demo"
-    assert RunConfig(text_dim=384).data_path == paths.DATA_DIR / "demo_384_1536"
-    monkeypatch.setattr(paths, "is_writable", lambda folder: folder != paths.DATA_DIR)
-    assert RunConfig().data_path == tmp_path / ".cache" / "demo"
-    assert RunConfig(image_dim=512).data_path == tmp_path / ".cache" / "demo_1024_512"
-    assert RunConfig(profile="challenge").data_path == paths.DATA_DIR / "challenge"
 
 
 def test_a_cache_that_cannot_be_shared_is_the_users_own(tmp_path, monkeypatch):
