@@ -40,6 +40,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python notebooks/check.py
 
 # Times what the project claims to be fast, beside its lower bounds and other libraries: SIZE=challenge, DEVICE=cuda.
 bench: $(VENV)/.installed
