@@ -430,6 +430,17 @@ def test_the_page_is_part_of_the_package():
     )
 
 
+def test_a_run_that_holds_other_pictures_by_now_is_not_mixed_with_the_first_ones(run):
+    gallery = make_gallery(run)
+    client = TestClient(create_app(gallery), base_url="http://localhost")
+    first, *others = [model["name"] for model in client.get("/api/about").json()["models"]]
+    opened = gallery._open_index(others[0])
+    opened.names = opened.names[::-1]
+    gallery._open_index = lambda model: opened
+    assert search(client, q="red", model=first).status_code == 200
+    assert "start the page again" in error_of(search(client, q="red", model=others[0]), 409)
+
+
 def test_an_encoder_of_another_width_adds_nothing(run):
     class Wide(Eyes):
         def encode(self, pictures, batch_size=None):

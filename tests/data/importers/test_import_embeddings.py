@@ -85,6 +85,19 @@ def test_image_vectors_with_names(tmp_path, captions, form):
         np.testing.assert_array_equal(image, IMAGES[IMAGE[row]])
 
 
+def test_images_without_a_picture_where_they_should_lie_are_named(tmp_path, captions):
+    (tmp_path / "photos").mkdir()
+    for name in NAMES[1:]:
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(NAMES))
+    sources = save_npy(tmp_path, text=TEXT, images=IMAGES)
+    given = {"captions": captions, "names": names, "pictures": {"folder": "../photos"}}
+    made = import_embeddings(sources, tmp_path / "out", **given)
+    assert made.missing == [NAMES[0]] and str(made).endswith(f"; 1 have no picture in the folder: {NAMES[0]}")
+
+
 def test_one_vector_an_image_needs_names_unless_its_order_can_be_but_one(tmp_path, captions):
     sources = save_npy(tmp_path, text=TEXT, images=IMAGES)
     with pytest.raises(
