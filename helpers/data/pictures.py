@@ -16,10 +16,10 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from helpers.data.pairs import PICTURES_FILE
 from helpers.data.picture_files import PIXEL_LIMIT, open_picture
 from helpers.errors import DataError, first_five
 
-PICTURES_FILE = "pictures.json"
 _FORMS = '{"folder": "photos"} or {"sprite": "sprite.webp", "size": 64, "columns": 44}'
 JPEG_QUALITY = 85  # of thumbnails; PIL's own 75 shows blocks around edges
 

@@ -1,9 +1,8 @@
 """The encoders: text and pictures to vectors, behind one small interface, and a folder of pictures to a data folder.
 
 One module each: `text` and `images` hold the encoders, `presets` pairs of them, `sources` where a model comes from,
-`preprocessing` what a network sees, `folder` makes a data folder of them in `shards`,
-with threads that read `ahead` and a bar of the `progress`, and `command` is its command line. The encoders' libraries
-are optional: pip install "embedding-translation[encode]".
+`preprocessing` what a network sees, `folder` makes a data folder of them in `shards`, with threads that read `ahead`,
+and `command` is its command line. The encoders' libraries are optional: pip install "embedding-translation[encode]".
 """
 
 from helpers.data.picture_files import as_rgb, find_pictures, open_picture

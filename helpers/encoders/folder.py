@@ -26,10 +26,10 @@ from helpers.data.picture_files import find_pictures, open_picture
 from helpers.encoders.ahead import ahead
 from helpers.encoders.images import ImageEncoder, load_image_encoder
 from helpers.encoders.presets import PRESETS
-from helpers.encoders.progress import encoding_bar
 from helpers.encoders.shards import Shard, shards_of
 from helpers.encoders.text import TextEncoder, load_text_encoder
 from helpers.errors import ConfigError, DataError, EncoderError, PictureError, first_five
+from helpers.system.bars import encoding_bar
 from helpers.system.files import write_json
 
 WORK = ".encoding"

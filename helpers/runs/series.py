@@ -30,12 +30,12 @@ from helpers.runs.parameters import Given, check, deal, literal, notebooks, pars
 from helpers.runs.run import RUN_FILE, Run, read_run
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
+from helpers.system.bars import LOG_INTERVAL
 from helpers.system.console import print_anything
 from helpers.system.devices import choose_device
 from helpers.system.files import read_json, reading
 from helpers.system.locks import lock
 from helpers.system.settings import as_dict
-from helpers.training.bar import LOG_INTERVAL
 
 
 class ThisInterpreter(AsyncKernelManager):

@@ -19,10 +19,10 @@ from helpers.encoders import (
     folder,
     load_image_encoder,
     load_text_encoder,
-    progress,
 )
 from helpers.encoders import open_picture as plainly_opened
 from helpers.errors import ConfigError, DataError
+from helpers.system import bars
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_one_process_at_a_time_encodes_into_a_folder(encode, album):
 
 
 def test_progress_shows_the_time_that_is_left(encode, capsys, monkeypatch):
-    monkeypatch.setattr(progress, "tqdm", partial(progress.tqdm, disable=False))  # the suite has switched bars off
+    monkeypatch.setattr(bars, "tqdm", partial(bars.tqdm, disable=False))  # the suite has switched bars off
     encode()
     shown = capsys.readouterr().err
     assert "pictures:" in shown and "12/12" in shown and "captions:" in shown and "24/24" in shown and "\r" not in shown
