@@ -268,6 +268,19 @@ def test_an_index_that_is_open_survives_its_replacement(translator, saved):
     np.testing.assert_array_equal(index.search(queries)[0], expected)
 
 
+def test_an_index_that_is_replaced_while_it_is_loaded_is_loaded_as_it_is_then(translator, saved, monkeypatch):
+    other = PictureIndex.build(translator, make_gallery(9, seed=7), names_of(9))
+    check, replaced = index_module._checked_file, []
+
+    def replace_first(*given):
+        if not replaced:
+            replaced.append(other.save(saved))
+        return check(*given)
+
+    monkeypatch.setattr(index_module, "_checked_file", replace_first)
+    assert len(PictureIndex.load(saved)) == 9
+
+
 def test_nothing_that_is_saved_is_a_pickle(saved):
     for path in saved.iterdir():
         content = path.read_bytes()
