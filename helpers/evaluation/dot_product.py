@@ -91,4 +91,4 @@ def load(run_dir: Path, model: str) -> np.ndarray:
     Raises:
         CheckpointError: missing or damaged, or the model was not judged, or was trained again since.
     """
-    return read_judged(Path(run_dir) / FILE, model, model)[0]
+    return read_judged(Path(run_dir) / FILE, model, [model])[0][model]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ def write_judged(path: Path, tensors: dict[str, torch.Tensor], models: Iterable[
     write_tensors(path, tensors, {**metadata, "weights": weights})
 
 
-def read_judged(path: Path, model: str, tensor: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """What judging a run left beside its models: one tensor, by its name, and the metadata.
+def read_judged(path: Path, model: str, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What judging a run left beside its models: tensors, by their names, and the metadata.
 
     Args:
         model: the one for which it is read; its weights must be those that were judged.
@@ -91,7 +91,7 @@ def read_judged(path: Path, model: str, tensor: str) -> tuple[np.ndarray, dict[s
         CheckpointError: missing or damaged, or the model was not judged, or was trained again since.
     """
     with reading(path, f"nothing for the model {model!r}", "Run notebook 05, which writes it."):
-        tensors, metadata = read_tensors(path, [tensor])
+        tensors, metadata = read_tensors(path, names)
         if metadata["weights"][model] != weights_digest(path.parent, model):
             raise ValueError("it was made for other weights")
-    return tensors[tensor].numpy(), metadata
+    return {name: tensors[name].numpy() for name in names}, metadata

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
+from helpers.data.vectors import marks
 from helpers.evaluation import dot_product, hubness
 from helpers.evaluation.leaderboard import LeaderboardRow, judge, measure_cost
 from helpers.evaluation.settings import EvaluationConfig
@@ -38,7 +39,9 @@ def evaluate(run: Run, settings: EvaluationConfig) -> tuple[list[LeaderboardRow]
     models = stored_models(run)
     found = judge(models, run.data, run.split, settings)
     dot_product.save(run.directory, found.corrections)
-    hubness.save_query_bank(run.directory, run.data.text[hubness.sample(run.split.train_captions)], found.betas)
+    bank = hubness.sample(run.split.train_captions)
+    own = marks(run.data.images[run.data.targets[bank]])
+    hubness.save_query_bank(run.directory, run.data.text[bank], own, found.betas)
     for row in found.rows:
         if row["model"] == "chance":
             row |= {"parameters": 0, "megabytes": 0.0, "cpu_ms_per_query": 0.0, "gpu_ms_per_query": None}

@@ -328,7 +328,7 @@ def _location(data_dir: Path, names: Sequence[str]) -> dict[str, Any] | None:
 def _bank_captions(run: Run, translator: Translator) -> list[str]:
     """The texts of the run's query bank, for `PictureIndex.why`; none where the bank is not of this split."""
     rows = hubness_reduction.sample(run.split.train_captions)
-    bank, _ = translator.query_bank()
+    bank = translator.query_bank().text
     return [run.data.captions[row] for row in rows] if np.array_equal(bank, run.data.text[rows]) else []
 
 

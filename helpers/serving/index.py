@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import time
 import uuid
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 
 from helpers.data.cache import Tensor, read_cache, write_cache
-from helpers.data.vectors import GALLERY_BLOCK, groups_of_copies, normalise
+from helpers.data.vectors import GALLERY_BLOCK, normalise
 from helpers.errors import CheckpointError, DataError, first_five
 from helpers.evaluation import hubness as hubness_reduction
 from helpers.models import storage
@@ -356,7 +355,7 @@ class PictureIndex:
         """
         if not 0 <= row < len(self):
             raise IndexError(f"There is no row {row} among {len(self)} pictures.")
-        bank, _ = self._bank
+        bank = self._bank
         if len(self._bank_texts) != len(bank):
             raise CheckpointError(
                 "This index was built without the texts of its run's query bank. Build it with `bank_captions`."
@@ -537,40 +536,21 @@ class PictureIndex:
             return torch.from_numpy(self.vectors)
 
     @cached_property
-    def _bank(self) -> tuple[torch.Tensor, float]:
-        """The run's query bank (Q, dy), translated, of unit length; and beta."""
-        bank, beta = self.translator.query_bank()
-        return torch.from_numpy(self.translator.translate(bank)), beta
+    def _bank(self) -> torch.Tensor:
+        """The run's query bank (Q, dy), translated, of unit length."""
+        return torch.from_numpy(self.translator.translate(self.translator.query_bank().text))
 
     @cached_property
-    def _denominators(self) -> tuple[torch.Tensor, float]:
-        """Of the last of Sinkhorn's iterations over the gallery that the index was built with: (Q,); and log(Q / M).
-
-        The last iteration gives picture g the potential log sum_q exp(beta cos(q, g) - whole_q) - log(Q / M), whatever
-        it was before, so that these are all that a new picture needs.
-        """
-        bank, beta = self._bank
-        gallery = self.vectors[: self._about["built"]]
-        earlier = hubness_reduction.popularity(bank, gallery, beta, hubness_reduction.ITERATIONS - 1) * beta
-        group = groups_of_copies(gallery)
-        less = earlier + torch.from_numpy(np.bincount(group)[group]).float().log()
-        whole = torch.full((len(bank),), -torch.inf)
-        for left in range(0, len(gallery), GALLERY_BLOCK):
-            rows = slice(left, left + GALLERY_BLOCK)
-            block = torch.from_numpy(np.array(gallery[rows])).T
-            for lo in range(0, len(bank), RESCORED * 32):
-                some = slice(lo, lo + RESCORED * 32)
-                whole[some] = torch.logaddexp(whole[some], (beta * (bank[some] @ block) - less[rows]).logsumexp(1))
-        return whole, math.log(len(bank) / (int(group.max()) + 1))
+    def _attention(self) -> hubness_reduction.Attention:
+        """What the query bank makes of the gallery that the index was built with."""
+        bank = self.translator.query_bank()
+        built = self.vectors[: self._about["built"]]
+        return hubness_reduction.attention(self._bank, built, bank.beta, own=bank.own)
 
     def _popularity_beside(self, vectors: np.ndarray) -> np.ndarray:
         """(C,) popularity of new unit vectors (C, dy) beside the gallery that the index was built with."""
-        (bank, beta), (whole, equal_share) = self._bank, self._denominators
-        found = [
-            ((beta * (bank @ torch.from_numpy(vectors[left : left + 256]).T) - whole[:, None]).logsumexp(0))
-            for left in range(0, len(vectors), 256)
-        ]
-        return ((torch.cat(found) - equal_share) / beta).numpy()
+        bank = self.translator.query_bank()
+        return hubness_reduction.popularity_beside(self._bank, vectors, bank.beta, self._attention, bank.own).numpy()
 
     def _run_from(self, folder: Path) -> str | None:
         """Where the run is, seen from the folder of the index, so that both can be moved together."""

@@ -219,8 +219,8 @@ def _require_same(stored: Mapping[str, torch.Tensor], model: nn.Module) -> None:
 def _copy_judged(run: Path, new: Path, name: str) -> None:
     """What notebook 05 left for this model, where it ran."""
     if (run / hubness.QUERY_BANK_FILE).exists():
-        bank, beta = hubness.load_query_bank(run, name)
-        hubness.save_query_bank(new, bank, {name: beta})
+        bank = hubness.load_query_bank(run, name)
+        hubness.save_query_bank(new, bank.text, bank.own, {name: bank.beta})
     if (run / dot_product.FILE).exists():
         dot_product.save(new, {name: dot_product.load(run, name)})
 

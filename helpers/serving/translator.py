@@ -258,13 +258,13 @@ class Translator:
             ValueError: wrong shape of the gallery, or NaN, Inf or rows of zeros in it.
         """
         gallery = self._checked_gallery(gallery)
-        query_bank, beta = self.query_bank()
+        bank = self.query_bank()
         for left in range(0, len(gallery), GALLERY_BLOCK):
             checked_block(gallery, left)
-        return hubness.popularity(torch.from_numpy(self.raw(query_bank)), gallery, beta).numpy()
+        return hubness.popularity(torch.from_numpy(self.raw(bank.text)), gallery, bank.beta, own=bank.own).numpy()
 
-    def query_bank(self) -> tuple[np.ndarray, float]:
-        """The training captions (Q, dx) of its run by which popularity is measured, and the inverse temperature.
+    def query_bank(self) -> hubness.QueryBank:
+        """The training captions of its run by which popularity is measured.
 
         Raises:
             CheckpointError: the run has no query bank for these weights (notebook 05 writes it), or others by now.

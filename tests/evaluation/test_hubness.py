@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
+from helpers.data.vectors import MARKS, marks
 from helpers.errors import CheckpointError
 from helpers.evaluation import hubness, metrics
 
@@ -22,6 +23,17 @@ def naive_popularity(bank, gallery, beta, iterations):
     for _ in range(iterations):
         attention = log_softmax(scores - f, axis=1)
         f = f + logsumexp(attention, axis=0) - np.log(len(bank) / len(gallery))
+    return f / beta
+
+
+def naive_popularity_without_own(bank, gallery, own, beta, iterations):
+    """As `naive_popularity`, where caption q gives nothing to the images own[q]."""
+    scores = beta * unit(bank) @ unit(gallery).T
+    for caption, images in enumerate(own):
+        scores[caption, images] = -np.inf
+    f = np.zeros(len(gallery))
+    for _ in range(iterations):
+        f = f + logsumexp(log_softmax(scores - f, axis=1), axis=0) - np.log(len(bank) / len(gallery))
     return f / beta
 
 
@@ -126,14 +138,53 @@ def test_nothing_to_compare_is_an_error(bank, gallery):
         hubness.popularity(torch.ones(bank, 2), np.ones((gallery, 2), dtype=np.float32), 10.0)
 
 
+def test_a_caption_gives_no_attention_to_its_own_image_of_whatever_length(monkeypatch):
+    monkeypatch.setattr(hubness, "QUERY_BLOCK", 7)
+    monkeypatch.setattr(hubness, "GALLERY_BLOCK", 5)
+    bank, gallery = case(7)
+    own = [[q % 20] if q % 3 else [] for q in range(len(bank))]  # every third caption's image is elsewhere
+    elsewhere = np.random.default_rng(8).normal(size=8)
+    images = np.array([gallery[rows[0]] * 0.3 if rows else elsewhere for rows in own])
+    found = hubness.popularity(torch.from_numpy(bank), gallery, 9.0, own=marks(images.astype(np.float16)))
+    expected = naive_popularity_without_own(bank, gallery, own, 9.0, hubness.ITERATIONS)
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
+    assert np.abs(expected - naive_popularity(bank, gallery, 9.0, hubness.ITERATIONS)).max() > 0.01
+
+
+def test_images_that_trained_are_no_more_popular_for_that():
+    """A model that knows its training captions, all of which lie on their own images, beside as many other images."""
+    rng = np.random.default_rng(9)
+    gallery = unit(rng.normal(size=(60, 32)))
+    bank = np.repeat(gallery[:30], 4, axis=0) + 0.05 * rng.normal(size=(120, 32))
+    own = marks(np.repeat(gallery[:30], 4, axis=0))
+    by_all = hubness.popularity(torch.from_numpy(bank), gallery, 20.0).numpy()
+    by_others = hubness.popularity(torch.from_numpy(bank), gallery, 20.0, own=own).numpy()
+    assert by_all[:30].min() > by_all[30:].max() + 0.1
+    assert abs(by_others[:30].mean() - by_others[30:].mean()) < 0.03
+
+
+def test_a_new_image_beside_a_gallery_has_the_popularity_of_its_copy_there():
+    bank, gallery = (torch.from_numpy(rows).float() for rows in case(10))
+    own = marks(gallery[torch.arange(len(bank)) % 20])
+    found = hubness.attention(bank, gallery, 9.0, own=own)
+    beside = hubness.popularity_beside(bank, 5 * gallery, 9.0, found, own)
+    np.testing.assert_allclose(beside.numpy(), found.popularity.numpy(), atol=1e-5)
+
+
+def test_a_gallery_of_the_captions_own_image_alone_says_nothing():
+    bank, gallery = case(11, images=1)
+    found = hubness.popularity(torch.from_numpy(bank), gallery, 9.0, own=marks(np.repeat(gallery, len(bank), axis=0)))
+    assert found.tolist() == [0.0]
+
+
 def test_the_bank_comes_back_and_a_missing_one_says_what_to_run(tmp_path):
     with pytest.raises(CheckpointError, match="Run notebook 05"):
         hubness.load_query_bank(tmp_path, "bigjump")
     bank = np.random.default_rng(6).normal(size=(5, 3)).astype(np.float32)
-    hubness.save_query_bank(tmp_path, bank, {"bigjump": 30.0})
-    found, beta = hubness.load_query_bank(tmp_path, "bigjump")
-    np.testing.assert_array_equal(found, bank)
-    assert beta == 30.0
+    hubness.save_query_bank(tmp_path, bank, np.zeros((len(bank), MARKS)), {"bigjump": 30.0})
+    found = hubness.load_query_bank(tmp_path, "bigjump")
+    np.testing.assert_array_equal(found.text, bank)
+    assert found.beta == 30.0 and found.own.shape == (5, MARKS)
     with pytest.raises(CheckpointError, match="nothing for the model 'mlp9'"):
         hubness.load_query_bank(tmp_path, "mlp9")
     (tmp_path / hubness.QUERY_BANK_FILE).write_bytes(b"no tensors")

@@ -9,6 +9,7 @@ from data_files import IMAGE_DIM, N_IMAGES, TEXT_DIM
 from PIL import Image
 
 from helpers import encoders
+from helpers.data.vectors import MARKS
 from helpers.errors import CheckpointError, DataError
 from helpers.evaluation import hubness
 from helpers.models import storage
@@ -49,7 +50,7 @@ def store_model(run, seed):
     model = build_model("linear", TEXT_DIM, IMAGE_DIM)
     storage.save_model(run.directory, "linear", model, {"architecture": {"text_dim": TEXT_DIM, "image_dim": IMAGE_DIM}})
     bank = run.data.text[hubness.sample(run.split.train_captions)]
-    hubness.save_query_bank(run.directory, bank, {"linear": 8.0})
+    hubness.save_query_bank(run.directory, bank, np.zeros((len(bank), MARKS)), {"linear": 8.0})
     row = {"model": "linear", "mrr": 0.5, "weights": storage.weights_digest(run.directory, "linear")}
     (run.directory / "leaderboard.json").write_text(json.dumps([row]))
 
@@ -114,7 +115,7 @@ def test_the_index_is_built_again_where_what_it_was_made_of_has_changed(run, fil
     if change == "weights":
         store_model(run, seed=1)
     elif change == "bank":
-        hubness.save_query_bank(run.directory, run.data.text[:3], {"linear": 9.0})
+        hubness.save_query_bank(run.directory, run.data.text[:3], np.zeros((3, MARKS)), {"linear": 9.0})
     elif change == "pictures":
         (files.folder / "photos").rename(files.folder / "moved")
         (files.folder / "pictures.json").write_text('{"folder": "moved"}')

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from helpers.data.vectors import MARKS
 from helpers.evaluation import hubness
 from helpers.models import storage
 from helpers.models.build import build_model
@@ -21,7 +22,7 @@ def make_run(folder: Path, seed: int = 0, beta: float = 12.0) -> Translator:
         folder, "linear", build_model("linear", DX, DY), {"architecture": {"text_dim": DX, "image_dim": DY}}
     )
     bank = np.random.default_rng(1).normal(size=(BANK, DX)).astype(np.float32)
-    hubness.save_query_bank(folder, bank, {"linear": beta})
+    hubness.save_query_bank(folder, bank, np.zeros((len(bank), MARKS)), {"linear": beta})
     row = {"model": "linear", "mrr": 0.5, "weights": storage.weights_digest(folder, "linear")}
     (folder / "leaderboard.json").write_text(json.dumps([row]))
     return Translator.load(folder)

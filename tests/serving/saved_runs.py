@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from helpers.data.vectors import MARKS
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import MODEL_ROWS, build_model
@@ -54,7 +55,7 @@ def write_run(run: Path, names: list[str] = MODELS, judged: bool = True, **shape
         (run / "leaderboard.json").write_text(json.dumps(rows))
         (run / "run.json").write_text(json.dumps({"config": {"profile": "demo", "data_dir": "/home/me/photos"}}))
         bank = np.random.default_rng(1).normal(size=(30, DX)).astype(np.float32)
-        hubness.save_query_bank(run, bank, dict.fromkeys(names, 12.0))
+        hubness.save_query_bank(run, bank, np.zeros((len(bank), MARKS)), dict.fromkeys(names, 12.0))
         dot_product.save(run, {name: np.full(DY, i, np.float32) for i, name in enumerate(names)})
     return run
 

@@ -11,6 +11,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed (extra app)")
 from app_fakes import png
 from browser import PATIENCE, browser, free_port, served  # noqa: F401 - browser is a fixture
 
+from helpers.data.vectors import marks
 from helpers.evaluation import hubness
 from helpers.evaluation.leaderboard import judge
 from helpers.evaluation.settings import EvaluationConfig
@@ -236,8 +237,9 @@ def closed_form_run(name):
     save_geometry(run, fit_geometry(run, settings), settings)
     models = {row: storage.load_model(run.directory, row)[0] for row in GEOMETRY_POWERS}
     found = judge(models, run.data, run.split, run.settings(EvaluationConfig))
-    bank = run.data.text[hubness.sample(run.split.train_captions)]
-    hubness.save_query_bank(run.directory, bank, found.betas)
+    bank = hubness.sample(run.split.train_captions)
+    own = marks(run.data.images[run.data.targets[bank]])
+    hubness.save_query_bank(run.directory, run.data.text[bank], own, found.betas)
     weights = {row: storage.weights_digest(run.directory, row) for row in models}
     write_json(
         run.directory / "leaderboard.json", [{**row, "weights": weights.get(row["model"])} for row in found.rows]

@@ -12,6 +12,7 @@ import yaml
 from data_files import tree_bytes
 from saved_runs import DX, DY, ENSEMBLES, GALLERY, MODELS, QUERIES, write_encoders, write_run, write_text_encoder
 
+from helpers.data.vectors import MARKS
 from helpers.errors import CheckpointError, UserError
 from helpers.evaluation import hubness
 from helpers.models import storage
@@ -356,7 +357,8 @@ def test_damage_is_told_in_one_line_that_names_the_file(saved, damage):
 
 def test_a_query_bank_of_other_weights_or_a_damaged_one_is_refused(saved, tmp_path):
     translator = Translator.from_pretrained(saved)
-    hubness.save_query_bank(write_run(tmp_path / "other", ["linear"]), np.ones((3, DX), np.float32), {"linear": 1.0})
+    other = write_run(tmp_path / "other", ["linear"])
+    hubness.save_query_bank(other, np.ones((3, DX), np.float32), np.zeros((3, MARKS)), {"linear": 1.0})
     shutil.copy(tmp_path / "other" / hubness.QUERY_BANK_FILE, saved)
     for damage in (lambda: None, lambda: cut(hubness.QUERY_BANK_FILE, 50)(saved)):
         damage()

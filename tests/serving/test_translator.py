@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.data.vectors import MARKS
 from helpers.errors import CheckpointError
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
@@ -341,7 +342,7 @@ def judged_run(folder):
     model = build_model("linear", 6, 5)
     storage.save_model(folder, "linear", model, {"architecture": {"text_dim": 6, "image_dim": 5}})
     bank = np.random.default_rng(1).normal(size=(30, 6)).astype(np.float32)
-    hubness.save_query_bank(folder, bank, {"linear": 12.0})
+    hubness.save_query_bank(folder, bank, np.zeros((len(bank), MARKS)), {"linear": 12.0})
     return Translator.load(folder, "linear"), bank
 
 
@@ -382,7 +383,7 @@ def test_a_run_that_is_trained_and_judged_again_is_not_mixed_with_weights_in_mem
     x, gallery = np.ones((2, 6), dtype=np.float32), np.eye(5, dtype=np.float32)
     other = build_model("linear", 6, 5)
     storage.save_model(tmp_path, "linear", other, {"architecture": {"text_dim": 6, "image_dim": 5}})
-    hubness.save_query_bank(tmp_path, bank, {"linear": 3.0})
+    hubness.save_query_bank(tmp_path, bank, np.zeros((len(bank), MARKS)), {"linear": 3.0})
     dot_product.save(tmp_path, {"linear": np.ones(5, dtype=np.float32)})
     for use in (lambda: ours.popularity(gallery), lambda: ours.for_dot_product(x)):
         with pytest.raises(CheckpointError, match="Load the translator again"):
