@@ -189,38 +189,6 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     except FileNotFoundError:
         problem = "no such file. `python -m helpers.encode` makes it of pictures and captions; see data/README.md."
     except _DAMAGE as error:
-        reason = str(error) or type(error).__name__
-        raise self.error(key, f"cannot be decompressed ({reason}). Copy or download the file again.") from error
-
-    def _parse(self, key: str, stream: IO[bytes]) -> _Member:
-        start = io.BytesIO(stream.read(_HEADER_BYTES))  # NumPy alone would read as long a header as the file claims
-        try:
-            parse = npy.read_array_header_1_0 if npy.read_magic(start) == (1, 0) else npy.read_array_header_2_0
-            shape, fortran_order, dtype = parse(start)
-            promised = np.broadcast_to(np.empty((), dtype), shape)  # takes no memory, and fails where no array can be
-        except Exception as error:  # ast, tokenize and dtype raise a dozen types for a header that is not one
-            reason = shorten(str(error))
-            raise self.error(key, f"has no valid npy header ({reason}). Save plain arrays with np.savez.") from error
-        if dtype.hasobject:
-            remedy = "re-save as plain arrays, such as np.asarray(values, dtype=str)"
-            raise self.error(key, f"is an object array ({dtype}), read by pickle, which can run code; {remedy}.")
-        held = self._entries[key].file_size - start.tell()
-        if promised.nbytes != held:  # where they agree, taking all values reaches the end, where zipfile checks the CRC
-            promise = f"{promised.nbytes} bytes (shape {shape}, {dtype})"
-            raise self.error(key, f"promises {promise} but holds {held}: it is damaged, copy or export it again.")
-        return _Member(promised.shape, promised.dtype, fortran_order, start, stream)
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip, or say which of the usual accidents the file has met."""
-    magic = b""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-        return zipfile.ZipFile(path)
-    except FileNotFoundError:
-        problem = "no such file. `python -m helpers.encode` makes it of pictures and captions; data/README.md says what it holds."
-    except _DAMAGE as error:
         if magic == b"PK\x03\x04":
             problem = "starts as an npz, but its end is missing or damaged: copy or download it again."
         elif isinstance(error, OSError):

@@ -86,8 +86,8 @@ def data_of(folder: Path, moved_to: str | Path | None = None) -> Run:
         there = None if moved_to is None else Path(moved_to).expanduser().absolute()
         if there is None or not (there / TRAIN_FILE).exists():
             raise DataError(
-                f"{place.data_path / TRAIN_FILE}: no such file, and run {folder.name} was made from it. Put it back, or "
-                "say where its folder is now with --data-dir."
+                f"{place.data_path / TRAIN_FILE}: no such file, and run {folder.name} was made from it. Put it back, "
+                "or say where its folder is now with --data-dir."
             )
         config["data_dir"] = str(there)
     run = read_run({}, **config)
