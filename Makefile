@@ -40,6 +40,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python notebooks/check.py
 
 # Times what the project claims to be fast, beside its lower bounds and other libraries: SIZE=challenge, DEVICE=cuda.
 bench: $(VENV)/.installed
@@ -47,6 +48,8 @@ bench: $(VENV)/.installed
 	for name in step epochs plus_step ranking scaling widths; do \
 	    $(BIN)/python -m benchmarks.$$name --size $(SIZE) --device $(DEVICE) || exit 1; done
 	$(BIN)/python -m benchmarks.closed_form --size $(SIZE)
+	$(BIN)/python -m benchmarks.indexes --size $(SIZE)
+	$(BIN)/python -m benchmarks.encode --size $(SIZE)
 	$(BIN)/python -m benchmarks.draw
 
 # The table of docs/results.md on your data, choices made on its training images alone: first the closed forms, ours and
@@ -59,12 +62,12 @@ accuracy: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.draw
 
 # What each part of the method contributes on your data; EPOCHS=8 shortens every training, and DATA_DIR= with nothing
-# behind it takes the demo data.
+# behind it takes synthetic data.
 ablations: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.ablations $(if $(DATA_DIR),--data-dir "$(DATA_DIR)",--demo) $(if $(EPOCHS),--epochs $(EPOCHS))
 	$(BIN)/python -m benchmarks.draw
 
-# For which data a claim that fails might hold: demo data with one property changed (about 80 minutes of one core).
+# For which data a claim that fails might hold: synthetic data with one property changed (about 80 minutes of one core).
 turned: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.turned
 	$(BIN)/python -m benchmarks.draw

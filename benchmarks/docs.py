@@ -126,8 +126,10 @@ def widths_table(result: dict) -> str:
     return report.markdown(["what", "padded", "without padding, over padded"], rows)
 
 
-def indexes_table(result: dict) -> str:
+def indexes_table(result: dict | None) -> str:
     """Every kind of index on a million vectors: recall, time and memory."""
+    if result is None:
+        return "Not measured yet."
     rows = [
         [
             f"`{row['kind']}`",
@@ -144,8 +146,10 @@ def indexes_table(result: dict) -> str:
     return report.markdown(heads, rows)
 
 
-def indexes_real_table(result: dict) -> str:
+def indexes_real_table(result: dict | None) -> str:
     """What each kind of index costs in MRR on real captions."""
+    if result is None:
+        return "Not measured yet."
     rows = [
         [
             f"`{row['kind']}`",

@@ -143,6 +143,7 @@ def memory(counts: Sequence[int]) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=common.SIZES, default="small", help="for the name of the results alone")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--pictures", type=common.at_least(8), default=512)
     parser.add_argument("--repeats", type=common.at_least(1), default=3)
@@ -165,7 +166,7 @@ def main() -> None:
             f"{row['pictures']:7,d} pictures: {row['before_mb']:.0f} MB before, {row['peak_mb']:.0f} MB at most, "
             f"{row['written_mb']:.0f} MB written"
         )
-    common.save("encode", "small", options.device, {"throughput": found, "memory": rows})
+    common.save("encode", options.size, options.device, {"throughput": found, "memory": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What it brings that an image is no negative of a caption whose very text also describes it (`exclude_same_text`).
 
-`python -m benchmarks.same_text --data-dir DIR --text-dim 384 --image-dim 1280 [--method bigjump]`. One network of the
+`python -m benchmarks.same_text --data-dir DIR [--method bigjump]`. One network of the
 recipe plus, or BigJump, is trained with and without, from the same seed, on cross-validation folds of the training
 images of split 0. The images of the folds judge; the validation split is not looked at.
 """
@@ -101,8 +101,6 @@ def about(data: PairedEmbeddings, train: TrainingData) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--text-dim", type=int, default=1024)
-    parser.add_argument("--image-dim", type=int, default=1536)
     parser.add_argument("--method", choices=METHODS, default="plus")
     parser.add_argument("--folds", type=common.at_least(0), nargs="+", default=[0, 1, 2], help="numbers of the folds")
     parser.add_argument("--epochs", type=common.at_least(1), default=8)
@@ -111,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     name = options.data_dir.resolve().name
     path = common.RESULTS_DIR / f"same_text_{name}.json"
-    data = load_pairs(options.data_dir, text_dim=options.text_dim, image_dim=options.image_dim)
+    data = load_pairs(options.data_dir)
     split = make_split(data.targets, data.n_images, protocol.VAL_RATIO, 0)
     if options.train_images is not None:
         split = protocol.fewer(split, options.train_images, 0)

@@ -8,10 +8,14 @@ networks dash-dotted, contrastive models solid, and other curves take these styl
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from IPython import get_ipython
@@ -21,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
+from helpers.errors import DataError
 from helpers.models.build import ROWS
 from helpers.models.geometry import effective_rank
 from helpers.system import paths
@@ -60,6 +65,18 @@ def use_style() -> None:
     if (shell := get_ipython()) is not None and hasattr(shell, "kernel"):
         shell.run_line_magic("matplotlib", "inline")
     style.use(["default", "helpers.style"])
+
+
+def show(*panels: tuple[Any, ...], width: float = 5.5, height: float = 3.8) -> None:
+    """Draw figures side by side and show them: each panel is a function of this module and what it takes behind `ax`.
+
+    Args:
+        width, height: of one panel, in inches.
+    """
+    _, axes = plt.subplots(1, len(panels), figsize=(width * len(panels), height), squeeze=False)
+    for ax, (draw, *given) in zip(axes[0], panels, strict=True):
+        draw(ax, *given)
+    plt.show()
 
 
 def _look(name: str, index: int, note: str = "") -> Look:
@@ -152,6 +169,7 @@ def rank_cdf(ax: Axes, ranks: Mapping[str, np.ndarray], gallery_size: int) -> Ax
         ax.semilogx(k, share, **_curve(name, index), drawstyle="steps-post")
     if "chance" not in ranks:
         ax.semilogx(k, k / gallery_size, ":", color=MODEL_COLOURS["chance"], label="Chance, k / gallery")
+    _plain_log(ax)
     ax.set_ylim(-0.02, 1.02)
     return _finish(ax, f"k (rank among {gallery_size:,} images)", "share of queries with rank ≤ k", **_BESIDE)
 
@@ -161,6 +179,7 @@ def rank_histogram(ax: Axes, ranks: np.ndarray, gallery_size: int) -> Axes:
     edges = np.unique(np.geomspace(1, gallery_size + 1, 25).round()) - 0.5
     ax.hist(ranks, bins=edges.tolist(), weights=np.full(len(ranks), 100 / len(ranks)), color=BLUE, ec="white", lw=0.6)
     ax.set_xscale("log")
+    _plain_log(ax)
     ax.axvline(np.median(ranks), color=ORANGE, ls="--", label=f"median rank {np.median(ranks):g}")
     return _finish(ax, f"rank of the true image (of {gallery_size:,})", "queries (% per band of ranks)")
 
@@ -251,20 +270,30 @@ def _label_points(
     ax.figure.canvas.figure.draw_without_rendering()  # settles the layout, hence the pixels
     centres = [ax.transData.transform(point[:2]) for point in (*points, *drawn)]
     taken: list[Bbox] = []
-    offsets = [(dx, dy) for dy in (0, 14, -14, 26, -26, 38, -38, 50, -50) for dx in (13, -13)]
+    heights = [side * dy for dy in (0, 14, 26, 38, 50, 62, 74) for side in (1, -1)]
+    offsets = [(dx, dy) for dy in heights for dx in (13, -13)]
     for x, y, text in points:
-        for dx, dy in offsets:
+        # Where every place meets something, a label may cover what is drawn, but no other label.
+        for strict, (dx, dy) in itertools.product((True, False), offsets):
             place: Look = {"xytext": (dx, dy), "ha": "left" if dx > 0 else "right", "va": "center"}
             note = ax.annotate(text, (x, y), textcoords="offset points", fontsize=9, **place)
             box = note.get_window_extent()
             inside = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and ax.bbox.containsy(box.y0)
-            meets = any(box.overlaps(b) for b in taken) or any(box.padded(5).contains(*c) for c in centres)
-            if (inside and ax.bbox.containsy(box.y1) and not meets) or (dx, dy) == offsets[-1]:
+            meets = any(box.overlaps(b) for b in taken)
+            meets |= strict and any(box.padded(5).contains(*c) for c in centres)
+            if (inside and ax.bbox.containsy(box.y1) and not meets) or (strict, (dx, dy)) == (False, offsets[-1]):
                 break
             note.remove()
         if dy:  # another point may be as near
             ax.annotate("", (x, y), xytext=(dx, dy), textcoords="offset points", arrowprops=_LEADER)
         taken.append(box)
+
+
+def _plain_log(ax: Axes) -> None:
+    """Ticks of a logarithmic axis at 1, 2, 5, 10, as plain numbers."""
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
 
 
 def cost_accuracy(ax: Axes, rows: Rows) -> Axes:
@@ -281,9 +310,7 @@ def cost_accuracy(ax: Axes, rows: Rows) -> Axes:
         points.append((x, y, f"{look['label']} ({row['parameters'] / 1e6:.1f} M)"))
         whiskers += [(x, along) for along in np.linspace(row["mrr_low"], row["mrr_high"], 9)]
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.minorticks_off()
+    _plain_log(ax)
     ax.margins(x=0.25, y=0.15)
     _finish(ax, "CPU time (ms per query, log scale)", _MRR_LABEL + "; area: parameters")
     _label_points(ax, points, whiskers)
@@ -332,6 +359,136 @@ def weight_curve(ax: Axes, curve: Rows, weight: float, alone: float) -> Axes:
     return _finish(
         ax, "weight of CCA beside the networks (0 to 1)", "MRR on cross-validation folds (0 to 1)", loc="lower right"
     )
+
+
+def margins(ax: Axes, values: Mapping[str, np.ndarray]) -> Axes:
+    """Share of the captions with a margin below x, one curve a model: cosine to the own image less the nearest other's.
+
+    Where a curve crosses 0 stands the share of captions whose image does not come first.
+    """
+    for index, (name, margin) in enumerate(values.items()):
+        ordered = np.sort(np.asarray(margin))
+        ax.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), **_curve(name, index))
+    ax.axvline(0, color=DARK, lw=1.0, ls=":", label="as close as the nearest other")
+    ax.set_ylim(-0.02, 1.02)
+    return _finish(ax, "margin: cosine to the own image less the nearest other's", "share of captions below", **_BESIDE)
+
+
+def negative_shares(ax: Axes, shares: Mapping[float, np.ndarray]) -> Axes:
+    """What the k hardest images receive of all the weight that repels, by temperature; `shares` (M,) sum up to 1."""
+    for index, (temperature, share) in enumerate(shares.items()):
+        ordered = np.sort(np.asarray(share))[::-1].cumsum()
+        k = np.arange(1, len(ordered) + 1)
+        ax.semilogx(k, ordered, **_curve(f"temperature {temperature:g}", index))
+    ax.set_ylim(-0.02, 1.02)
+    return _finish(ax, "k hardest negatives (count)", "share of the repelling weight", loc="lower right")
+
+
+def cosines(ax: Axes, values: Mapping[str, np.ndarray]) -> Axes:
+    """Distribution of cosines between pairs of images, one curve a label, with its mean in the legend."""
+    for index, (name, cosine) in enumerate(values.items()):
+        cosine = np.asarray(cosine)
+        look = _look(name, index, f" (mean {cosine.mean():.2f})")
+        sns.histplot(x=cosine, ax=ax, bins=60, binrange=(-1, 1), stat="percent", element="step", **look)
+    ax.set_xlim(-1, 1)
+    return _finish(ax, "cosine of two images", "pairs (% per bar)", loc="upper left")
+
+
+def members_curve(ax: Axes, mrr: Sequence[float], alone: Sequence[float]) -> Axes:
+    """MRR of the mean of the first k networks, and of each network `alone`."""
+    k = np.arange(1, len(mrr) + 1)
+    ax.plot(k, alone, "o", color=FALLBACK_COLOURS[0], ms=6, label="each network alone")
+    ax.plot(k, mrr, "-o", color=MODEL_COLOURS["bigjump_plus"], ms=4, label="mean of the first k")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _finish(ax, "k (networks)", _MRR_LABEL, loc="best")
+
+
+def gallery_curves(ax: Axes, sizes: Sequence[int], mrr: Mapping[str, Sequence[float]]) -> Axes:
+    """MRR of the same translations among galleries of other `sizes`; one curve a model."""
+    for index, (name, values) in enumerate(mrr.items()):
+        ax.semilogx(sizes, values, marker="o", ms=3, **_curve(name, index))
+    _plain_log(ax)
+    ax.set_ylim(0, 1.03)
+    return _finish(ax, "images in the gallery (count, log scale)", _MRR_LABEL, **_BESIDE)
+
+
+class _Pictures(Protocol):
+    """What is drawn from: a picture for each image of the data."""
+
+    def image(self, row: int) -> Any: ...
+
+
+def _card(ax: Axes, pictures: _Pictures | None, row: int, text: str) -> None:
+    """One image without axes: its picture, or where there is none, a text on grey."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
+    for spine in ax.spines.values():
+        spine.set(visible=True, color="#D0D0D0")
+    if pictures is not None:
+        with contextlib.suppress(DataError):  # one file that is missing or broken stops no page
+            picture = pictures.image(int(row))
+            picture.thumbnail((192, 192))  # as large as it is drawn: a page of photos stays small
+            ax.imshow(np.asarray(picture))
+            return
+    ax.set(facecolor="#F2F2F2", aspect="equal", xlim=(0, 1), ylim=(0, 1))
+    lines = textwrap.wrap(_plain(text), 17)
+    ax.text(0.5, 0.5, "\n".join(lines[:5]), ha="center", va="center", fontsize=6, color=DARK)
+
+
+def _plain(text: str) -> str:
+    """Text of somebody's file as a figure may hold it: no formula begins at a dollar sign."""
+    return text.replace("$", r"\$")
+
+
+def captioned(
+    pictures: _Pictures | None, rows: Sequence[int], names: Sequence[str], texts: Sequence[Sequence[str]]
+) -> Figure:
+    """Images side by side, each above its captions; without `pictures` their names stand for them.
+
+    Args:
+        rows: of the data's images. names: of each. texts: the captions of each, of which four are shown.
+    """
+    fig, axes = plt.subplots(1, len(rows), figsize=(11, 3.0), squeeze=False)
+    for ax, row, name, text in zip(axes[0], rows, names, texts, strict=True):
+        _card(ax, pictures, row, Path(name).stem)
+        longest = 58 if len(text) > 1 else 150
+        lines = [textwrap.shorten(_plain(line), longest, placeholder=" …") for line in text[:4]]
+        wrapped = "\n".join(part for line in lines for part in textwrap.wrap(line, 24, subsequent_indent="   "))
+        ax.set_title(wrapped, y=-0.06, va="top", loc="left", fontsize=8, fontweight="normal")
+    return fig
+
+
+def search_results(
+    pictures: _Pictures | None,
+    texts: Sequence[str],
+    queries: Sequence[str],
+    hits: Sequence[Sequence[int]],
+    right: Sequence[int],
+    ranks: Sequence[float],
+) -> Figure:
+    """What was found for some queries, one a row: the image that is meant, then the hits, the right one framed.
+
+    Args:
+        texts: of all images of the data, shown where there are no pictures.
+        hits: rows of the images found, best first. right: row of the image meant. ranks: of that image.
+    """
+    columns = 1 + max(map(len, hits))
+    size: Look = {"figsize": (1.25 * columns, 1.6 * len(queries)), "layout": "none"}
+    fig, axes = plt.subplots(len(queries), columns, squeeze=False, **size)
+    fig.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=1 - 0.25 / len(queries), wspace=0.08, hspace=0.35)
+    for line, query, found, meant, rank in zip(axes, queries, hits, right, ranks, strict=True):
+        for ax in line[1 + len(found) :]:
+            ax.axis("off")
+        for ax, row in zip(line, (meant, *found), strict=False):
+            _card(ax, pictures, row, texts[row])
+        for ax, row in zip(line[1:], found, strict=False):
+            if row == meant:
+                for spine in ax.spines.values():
+                    spine.set(color="#009E73", linewidth=3.5)
+        line[0].set_xlabel("meant", fontsize=8, labelpad=1)
+        shown = textwrap.shorten(_plain(query), 95, placeholder=" …")
+        line[0].set_title(f"{shown}   (rank {rank:g})", loc="left", fontsize=9, fontweight="normal")
+    return fig
 
 
 def save_figure(fig: Figure, name: str, directory: str | Path | None = None, *, dpi: int = 110) -> Path:

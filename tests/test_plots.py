@@ -8,12 +8,14 @@ from helpers.system import paths
 
 matplotlib.use("Agg")
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from helpers import plots
-from helpers.errors import ConfigError
+from helpers.errors import ConfigError, DataError
 from helpers.models import build
 
 rng = np.random.default_rng(0)
@@ -77,6 +79,11 @@ FIGURES = {
         0.5,
         2,
     ),
+    "margins": ({"procrustes": rng.normal(size=60), "mlp1": rng.normal(size=60)},),
+    "negative_shares": ({0.1: np.full(40, 1 / 40), 0.02: np.arange(40) / 780},),
+    "cosines": ({"as they are": rng.uniform(0.5, 1, 200), "less the mean": rng.uniform(-0.5, 0.5, 200)},),
+    "members_curve": ([0.3, 0.35, 0.36], [0.3, 0.29, 0.31]),
+    "gallery_curves": ([2, 10, 100], {"chance": [0.75, 0.3, 0.05], "bigjump": [0.99, 0.9, 0.7]}),
     "weight_curve": ([{"weight": w, "mrr": 0.3 + w * (1 - w)} for w in (0.0, 0.5, 0.8)], 0.5, 0.42),
 }
 
@@ -106,6 +113,49 @@ def test_labels_of_cost_accuracy_do_not_overlap(ax):
     boxes = [text.get_window_extent() for text in ax.texts]
     assert len(boxes) == len(MODELS) - 1  # chance has no cost
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+class Squares:
+    """Pictures of one colour each; that of row 1 cannot be read."""
+
+    def image(self, row):
+        if row == 1:
+            raise DataError("no picture")
+        return Image.new("RGB", (400, 300), (60 * row, 0, 0))
+
+
+@pytest.mark.parametrize("pictures", [None, Squares()])
+def test_images_stand_above_their_captions_by_picture_or_by_name(pictures):
+    fig = plots.captioned(pictures, [2, 1], ["two.jpg", "a/one.jpg"], [["costs $2", "b"], ["c"]])
+    drawn = ["one"] if pictures else ["two", "one"]
+    assert [text.get_text() for ax in fig.axes for text in ax.texts] == drawn
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["costs \\$2\nb", "c"]
+    fig.canvas.draw()
+    plt.close(fig)
+
+
+def test_the_right_image_is_framed_among_the_hits_and_the_meant_one_stands_first():
+    names = [f"{row}.jpg" for row in range(4)]
+    fig = plots.search_results(Squares(), names, ["a query"], [[3, 2]], [2], [2.0])
+    meant, first, second = fig.axes
+    assert [len(ax.images) for ax in fig.axes] == [1, 1, 1]
+    assert meant.get_xlabel() == "meant" and "a query" in meant.get_title(loc="left")
+    assert second.spines["left"].get_linewidth() > first.spines["left"].get_linewidth()
+    fig.canvas.draw()
+    plt.close(fig)
+
+
+def test_fewer_hits_than_columns_leave_a_gap():
+    fig = plots.search_results(None, ["a", "b"], ["q", "r"], [[0, 1], [1]], [0, 1], [1.0, 1.0])
+    assert [ax.axison for ax in fig.axes] == [True] * 5 + [False]
+    plt.close(fig)
+
+
+def test_panels_stand_side_by_side(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    plots.show((plots.members_curve, [0.1], [0.1]), (plots.rank_cdf, RANKS, 2500))
+    assert len(plt.gcf().axes) == 2
+    plt.close()
 
 
 def test_effective_rank_of_a_flat_spectrum_is_its_length(ax):

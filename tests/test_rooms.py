@@ -9,7 +9,19 @@ import pytest
 import helpers
 
 ROOT = Path(helpers.__file__).parent
-ORDER = ("errors", "system", "data", "encoders", "models", "evaluation", "training", "serving", "runs", "plots")
+ORDER = (
+    "errors",
+    "system",
+    "data",
+    "encoders",
+    "models",
+    "evaluation",
+    "training",
+    "serving",
+    "runs",
+    "phrases",
+    "plots",
+)
 """Each may import itself and those before it; the command lines and the package itself may import all."""
 
 

@@ -189,7 +189,8 @@ class TransformersEncoder(_Encoder):
         source = find_model(self.name, self.revision)
         transformers = library("transformers", "encode")
         with loading(self.name):
-            given = {"revision": source.hub_revision} if source.hub_revision else {}
+            given: dict[str, Any] = {"local_files_only": source.on_disk}
+            given |= {"revision": source.hub_revision} if source.hub_revision else {}
             # Pillow's, whether torchvision is installed or not: the two differ in the last bits of every pixel.
             self._processor = transformers.AutoImageProcessor.from_pretrained(source.place, backend="pil", **given)
             model = transformers.AutoModel.from_pretrained(source.place, dtype=torch.float32, **given)

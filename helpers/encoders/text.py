@@ -47,6 +47,7 @@ class SentenceEncoder:
                 self._source.place,
                 device=str(self.device),
                 revision=self._source.hub_revision,
+                local_files_only=self._source.on_disk,
                 model_kwargs={"dtype": torch.float32},
             ).eval()
         if longest := description.get("max_length"):

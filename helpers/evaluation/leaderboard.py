@@ -289,7 +289,7 @@ ACCURACY_COLUMNS = (
     ("median_rank", "median", ".1f"),
     ("p75_rank", "p75", ".1f"),
     ("image_to_text_mrr", "image to text: MRR", ".3f"),
-    ("image_to_text_recall_at_10", "R@10", ".3f"),
+    ("image_to_text_recall_at_10", "image to text: R@10", ".3f"),
 )
 DIFFERENCE_COLUMNS = (("difference", "best - model", ".3f"), ("low", "low", ".3f"), ("high", "high", ".3f"))
 HUBNESS_COLUMNS = (

@@ -1,4 +1,5 @@
 import sys
+import time
 import types
 
 import numpy as np
@@ -210,6 +211,18 @@ def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path, load):
     with pytest.raises(EncoderError, match="cannot be loaded") as caught:
         load({"model": str(tmp_path)}, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("load", [load_text_encoder, load_image_encoder])
+def test_a_hub_that_is_out_of_reach_is_not_asked_again_and_again(monkeypatch, load):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    started = time.perf_counter()
+    with pytest.raises(EncoderError, match="the network is needed"):
+        load({"model": "nobody/no-such-model"}, device="cpu")
+    assert time.perf_counter() - started < 30
 
 
 @pytest.mark.parametrize("given", [{"device": "cuda:99"}, {"device": "quantum"}, {"precision": "int3"}])
