@@ -60,6 +60,7 @@ def find_model(name: str, revision: str | None = None) -> Source:
 
     Raises:
         EncoderError: it is a folder, and holds other weights than those of `revision`.
+        MissingLibraryError: a wheel encoded the captions, and is not installed.
     """
     if (folder := Path(name).expanduser()).is_dir():
         found = f"sha256:{_digest(folder)}"
@@ -72,8 +73,9 @@ def find_model(name: str, revision: str | None = None) -> Source:
             str(folder.resolve()), str(folder), found, True
         )  # a run looks for it from another working directory
     distribution, module = WHEELS.get(name.rpartition("/")[2].lower(), ("", ""))
-    if module and importlib.util.find_spec(module) is not None and (revision is None or revision.startswith("wheel:")):
-        folder = importlib.import_module(module).get_model_path()
+    from_wheel = revision is not None and revision.startswith("wheel:")
+    if module and (from_wheel or (revision is None and importlib.util.find_spec(module) is not None)):
+        folder = library(module, "encode").get_model_path()  # what a wheel encoded, no hub's revision is known to match
         return Source(name, str(folder), f"wheel:{distribution} {version(distribution)}", True)
     if name.startswith((".", "/", "~")):
         raise EncoderError(f"{name}: no such folder. Give a folder with a model in it, or the name of a hub's model.")

