@@ -119,7 +119,7 @@ def synthetic(size: str, only: Sequence[str]) -> dict:
 
 def real(data_dir: str) -> dict:
     """MRR at 10 of every kind on real captions and images, by weighted CCA fitted on the other half of the images."""
-    data = load_pairs(data_dir, text_dim=384, image_dim=1280)
+    data = load_pairs(data_dir)
     split = make_split(data.targets, data.n_images, 0.5, 0)
     training = TrainingData.of(data.text, data.images, split, torch.device("cpu"), None)
     (affine,) = cca.maps(training, [SETTING])

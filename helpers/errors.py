@@ -50,7 +50,7 @@ class EncoderError(UserError, RuntimeError):
     """An encoder cannot be loaded or does not fit what it is asked for, or an encoding cannot go on."""
 
 
-class PictureError(UserError, ValueError):
+class PictureError(DataError):
     """A file that is no picture, or one that cannot be read."""
 
 

@@ -15,7 +15,7 @@ from helpers.data.vectors import normalise
 from helpers.evaluation import metrics
 from helpers.models import cca, geometry
 from helpers.models.geometry import GeometryConfig
-from helpers.training.bar import training_bar
+from helpers.system.bars import training_bar
 
 Setting = dict[str, float]
 EPS = GeometryConfig().eps

@@ -16,8 +16,8 @@ from benchmarks.baselines.method import SEARCH_SEED, Fitted, metadata_of
 from helpers.data.training_data import TrainingData
 from helpers.evaluation import cost
 from helpers.models.networks import fit_standardisation
+from helpers.system.bars import show, training_bar
 from helpers.system.devices import seed_all
-from helpers.training.bar import show, training_bar
 from helpers.training.loop import (
     epoch_order,
     learning_rate_factor,

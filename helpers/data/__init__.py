@@ -3,8 +3,9 @@
 One module each: `npz` reads archives without trusting them, `captions` reads caption files, `pairs` checks and pairs
 both, `folder` writes what it reads, `cache` keeps the result as one file that is mapped into memory, `duplicates` finds
 images that repeat one another, `repeats` counts texts that occur again, `split` splits by image, `training_data` moves
-the splits to a device, `vectors` brings vectors to unit length, `importers` reads other people's formats, `pictures`
-opens the pictures behind the images, and `synthetic` writes data that no encoder made.
+the splits to a device, `vectors` brings vectors to unit length, `importers` reads other people's formats,
+`picture_files` opens any picture as RGB, `pictures` those behind the images, and `synthetic` writes data that no
+encoder made.
 """
 
 from helpers.data.captions import match_captions, parse_captions

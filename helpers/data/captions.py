@@ -34,7 +34,7 @@ def parse_captions(path: str | Path) -> list[tuple[str, str]]:
     that number is left out.
 
     Args:
-        path: UTF-8 text, one caption a line; a byte order mark, CRLF and a header line of a known data set are allowed.
+        path: text, see `read_text`, one caption a line; CRLF and a header line of a known data set are allowed.
 
     Returns:
         (image name or id, caption) per line; the first field without surrounding blanks, the caption untouched (a
@@ -46,7 +46,7 @@ def parse_captions(path: str | Path) -> list[tuple[str, str]]:
     """
     path = Path(path).expanduser().absolute()
     # Only "\n" ends a line: str.splitlines would also cut captions at U+2028, \x0b, \x1c and others.
-    lines = [line.removesuffix("\r") for line in _read_text(path).split("\n")]
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     if lines[-1] == "":
         lines.pop()
     first, numbered = _layout(lines)
@@ -109,6 +109,22 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). A captions file is needed.") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file: UTF-8, or UTF-16 where it has a mark, as spreadsheets save it; no mark is left in it.
+
+    Raises:
+        DataError: the file is missing, unreadable, or in another encoding.
+    """
+    raw = read_bytes(path)
+    encoding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+    try:
+        text = raw.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    return text if "\n" in text else text.replace("\r", "\n")  # as spreadsheets end lines for the Macintosh
 
 
 def match_captions(
@@ -222,15 +238,6 @@ def _report_captions(
             f"{where}: {len(rows)} caption(s) {problem}: {cases} (rows count from 0).{more} Write the names as they "
             f"stand in {held_by}."
         )
-
-
-def _read_text(path: Path) -> str:
-    raw = read_bytes(path).removeprefix(codecs.BOM_UTF8)
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}: line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
 
 
 def _layout(lines: list[str]) -> tuple[int, bool]:

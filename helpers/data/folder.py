@@ -13,7 +13,7 @@ import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +24,7 @@ from numpy.lib import format as npy
 from helpers.data import pairs
 from helpers.data.npz import BLOCK_BYTES
 from helpers.errors import DataError, first_five
-from helpers.system.files import atomic_write, write_json
+from helpers.system.files import atomic_write, json_text, write_json
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 """Date of every member: the first that a zip can hold, so that equal content makes equal bytes."""
@@ -99,6 +99,8 @@ def write_data_folder(
     for key, values in texts.items():
         _check_texts(path, key, values, n_captions if key == pairs.CAPTIONS_KEY else n_images)
 
+    about = {pairs.ENCODERS_FILE: encoders, pairs.PICTURES_FILE: pictures}
+
     def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w") as archive:
             for key, given in vectors.items():
@@ -107,10 +109,19 @@ def write_data_folder(
                 member.write(rows.data)
             for key, values in texts.items():
                 _write_texts(archive, key, values)
-        for name, content in ((pairs.ENCODERS_FILE, encoders), (pairs.PICTURES_FILE, pictures)):
+        # A process that is killed may leave vectors of which nothing is said, but never with what is true of others.
+        if path.exists():
+            for name, content in about.items():
+                if not _holds(folder / name, content):
+                    (folder / name).unlink(missing_ok=True)
+        else:
+            tell()
+
+    def tell() -> None:
+        for name, content in about.items():
             if content is None:
                 (folder / name).unlink(missing_ok=True)
-            else:
+            elif not _holds(folder / name, content):
                 write_json(folder / name, content)
 
     needed = sum(math.prod(given.shape) * np.dtype(given.dtype).itemsize for given in vectors.values())
@@ -119,12 +130,20 @@ def write_data_folder(
         if shutil.disk_usage(folder).free < needed:  # told now, and not after the disk has been filled
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         atomic_write(path, write)
+        tell()
     except OSError as error:
         raise DataError(
             f"{path}: {needed / 1e6:.0f} MB cannot be written ({error.strerror or error}). Free some space there, or "
             "give another folder."
         ) from error
     return folder
+
+
+def _holds(path: Path, content: Mapping[str, Any] | None) -> bool:
+    """Whether a JSON file has just this content."""
+    with suppress(OSError, ValueError, RecursionError):
+        return content is not None and path.read_text(encoding="utf-8") == json_text(content)
+    return False
 
 
 def _vectors(path: Path, key: str, given: np.ndarray | Blocks) -> Blocks:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps
 
+from helpers.data.pairs import PICTURES_FILE
+from helpers.data.picture_files import PIXEL_LIMIT, open_picture
 from helpers.errors import DataError, first_five
 
-PICTURES_FILE = "pictures.json"
 _FORMS = '{"folder": "photos"} or {"sprite": "sprite.webp", "size": 64, "columns": 44}'
 JPEG_QUALITY = 85  # of thumbnails; PIL's own 75 shows blocks around edges
 
@@ -112,7 +113,7 @@ class Pictures:
 
     def missing(self) -> list[str]:
         """Names whose file is not there, or would be outside the folder; none for a sprite."""
-        return [] if self._size else [name for name in self.names if not _is_inside(self._path, name)]
+        return [] if self._size else [name for name in self.names if not is_inside(self._path, name)]
 
     def _row(self, row: int) -> int:
         """A plain index from 0; a negative one would be a silent mistake of a ranking."""
@@ -127,6 +128,8 @@ class Pictures:
                 width, height = sprite.size
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{self._path}: not readable as a picture ({error}).") from error
+        if width * height > PIXEL_LIMIT:
+            raise DataError(f"{self._path}: {width} x {height} pixels, of which {PIXEL_LIMIT:,} may be decoded.")
         tiles = self._columns * (height // self._size)
         if width != self._columns * self._size or height % self._size or tiles < len(self.names):
             wanted = f"{self._columns} tiles of {self._size} pixels a row, in rows enough for {len(self.names)} images"
@@ -151,6 +154,14 @@ def safe_path(folder: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"{path}: is a link that leads out of the folder. Put the pictures themselves there.")
     return path
+
+
+def is_inside(folder: Path, name: str) -> bool:
+    """Whether a name is that of a file below a folder, also behind any link."""
+    try:
+        return safe_path(folder, name).is_file()
+    except (DataError, OSError):
+        return False
 
 
 def save_sprite(pictures: Sequence[Image.Image], path: str | Path, size: int, columns: int) -> dict[str, Any]:
@@ -189,12 +200,12 @@ def _checked(location: Any, base: Path) -> dict[str, Any]:
     value = location[kind]
     if not isinstance(value, str) or not value or "\0" in value:
         raise DataError(f"{kind} = {value!r}: a path is needed, as in {_FORMS}.")
-    path = base / Path(value).expanduser()
+    path = base / os.path.expanduser(value)
     if kind == "folder":
-        if not path.is_dir():
+        if not os.path.isdir(path):  # Path's own raises where a name is too long
             raise DataError(f"{path}: no such folder of pictures. Give the folder's place after `folder`.")
         return {"kind": kind, "path": path}
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path}: no such sprite.")
     layout = {key: location.get(key) for key in ("size", "columns")}
     wrong = [key for key, number in layout.items() if type(number) is not int or not 0 < number <= 65536]
@@ -203,32 +214,7 @@ def _checked(location: Any, base: Path) -> dict[str, Any]:
     return {"kind": kind, "path": path, **layout}
 
 
-def _is_inside(folder: Path, name: str) -> bool:
-    try:
-        return safe_path(folder, name).is_file()
-    except (DataError, OSError):
-        return False
-
-
 def _open(path: Path, at_least: int | None = None) -> Image.Image:
-    """A picture file as RGB. `at_least` lets a JPEG be decoded at a smaller scale, down to this size."""
-    try:
-        with Image.open(path) as file:
-            if at_least:
-                file.draft("RGB", (at_least, at_least))  # no effect on anything but JPEG
-            picture = ImageOps.exif_transpose(file)
-            return _rgb(picture)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such picture. Put it there, or correct the folder in {PICTURES_FILE}.") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not readable as a picture ({error or type(error).__name__}).") from error
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith(("I", "F")):  # 16 bits a pixel: PIL would clip them to 255
-        values = np.asarray(picture, dtype=np.float64)
-        picture = Image.fromarray(np.clip(values / (256 if values.max() > 255 else 1), 0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
+    if not os.path.lexists(path):
+        raise DataError(f"{path}: no such picture. Put it there, or correct the folder in {PICTURES_FILE}.")
+    return open_picture(path, at_least)

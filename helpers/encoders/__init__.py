@@ -1,14 +1,13 @@
 """The encoders: text and pictures to vectors, behind one small interface, and a folder of pictures to a data folder.
 
 One module each: `text` and `images` hold the encoders, `presets` pairs of them, `sources` where a model comes from,
-`preprocessing` what a network sees, `pictures` opens picture files, `folder` makes a data folder of them in `shards`,
-with threads that read `ahead` and a bar of the `progress`, and `command` is its command line. The encoders' libraries
-are optional: pip install "embedding-translation[encode]".
+`preprocessing` what a network sees, `folder` makes a data folder of them in `shards`, with threads that read `ahead`,
+and `command` is its command line. The encoders' libraries are optional: pip install "embedding-translation[encode]".
 """
 
-from helpers.encoders.folder import Encoded, encode_folder
+from helpers.data.picture_files import as_rgb, find_pictures, open_picture
+from helpers.encoders.folder import Encoded, encode_folder, encode_pictures
 from helpers.encoders.images import ImageEncoder, load_image_encoder
-from helpers.encoders.pictures import as_rgb, find_pictures, open_picture
 from helpers.encoders.presets import PRESETS
 from helpers.encoders.text import TextEncoder, load_text_encoder
 from helpers.errors import EncoderError, PictureError
@@ -22,6 +21,7 @@ __all__ = [
     "TextEncoder",
     "as_rgb",
     "encode_folder",
+    "encode_pictures",
     "find_pictures",
     "load_image_encoder",
     "load_text_encoder",

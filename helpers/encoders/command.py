@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.data.importers import import_embeddings
 from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE
+from helpers.data.picture_files import find_pictures
 from helpers.encoders.folder import encode_folder, where_from
 from helpers.encoders.images import POOLINGS
-from helpers.encoders.pictures import find_pictures
 from helpers.encoders.presets import PRESETS
 from helpers.encoders.sources import PRECISIONS
 from helpers.errors import EncoderError, UserError
+from helpers.system.console import print_anything
 from helpers.system.files import read_json, write_json
 
 DESCRIPTION = """Encode a folder of pictures and their captions into the data folder that the series reads.
@@ -87,9 +87,7 @@ def run(options: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end the work
-            stream.reconfigure(errors="backslashreplace")
+    print_anything()
     options = parse_arguments(arguments)
     try:
         print(run(options))

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ from helpers.data.captions import lookalike, match_captions
 from helpers.data.folder import Blocks, write_data_folder
 from helpers.data.importers import read_captions
 from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE, UNPRINTABLE
+from helpers.data.picture_files import find_pictures, open_picture
 from helpers.encoders.ahead import ahead
 from helpers.encoders.images import ImageEncoder, load_image_encoder
-from helpers.encoders.pictures import find_pictures, open_picture
 from helpers.encoders.presets import PRESETS
-from helpers.encoders.progress import encoding_bar
 from helpers.encoders.shards import Shard, shards_of
 from helpers.encoders.text import TextEncoder, load_text_encoder
 from helpers.errors import ConfigError, DataError, EncoderError, PictureError, first_five
+from helpers.system.bars import encoding_bar
 from helpers.system.files import write_json
 
 WORK = ".encoding"
@@ -297,12 +297,38 @@ def _done(folder: Path, work: Path, digest: str, overwrite: bool) -> Encoded | N
     )
 
 
+def encode_pictures(root: Path, names: Sequence[str], encoder: ImageEncoder) -> tuple[np.ndarray, dict[str, str]]:
+    """Vectors of a folder's pictures in memory, as `encode_folder` makes them.
+
+    Returns:
+        (kept, dim) float32 in the order of the names, and why each other picture has none, by its name.
+    """
+    with _looking(root, names, range(len(names)), encoder, encoder.batch) as (seen, tell):
+        vectors, left_out = _encode_next(len(names), seen, encoder, encoder.batch, tell)
+    return vectors, {names[row]: reason for row, reason in left_out.items()}
+
+
 def _encode_pictures(
     root: Path, names: Sequence[str], shards: Sequence[Shard], encoder: ImageEncoder, batch_size: int | None
 ) -> None:
     """Make the shards that are missing."""
     wanted = [shard for shard in shards if not shard.is_there()]
+    rows = [row for shard in wanted for row in range(shard.first, shard.last)]
     size = batch_size or encoder.batch
+    with _looking(root, names, rows, encoder, size) as (seen, tell):
+        for shard in wanted:
+            shard.write(*_encode_next(shard.size, seen, encoder, size, tell))
+
+
+Seen = Iterator[torch.Tensor | PictureError]
+"""What the network sees of one picture after the other, or why it can see none."""
+
+
+@contextlib.contextmanager
+def _looking(
+    root: Path, names: Sequence[str], rows: Sequence[int], encoder: ImageEncoder, size: int
+) -> Iterator[tuple[Seen, Callable[[int], object]]]:
+    """The pictures of some rows, made ready by threads ahead of a network that takes `size`, and what moves a bar."""
     width = 2 * encoder.sees
 
     def see(row: int) -> torch.Tensor | PictureError:
@@ -316,20 +342,20 @@ def _encode_pictures(
         except (ValueError, TypeError, ArithmeticError, MemoryError) as error:
             return PictureError(f"cannot be scaled ({type(error).__name__}: {error})")
 
-    rows = (row for shard in wanted for row in range(shard.first, shard.last))
-    done = len(names) - sum(shard.size for shard in wanted)
     threads = encoder.readers
-    with warnings.catch_warnings(), encoding_bar("pictures", len(names), done) as bar, _memory(size):
+    with (
+        warnings.catch_warnings(),
+        encoding_bar("pictures", len(names), len(names) - len(rows)) as bar,
+        _memory(size),
+    ):
         warnings.filterwarnings("ignore", module="PIL")  # of what is odd in a file; what cannot be read is listed
-        seen = ahead(see, rows, 2 * size + threads, threads)
-        for shard in wanted:
-            shard.write(*_encode_shard(shard, seen, encoder, size, bar.update))
+        yield ahead(see, rows, 2 * size + threads, threads), bar.update
 
 
-def _encode_shard(
-    shard: Shard, seen: Iterator[torch.Tensor | PictureError], encoder: ImageEncoder, size: int, tell: Any
+def _encode_next(
+    count: int, seen: Seen, encoder: ImageEncoder, size: int, tell: Callable[[int], object]
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """The vectors of a shard's pictures, and why others have none; the batches depend on its own pictures alone."""
+    """The vectors of the next pictures, and why others have none; the batches depend on these pictures alone."""
     vectors: list[np.ndarray] = [np.zeros((0, encoder.dim), np.float32)]
     left_out: dict[int, str] = {}
     batch: list[torch.Tensor] = []
@@ -343,7 +369,7 @@ def _encode_shard(
         batch.clear()
         items.clear()
 
-    for item in range(shard.size):
+    for item in range(count):
         one = next(seen)
         if isinstance(one, PictureError):
             left_out[item] = str(one)

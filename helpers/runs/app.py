@@ -6,15 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from helpers.errors import CheckpointError, UserError
 from helpers.evaluation.hubness import QUERY_BANK_FILE
-from helpers.runs.search import open_index, run_folder
+from helpers.runs.search import image_encoder_of, open_index, run_folder
 from helpers.serving.app.gallery import Gallery
 from helpers.serving.app.server import serve
 from helpers.serving.translator import ENCODERS_FILE
-from helpers.system.files import read_json, reading
+from helpers.system.console import print_anything
 
 if TYPE_CHECKING:
     from helpers.encoders import ImageEncoder
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, which only this machine can reach")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     options = parser.parse_args(arguments)
+    print_anything()
     try:
         serve(partial(open_gallery, options.run, options.data_dir), options.host, options.port, options.open)
     except UserError as error:
@@ -54,13 +55,10 @@ def open_gallery(run: str, data_dir: str | None = None) -> Gallery:
     """
     folder = run_folder(run)
     corrects = (folder / QUERY_BANK_FILE).exists()
-    description: dict[str, Any] = {"kind": "unknown"}
-    if (folder / ENCODERS_FILE).exists():
-        with reading(folder / ENCODERS_FILE, "does not say what encoded the images", "Write the data folder again."):
-            description = dict(read_json(folder / ENCODERS_FILE)["images"])
+    description = image_encoder_of(folder)
 
     def image_encoder() -> ImageEncoder:
-        if description.get("kind", "unknown") == "unknown":
+        if description["kind"] == "unknown":
             raise CheckpointError(f"{folder / ENCODERS_FILE}: does not say what encoded the images.")
         from helpers.encoders import load_image_encoder
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 
 from helpers.data.cache import read_cache, write_cache
 from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE, PairedEmbeddings, load_pairs
-from helpers.data.pictures import Pictures, safe_path
+from helpers.data.pictures import Pictures, is_inside
 from helpers.errors import CheckpointError, DataError, UserError, first_five
 from helpers.evaluation import hubness as hubness_reduction
 from helpers.runs.run import RUN_FILE, Run, read_run, say
@@ -25,12 +24,13 @@ from helpers.serving.index import Kind, PictureIndex
 from helpers.serving.page import Found, write_page
 from helpers.serving.translator import Translator
 from helpers.system import paths
+from helpers.system.console import print_anything
 from helpers.system.files import read_json, reading
 
 INDEX_DIR = "index"
 """Folder in a run's folder: what is made there can be made again, so no manifest lists it."""
-ENCODED = 64
-"""Pictures that are held decoded at a time."""
+_ENCODED_BY = ("model", "kind", "pooling", "preprocessing")
+"""What tells one image encoder from another, whose vectors are not to be compared with its own."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def run_folder(run: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such run; the message says which there are.
     """
-    for folder in (paths.runs_dir() / Path(run).expanduser(), Path(run).expanduser().absolute()):
-        if (folder / RUN_FILE).is_file():
+    named = os.path.expanduser(run)
+    for folder in (paths.runs_dir() / named, Path(named).absolute()):
+        if os.path.isfile(folder / RUN_FILE):  # Path's own raises where a name is too long, such as a sentence
             return folder
     there = sorted(path.parent.name for path in paths.runs_dir().glob(f"*/{RUN_FILE}"))
     remedy = f"There are: {first_five(there)}." if there else "Run the series first: python -m helpers.series"
@@ -154,16 +155,32 @@ def open_index(
     return index
 
 
+def image_encoder_of(folder: Path) -> dict[str, Any]:
+    """What made the image vectors of a run or a data folder; of kind "unknown" where it does not say.
+
+    Raises:
+        CheckpointError: its `encoders.json` is damaged.
+    """
+    path = folder / ENCODERS_FILE
+    if not path.exists():
+        return {"kind": "unknown"}
+    with reading(path, "does not say what encoded the images", "Write the data folder again."):
+        description = dict(read_json(path)["images"])
+        return description | {"kind": str(description["kind"])}
+
+
 def data_folder(data_dir: str | Path) -> Callable[[Path, Translator], Gallery]:
     """The images of another data folder, as a gallery for `open_index`; encoded as the run's images were."""
     path = Path(data_dir).expanduser().absolute()
 
     def gallery(folder: Path, translator: Translator) -> Gallery:
         data = load_pairs(path, text_dim=translator.text_dim, image_dim=translator.image_dim)
-        ours, theirs = (_encoder(where / ENCODERS_FILE) for where in (folder, path))
-        if ours and theirs and ours["model"] != theirs["model"]:
+        ours, theirs = image_encoder_of(folder), image_encoder_of(path)
+        differ = [key for key in _ENCODED_BY if ours.get(key) != theirs.get(key)]
+        if differ and "unknown" not in (ours["kind"], theirs["kind"]):
+            by = [" ".join(str(one.get(key)) for key in dict.fromkeys(["model", *differ])) for one in (theirs, ours)]
             raise DataError(
-                f"{path}: its images were encoded by {theirs['model']}, those of the run by {ours['model']}. "
+                f"{path}: its images were encoded by {by[0]}, those of the run by {by[1]}. "
                 "Encode them with the run's preset."
             )
         return _gallery_of(data, path, _short_digest(str(path)))
@@ -174,16 +191,16 @@ def data_folder(data_dir: str | Path) -> Callable[[Path, Translator], Gallery]:
 def picture_folder(images: str | Path) -> Callable[[Path, Translator], Gallery]:
     """A folder of pictures as a gallery for `open_index`: encoded once by the run's image encoder, and kept.
 
-    Pictures that cannot be read are named and left out.
+    Pictures that cannot be encoded are named and left out.
     """
     path = Path(images).expanduser().absolute()
 
     def gallery(folder: Path, translator: Translator) -> Gallery:
         from helpers.encoders import find_pictures
 
-        names = [name for name in find_pictures(path) if _is_inside(path, name)]
-        description = _encoder(folder / ENCODERS_FILE)
-        if description is None or description["kind"] == "unknown":
+        names = [name for name in find_pictures(path) if is_inside(path, name)]
+        description = image_encoder_of(folder)
+        if description["kind"] == "unknown":
             raise CheckpointError(
                 f"{folder / ENCODERS_FILE}: does not say what encoded the images of the run. Encode the pictures "
                 "yourself, as those were, and give the data folder with --data-dir."
@@ -199,7 +216,11 @@ def picture_folder(images: str | Path) -> Callable[[Path, Translator], Gallery]:
                 if found is None or found["made_of"] != [made_of["pictures"]]:
                     vectors, read = _encode(path, names, description, translator.image_dim)
                     arrays = {"vectors": ("F32", vectors.shape, [vectors])}
-                    found = write_cache(kept, arrays, {"names": read, "made_of": [made_of["pictures"]]})
+                    try:
+                        found = write_cache(kept, arrays, {"names": read, "made_of": [made_of["pictures"]]})
+                    except DataError as error:  # such as another user's run: search them all the same
+                        say(str(error))
+                        found = {"vectors": vectors, "names": read}
                 encoded.append(found)
             return encoded[0]
 
@@ -217,9 +238,7 @@ def picture_folder(images: str | Path) -> Callable[[Path, Translator], Gallery]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search as the command line asks for; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show ends no search
-            stream.reconfigure(errors="backslashreplace")
+    print_anything()
     options = parse_arguments(arguments)
     try:
         search(options)
@@ -332,52 +351,24 @@ def _bank_captions(run: Run, translator: Translator) -> list[str]:
     return [run.data.captions[row] for row in rows] if np.array_equal(bank, run.data.text[rows]) else []
 
 
-def _encoder(path: Path) -> dict[str, Any] | None:
-    """What made the image vectors, by an `encoders.json`; None where there is none."""
-    if not path.exists():
-        return None
-    with reading(path, "does not say what encoded the images", "Write the data folder again."):
-        description = dict(read_json(path)["images"])
-        return {"model": None, **description, "kind": description["kind"]}
-
-
-def _is_inside(folder: Path, name: str) -> bool:
-    try:
-        return safe_path(folder, name).is_file()
-    except DataError:  # a link that leads out of the folder
-        return False
-
-
 def _encode(
     folder: Path, names: Sequence[str], description: dict[str, Any], image_dim: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Vectors (M, dy) of the pictures that can be read, and their names."""
-    from helpers.encoders import load_image_encoder, open_picture
+    """Vectors (M, dy) of the pictures that can be encoded, and their names."""
+    from helpers.encoders import encode_pictures, load_image_encoder
 
     encoder = load_image_encoder(description)
     if encoder.dim != image_dim:
         raise CheckpointError(
             f"The image encoder gives {encoder.dim} numbers a picture, the model expects {image_dim}."
         )
-    vectors: list[np.ndarray] = []
-    read: list[str] = []
-    broken: list[str] = []
-    for left in range(0, len(names), ENCODED):
-        pictures = []
-        for name in names[left : left + ENCODED]:
-            try:
-                pictures.append(open_picture(folder / name))
-                read.append(name)
-            except UserError:
-                broken.append(name)
-        if pictures:
-            vectors.append(np.asarray(encoder.encode(pictures), dtype=np.float32))
-        say(f"{min(left + ENCODED, len(names)):,} of {len(names):,} pictures encoded")
-    if broken:
-        say(f"{len(broken)} picture(s) cannot be read and are left out: {first_five(broken)}")
-    if not read:
-        raise DataError(f"{folder}: none of its {len(names)} pictures can be read.")
-    return np.concatenate(vectors), read
+    vectors, left_out = encode_pictures(folder, names, encoder)
+    if left_out:
+        reasons = first_five(f"{name} ({reason})" for name, reason in left_out.items())
+        say(f"{len(left_out)} picture(s) cannot be encoded and are left out: {reasons}")
+    if not len(vectors):
+        raise DataError(f"{folder}: none of its {len(names)} pictures can be encoded.")
+    return vectors, [name for name in names if name not in left_out]
 
 
 def _file_digest(path: Path) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import logging
 import os
 import shutil
@@ -31,11 +30,12 @@ from helpers.runs.parameters import Given, check, deal, literal, notebooks, pars
 from helpers.runs.run import RUN_FILE, Run, read_run
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
+from helpers.system.bars import LOG_INTERVAL
+from helpers.system.console import print_anything
 from helpers.system.devices import choose_device
 from helpers.system.files import read_json, reading
 from helpers.system.locks import lock
 from helpers.system.settings import as_dict
-from helpers.training.bar import LOG_INTERVAL
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -225,9 +225,7 @@ def print_leaderboards(run_dir: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end a finished run
-            stream.reconfigure(errors="backslashreplace")
+    print_anything()
     options = parse_arguments(arguments)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     started = time.perf_counter()

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.errors import DataError
+from helpers.errors import DataError, shorten
 from helpers.system.libraries import library
 
 MULTIPLE = {"hnsw": 1, "int8": 4, "ivfpq": 40, "binary": 100}
@@ -103,8 +103,15 @@ class Candidates:
         return cls(kind, index, width)
 
     def write(self, path: Path) -> None:
-        """Write a file for `load`."""
-        library("faiss", "search").write_index(self.index, str(path))
+        """Write a file for `load`.
+
+        Raises:
+            OSError: it cannot be written, such as on a full disk.
+        """
+        try:
+            library("faiss", "search").write_index(self.index, str(path))
+        except RuntimeError as error:  # faiss has no other
+            raise OSError(f"faiss: {shorten(str(error))}") from error
 
     def add(self, vectors: np.ndarray) -> None:
         """Hold more folded vectors (C, d + 1)."""

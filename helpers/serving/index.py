@@ -172,6 +172,16 @@ class PictureIndex:
             CheckpointError: missing, damaged, of another version of this package, or built for other weights.
         """
         folder = Path(folder).expanduser().absolute()
+        while True:
+            named = _named_files(folder)
+            try:
+                return cls._load(folder, translator)
+            except CheckpointError:
+                if _named_files(folder) == named:  # else another process has replaced the files while they were read
+                    raise
+
+    @classmethod
+    def _load(cls, folder: Path, translator: Translator | None) -> PictureIndex:
         path = folder / INDEX_FILE
         with reading(path, "not a readable index of pictures", _REBUILD):
             about = read_json(path)
@@ -491,7 +501,7 @@ class PictureIndex:
             return self._search_exactly(unit, k, reduce)
         asked = self._candidates.find(_folded(unit, np.float32(reduce)), k)
         rows, scores = self._rescored(unit, asked, k, reduce)
-        short = np.flatnonzero(rows[:, -1] < 0) if k else rows[:0]  # fewer candidates than results
+        short = np.flatnonzero(rows[:, -1] < 0)  # fewer candidates than results
         if len(short):
             rows[short], scores[short] = self._search_exactly(unit[short], k, reduce)
         return rows, scores
@@ -653,7 +663,7 @@ def _checked_file(folder: Path, described: Mapping[str, Any]) -> Path:
 
 def _named_files(folder: Path) -> set[str]:
     """The files that a saved index names; none where there is no index, or no readable one."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
         return {str(file["name"]) for file in read_json(folder / INDEX_FILE)["files"].values()}
     return set()
 

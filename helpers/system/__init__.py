@@ -5,5 +5,6 @@
 - `files`: written whole or not at all.
 - `locks`: one process at a time in a run's folder.
 - `paths`: where things are.
+- `bars`, `console`: progress, and what is printed.
 - `settings`: checks of settings.
 """

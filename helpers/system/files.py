@@ -47,9 +47,14 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def json_text(value: object) -> str:
+    """`value` as JSON, indented; NaN is refused because it is no JSON."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON, indented; NaN is refused because it is no JSON."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    """Write `value` as `json_text` has it."""
+    text = json_text(value)
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

@@ -17,7 +17,7 @@ from helpers.data.training_data import TrainingData
 from helpers.evaluation import metrics
 from helpers.models.networks import GeomWithAdapter, fit_standardisation
 from helpers.system import memory
-from helpers.training.bar import show, training_bar
+from helpers.system.bars import show, training_bar
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import (
     BaselineConfig,

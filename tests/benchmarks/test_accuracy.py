@@ -28,8 +28,8 @@ from helpers.data.repeats import count_repeats
 from helpers.data.split import make_split
 from helpers.data.synthetic import write_demo
 from helpers.evaluation import metrics
+from helpers.system import bars as bar
 from helpers.system.devices import seed_all
-from helpers.training import bar
 from helpers.training.loop import fit
 
 CPU = torch.device("cpu")

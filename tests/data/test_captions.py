@@ -46,7 +46,7 @@ def test_lines_are_split_once_and_never_unquoted(tmp_path, content, rows):
         (b"a.jpg,one\na.jpg, \na.jpg,\n", r"2 line\(s\) without caption text: 2, 3"),
         (b",one\n", r"1 line\(s\) without an image name or id: 1"),
         (b"a.jpg,one\nb.jpg,caf\xe9\n", "line 2 is not UTF-8"),
-        ("a.jpg,one\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ("a.jpg,one\n".encode("utf-16")[:-1], "line 1 is not UTF-8"),
     ],
 )
 def test_bad_lines_are_counted_and_numbered(tmp_path, content, message):

@@ -1,6 +1,8 @@
 """Data folders that are written: read back as they were given, whole or not at all, in bounded memory."""
 
+import contextlib
 import json
+import os
 import tracemalloc
 import zipfile
 
@@ -166,6 +168,34 @@ def test_encoders_and_pictures_of_earlier_vectors_go(tmp_path):
     write_data_folder(tmp_path, **valid(encoders={"preset": "small"}, pictures={"folder": "."}))
     write_data_folder(tmp_path, **valid())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.npz"]
+
+
+@pytest.mark.parametrize("killed_at", range(1, 5))
+def test_killed_at_any_time_no_vectors_have_the_encoders_of_others(tmp_path, monkeypatch, killed_at):
+    def write(value):
+        vectors, encoders = np.full((2, 3), value, np.float32), {"text": {"model": str(value)}}
+        write_data_folder(tmp_path, text=vectors, images=vectors, caption_image=[0, 1], captions=["a", "b"],
+                          names=["x", "y"], encoders=encoders, pictures={"folder": "."})  # fmt: skip
+
+    class Killed(BaseException):
+        pass
+
+    calls, fsync = [], os.fsync
+
+    def die(file):  # each file is flushed once, just before it takes its place
+        calls.append(file)
+        if len(calls) == killed_at:
+            raise Killed
+        return fsync(file)
+
+    write(1)
+    monkeypatch.setattr(os, "fsync", die)
+    with contextlib.suppress(Killed):
+        write(2)
+    with np.load(tmp_path / "train.npz") as archive:
+        found = int(archive["captions/embeddings"][0, 0])
+    if (tmp_path / "encoders.json").exists():
+        assert json.loads((tmp_path / "encoders.json").read_text()) == {"text": {"model": str(found)}}
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.data.picture_files import open_picture
 from helpers.data.pictures import PICTURES_FILE, Pictures, contact_sheet, safe_path, save_sprite
 from helpers.errors import DataError
 
@@ -134,9 +135,20 @@ def test_pictures_of_every_kind_become_rgb_upright_and_on_white(folder):
     assert corner(pictures.image(4)) == (0, 0, 255)
 
 
+def test_a_picture_is_shown_as_it_was_encoded(folder):
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    Image.fromarray(values).save(folder / "photos" / "floats.tif")
+    Image.fromarray((values * 65535).astype(np.uint16)).save(folder / "photos" / "deep.png")
+    pictures = Pictures.of(folder, ["floats.tif", "deep.png"])
+    for row, name in enumerate(pictures.names):
+        np.testing.assert_array_equal(pictures.image(row), open_picture(folder / "photos" / name))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (json.dumps({"folder": "a" * 5000}), "no such folder"),
+        ('{"folder": "~nobody-of-this-name/photos"}', "no such folder"),
         ("{", "not readable as JSON"),
         ("[]", "Either a folder or a sprite"),
         ("{}", "Either a folder or a sprite"),

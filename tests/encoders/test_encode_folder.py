@@ -19,10 +19,10 @@ from helpers.encoders import (
     folder,
     load_image_encoder,
     load_text_encoder,
-    progress,
 )
 from helpers.encoders import open_picture as plainly_opened
 from helpers.errors import ConfigError, DataError
+from helpers.system import bars
 
 
 @pytest.fixture
@@ -309,7 +309,7 @@ def test_one_process_at_a_time_encodes_into_a_folder(encode, album):
 
 
 def test_progress_shows_the_time_that_is_left(encode, capsys, monkeypatch):
-    monkeypatch.setattr(progress, "tqdm", partial(progress.tqdm, disable=False))  # the suite has switched bars off
+    monkeypatch.setattr(bars, "tqdm", partial(bars.tqdm, disable=False))  # the suite has switched bars off
     encode()
     shown = capsys.readouterr().err
     assert "pictures:" in shown and "12/12" in shown and "captions:" in shown and "24/24" in shown and "\r" not in shown
@@ -325,18 +325,18 @@ def test_what_is_opened_ahead_is_bounded(encode, album, monkeypatch):
         return open_one(*args, **more)
 
     monkeypatch.setattr(folder, "open_picture", count)
-    run = folder._encode_shard
+    run = folder._encode_next
 
-    def watched(shard, seen, *rest):
+    def watched(count, seen, *rest):
         def taken():
             nonlocal most
             for number, one in enumerate(seen):
                 most = max(most, opened - number)
                 yield one
 
-        return run(shard, taken(), *rest)
+        return run(count, taken(), *rest)
 
-    monkeypatch.setattr(folder, "_encode_shard", watched)
+    monkeypatch.setattr(folder, "_encode_next", watched)
     encode(batch_size=2)
     assert opened == 12 and most <= 2 * 2 + 2
 

@@ -192,6 +192,12 @@ def test_a_missing_library_is_said_with_what_to_install(monkeypatch, text_model)
         load_text_encoder({"model": str(text_model)})
 
 
+def test_timm_is_no_extra_and_is_asked_for_by_its_own_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(MissingLibraryError, match="pip install timm$"):
+        load_image_encoder({"kind": "timm", "model": "any"})
+
+
 @pytest.mark.parametrize("load", [load_text_encoder, load_image_encoder])
 @pytest.mark.parametrize(
     ("description", "problem"),
@@ -205,6 +211,12 @@ def test_a_missing_library_is_said_with_what_to_install(monkeypatch, text_model)
 def test_a_description_of_no_encoder_is_refused(load, description, problem):
     with pytest.raises(EncoderError, match=problem):
         load(description)
+
+
+def test_a_model_of_another_owner_is_never_taken_from_the_wheel_of_its_namesake():
+    assert find_model("someone/all-MiniLM-L6-v2").place == "someone/all-MiniLM-L6-v2"
+    assert find_model("sentence-transformers/all-MiniLM-L6-v2").revision.startswith("wheel:")
+    assert find_model("all-MiniLM-L6-v2").revision.startswith("wheel:")
 
 
 @pytest.mark.parametrize("load", [load_text_encoder, load_image_encoder])

@@ -31,12 +31,17 @@ class TextEncoder:
 class ImageEncoder:
     """The mean colour of a picture, among constants; counts the pictures that it has seen."""
 
-    dim, seen = IMAGE_DIM, 0
+    dim, sees, batch, readers, seen = IMAGE_DIM, 8, 2, 1, 0
+
+    def prepare(self, picture):
+        return torch.tensor(np.asarray(picture.convert("RGB"), float).mean((0, 1)))
+
+    def encode_prepared(self, prepared):
+        ImageEncoder.seen += len(prepared)
+        return np.array([[*colour.tolist(), 1, 1] for colour in prepared], dtype=np.float32)
 
     def encode(self, pictures):
-        ImageEncoder.seen += len(pictures)
-        colours = [np.asarray(picture.convert("RGB"), float).mean((0, 1)) for picture in pictures]
-        return np.array([[*colour, 1, 1] for colour in colours], dtype=np.float32)
+        return self.encode_prepared([self.prepare(picture) for picture in pictures])
 
 
 def store_model(run, seed):
@@ -80,6 +85,9 @@ def test_a_run_is_found_by_name_and_by_path(run, tmp_path, monkeypatch):
     assert run_folder("mine") == run_folder(run.directory) == run.directory
     monkeypatch.chdir(tmp_path)
     assert run_folder("runs/mine") == run.directory
+    for name in ("~nobody-of-this-name", "two dogs on a beach " * 20):
+        with pytest.raises(CheckpointError, match="neither a run in"):
+            run_folder(name)
     with pytest.raises(CheckpointError, match=r"other: neither a run in .*runs nor the folder of one. There are: mine"):
         run_folder("other")
 
@@ -171,7 +179,7 @@ def folder(tmp_path):
 def test_a_folder_of_pictures_is_encoded_once(run, folder, capsys):
     index = open_index(run.directory, gallery=picture_folder(folder))
     assert index.names == ["red.png", "sub/blue.jpg"] and ImageEncoder.seen == 2
-    assert "1 picture(s) cannot be read and are left out: broken.png" in capsys.readouterr().err
+    assert "1 picture(s) cannot be encoded and are left out: broken.png" in capsys.readouterr().err
     assert index.pictures.image(1).size == (40, 40)
     expected = ImageEncoder().encode([Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")])
     np.testing.assert_allclose(index.vectors[0], expected[0] / np.linalg.norm(expected[0]), rtol=1e-5)
@@ -182,6 +190,26 @@ def test_a_folder_of_pictures_is_encoded_once(run, folder, capsys):
     assert ImageEncoder.seen == 0
     Image.new("RGB", (40, 40), "white").save(folder / "white.png")
     assert len(open_index(run.directory, gallery=picture_folder(folder))) == 3
+
+
+def test_a_picture_that_the_encoder_cannot_take_is_left_out_of_a_folder(run, folder, monkeypatch, capsys):
+    def prepare(self, picture):
+        if picture.getpixel((0, 0)) == (255, 0, 0):
+            raise ValueError("unsupported")
+        return torch.zeros(3)
+
+    monkeypatch.setattr(ImageEncoder, "prepare", prepare)
+    assert open_index(run.directory, gallery=picture_folder(folder)).names == ["sub/blue.jpg"]
+    assert "red.png (cannot be scaled (ValueError: unsupported))" in capsys.readouterr().err
+
+
+def test_a_folder_is_searched_where_its_vectors_cannot_be_kept(run, folder, monkeypatch, capsys):
+    def full(*args):
+        raise DataError("no room")
+
+    monkeypatch.setattr(search, "write_cache", full)
+    assert len(open_index(run.directory, gallery=picture_folder(folder))) == 2
+    assert "no room" in capsys.readouterr().err
 
 
 def test_a_folder_needs_an_encoder_that_is_known(run, folder):
@@ -202,6 +230,12 @@ def test_the_images_of_another_data_folder_are_searched(run, files, tmp_path):
     (tmp_path / "other" / "encoders.json").write_text(json.dumps({"images": {**ENCODERS["images"], "model": "n"}}))
     with pytest.raises(DataError, match="its images were encoded by n, those of the run by m"):
         open_index(run.directory, gallery=data_folder(tmp_path / "other"))
+    # Of one model, CLS tokens and means of patches may be equally wide.
+    (tmp_path / "other" / "encoders.json").write_text(json.dumps({"images": {**ENCODERS["images"], "pooling": "mean"}}))
+    with pytest.raises(DataError, match="its images were encoded by m mean, those of the run by m None"):
+        open_index(run.directory, gallery=data_folder(tmp_path / "other"))
+    (tmp_path / "other" / "encoders.json").write_text(json.dumps({"images": {"kind": "unknown", "dim": IMAGE_DIM}}))
+    assert len(open_index(run.directory, gallery=data_folder(tmp_path / "other"))) == N_IMAGES
 
 
 def test_the_command_prints_the_hits_and_writes_a_page(run, capsys, tmp_path):

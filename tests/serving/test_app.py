@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import tomllib
 import warnings
 import zlib
@@ -340,6 +341,14 @@ def test_a_photograph_is_turned_as_its_camera_was():
     assert uploads.decode(stream.getvalue(), "x").size == (20, 40)
 
 
+def test_a_photograph_whose_exif_is_damaged_is_taken():
+    stream = io.BytesIO()
+    turned = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\xff" + turned + b"\x01\x03\0\x05\0\0\0\x01\0\0\0&" + bytes(7) + b"H\0\0\0\x01"
+    Image.new("RGB", (40, 20)).save(stream, "JPEG", exif=exif)  # Pillow fails to write it anew, once it is turned
+    assert uploads.decode(stream.getvalue(), "x").size == (40, 20)
+
+
 def test_a_cmyk_photograph_is_taken(client):
     stream = io.BytesIO()
     Image.new("CMYK", (20, 20), (0, 255, 0, 0)).save(stream, "JPEG")
@@ -407,12 +416,29 @@ def test_a_run_that_is_not_there_is_one_line(capsys):
     assert said[-1].startswith("error: no such run: neither a run in")
 
 
+def test_a_name_that_the_terminal_cannot_show_does_not_end_the_page(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    monkeypatch.setattr("helpers.runs.app.serve", lambda *_: print("données: 12 pictures"))
+    assert app.main(["any"]) == 0
+
+
 def test_the_page_is_part_of_the_package():
     settings = tomllib.loads((paths.PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert (
         PAGE.relative_to(paths.PROJECT_ROOT / "helpers").as_posix()
         in (settings["tool"]["setuptools"]["package-data"]["helpers"])
     )
+
+
+def test_a_run_that_holds_other_pictures_by_now_is_not_mixed_with_the_first_ones(run):
+    gallery = make_gallery(run)
+    client = TestClient(create_app(gallery), base_url="http://localhost")
+    first, *others = [model["name"] for model in client.get("/api/about").json()["models"]]
+    opened = gallery._open_index(others[0])
+    opened.names = opened.names[::-1]
+    gallery._open_index = lambda model: opened
+    assert search(client, q="red", model=first).status_code == 200
+    assert "start the page again" in error_of(search(client, q="red", model=others[0]), 409)
 
 
 def test_an_encoder_of_another_width_adds_nothing(run):

@@ -244,11 +244,41 @@ def test_a_save_that_fails_leaves_the_earlier_index_and_nothing_else(monkeypatch
     assert len(PictureIndex.load(saved)) == 30
 
 
+def test_candidates_that_cannot_be_written_leave_the_earlier_index_and_nothing_else(translator, tmp_path, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    with pytest.raises(RuntimeError) as real:  # what faiss raises, and no OSError
+        faiss.write_index(faiss.IndexFlatIP(2), str(tmp_path / "no such folder" / "file"))
+    index = PictureIndex.build(translator, make_gallery(30), names_of(30), kind="int8")
+    folder = index.save(tmp_path / "index")
+    before = {path.name for path in folder.iterdir()}
+
+    def fail(*_):
+        raise real.value
+
+    monkeypatch.setattr(faiss, "write_index", fail)
+    with pytest.raises(CheckpointError, match="the index cannot be written"):
+        index.save(folder)
+    assert {path.name for path in folder.iterdir()} == before
+
+
 def test_an_index_that_is_open_survives_its_replacement(translator, saved):
     index, queries = PictureIndex.load(saved), make_queries(4)
     expected = index.search(queries)[0]
     PictureIndex.build(translator, make_gallery(9, seed=7), names_of(9)).save(saved)
     np.testing.assert_array_equal(index.search(queries)[0], expected)
+
+
+def test_an_index_that_is_replaced_while_it_is_loaded_is_loaded_as_it_is_then(translator, saved, monkeypatch):
+    other = PictureIndex.build(translator, make_gallery(9, seed=7), names_of(9))
+    check, replaced = index_module._checked_file, []
+
+    def replace_first(*given):
+        if not replaced:
+            replaced.append(other.save(saved))
+        return check(*given)
+
+    monkeypatch.setattr(index_module, "_checked_file", replace_first)
+    assert len(PictureIndex.load(saved)) == 9
 
 
 def test_nothing_that_is_saved_is_a_pickle(saved):

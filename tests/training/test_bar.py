@@ -10,7 +10,7 @@ import torch
 
 from helpers.data.training_data import TrainingData
 from helpers.models.build import build_model
-from helpers.training import bar
+from helpers.system import bars as bar
 from helpers.training.loop import train_baseline
 from helpers.training.objectives import BaselineConfig
 from helpers.training.plus_search import search

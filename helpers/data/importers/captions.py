@@ -6,10 +6,11 @@ lists of JSON records, COCO's captions, Karpathy's splits, and parquet. What a f
 
 from __future__ import annotations
 
-import codecs
+import contextlib
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.data.captions import parse_captions, read_bytes
+from helpers.data.captions import parse_captions, read_text
 from helpers.data.importers import columns, tables
 from helpers.data.pairs import LONGEST_TEXT, UNPRINTABLE
 from helpers.errors import DataError, first_five
@@ -71,8 +72,8 @@ def read_captions(path: str | Path) -> Captions:
         DataError: the file is missing, of no known format, or holds records without image, without text, or of more
             than one split; the message names the file, the kind of place, the count and the first five.
     """
-    path = Path(path).expanduser().absolute()
-    if path.is_dir():
+    path = Path(os.path.expanduser(path)).absolute()
+    if os.path.isdir(path):
         found = [name for name in METADATA_FILES if (path / name).exists()]
         if not found:
             raise DataError(f"{path}: holds none of {', '.join(METADATA_FILES)}. Give the captions file itself.")
@@ -154,7 +155,7 @@ def _open(path: Path) -> tuple[str, Iterable[Record]]:
         magic = file.read(4)
     if magic == tables.PARQUET_MAGIC:
         return "row", _parquet(path)
-    content = decode(path)
+    content = read_text(path)
     start = content.lstrip()[:1]
     if ending in (".jsonl", ".ndjson"):
         return "line", _json_lines(path, content)
@@ -176,17 +177,6 @@ def _opened(path: Path) -> io.BufferedReader:
         return path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). A captions file is needed.") from error
-
-
-def decode(path: Path) -> str:
-    """The text of a file: UTF-8, or UTF-16 where it has a mark, as spreadsheets save it."""
-    raw = read_bytes(path)
-    encoding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
-    try:
-        return raw.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}: line {line} is not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
 
 
 def _is_csv(content: str) -> bool:
@@ -211,7 +201,10 @@ def _csv_layout(content: str) -> tuple[str, list[str], bool] | None:
     None where they are neither names of an image's and a caption's column, nor a picture file and its caption.
     """
     first = content.partition("\n")[0]
-    found = [(mark, next(csv.reader([first], delimiter=mark), [])) for mark in ",\t;|" if mark in first]
+    found = []
+    for mark in ",\t;|":
+        with contextlib.suppress(csv.Error):  # it is longer than any cell may be, or no CSV
+            found += [(mark, next(csv.reader([first], delimiter=mark), []))] if mark in first else []
     for mark, cells in found:
         if columns.find(columns.IMAGE, cells) and columns.find_texts(cells):
             return mark, cells, True
@@ -340,6 +333,10 @@ def _is_text(value: object) -> bool:
 
 def _coco(path: Path, images: list[dict], annotations: list[Any]) -> Iterator[Record]:
     """COCO's captions: images and captions stand apart, and share a number."""
+    for what, items, key in (("images", images, "id"), ("annotations", annotations, "image_id")):
+        odd = [i for i, item in enumerate(items) if isinstance(item, dict) and isinstance(item.get(key), list | dict)]
+        if odd:
+            raise DataError(f"{path}: {len(odd)} of {what} have no number or text as {key!r}: {first_five(odd)}.")
     names = {image.get("id"): image.get("file_name") for image in images}
     texts: dict[Any, list[Any]] = {key: [] for key in names}
     if len(names) < len(images):

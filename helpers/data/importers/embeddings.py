@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from helpers.data.captions import match_captions
+from helpers.data.captions import match_captions, read_text
 from helpers.data.folder import write_data_folder
 from helpers.data.importers import columns
-from helpers.data.importers.captions import Captions, Record, collect, decode, name_of, read_captions, table_records
+from helpers.data.importers.captions import Captions, Record, collect, name_of, read_captions, table_records
 from helpers.data.importers.vectors import Source, Vectors, open_source
+from helpers.data.pictures import Pictures
 from helpers.errors import DataError, first_five
 
 ALIKE = 0.99
@@ -36,6 +37,7 @@ class Imported:
         n_captions, n_images: rows. text_dim, image_dim: widths.
         has_split: whether the data have a split of their own.
         without_caption: images that no caption describes; they are searched, and nothing is learnt from them.
+        missing: names of images whose picture is not where `pictures` says; they are found, and cannot be shown.
     """
 
     folder: Path
@@ -45,13 +47,15 @@ class Imported:
     image_dim: int
     has_split: bool
     without_caption: int
+    missing: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         without = f", of which {self.without_caption:,} have no caption" if self.without_caption else ""
         split = "; with its own split" if self.has_split else ""
+        missing = f"; {len(self.missing):,} have no picture in the folder: {first_five(self.missing)}"
         return (
             f"{self.folder}: {self.n_captions:,} captions ({self.text_dim}) of {self.n_images:,} images "
-            f"({self.image_dim}){without}{split}"
+            f"({self.image_dim}){without}{split}{missing if self.missing else ''}"
         )
 
 
@@ -103,7 +107,8 @@ def import_embeddings(
     )
     without = len(paired.names) - len(np.unique(paired.rows))
     sizes = len(paired.texts), len(paired.names), text.shape[1], images.shape[1]
-    return Imported(folder, *sizes, paired.split is not None, without)
+    shown = Pictures.of(folder, paired.names)
+    return Imported(folder, *sizes, paired.split is not None, without, [] if shown is None else shown.missing())
 
 
 def _unknown(text: Vectors, images: Vectors) -> dict[str, Any]:
@@ -201,7 +206,7 @@ def read_names(path: Path) -> list[str]:
     Raises:
         DataError: the file is missing, not UTF-8, or has an empty line within.
     """
-    content = decode(path)
+    content = read_text(path)
     if content.lstrip().startswith("["):
         try:
             values = json.loads(content)

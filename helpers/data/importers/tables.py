@@ -57,6 +57,8 @@ class Table:
                 return cls._of(path, [(None, path)], _parquet)
             if (path / "dataset_dict.json").exists():
                 names = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+                if any(Path(name).name != name for name in names):
+                    raise ValueError("its splits are no folders of its own")
                 return cls._of(path, [(name, file) for name in names for file in _data_files(path / name)], _stream)
             if (path / "state.json").exists():
                 return cls._of(path, [(None, file) for file in _data_files(path)], _stream)

@@ -226,7 +226,10 @@ class Gallery:
     def _index(self, model: str) -> PictureIndex:
         """The index of a model, added pictures included; the least recently used ones are let go."""
         if model not in self._indexes:
-            self._keep(model, self._open_index(model))
+            index = self._open_index(model)
+            if index.names != self._names:  # rows would be those of other pictures
+                raise RequestError(409, "The run holds other pictures by now: start the page again.")
+            self._keep(model, index)
         self._indexes.move_to_end(model)
         return self._indexes[model]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from helpers.encoders.pictures import as_rgb
+from helpers.data.picture_files import as_rgb, upright
 from helpers.errors import CheckpointError, RequestError
 from helpers.system.files import read_tensors, reading, write_tensors
 
@@ -117,7 +117,7 @@ def decode(content: bytes, name: str) -> Image.Image:
     Raises:
         RequestError: it is empty, too large, no picture, broken, or of a format that is not taken.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if not content:
         raise RequestError(400, f"{name}: the file is empty.")
@@ -129,7 +129,7 @@ def decode(content: bytes, name: str) -> Image.Image:
             if width * height > MAX_PIXELS:
                 raise RequestError(413, f"{name}: {width * height / 1e6:,.0f} megapixels; {_AT_MOST}")
             picture.load()  # a file that was cut short fails here
-            return as_rgb(ImageOps.exif_transpose(picture))
+            return as_rgb(upright(picture))
     except RequestError:
         raise
     except Image.DecompressionBombError:  # Pillow's own limit, which is above ours

@@ -85,6 +85,19 @@ def test_image_vectors_with_names(tmp_path, captions, form):
         np.testing.assert_array_equal(image, IMAGES[IMAGE[row]])
 
 
+def test_images_without_a_picture_where_they_should_lie_are_named(tmp_path, captions):
+    (tmp_path / "photos").mkdir()
+    for name in NAMES[1:]:
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(NAMES))
+    sources = save_npy(tmp_path, text=TEXT, images=IMAGES)
+    given = {"captions": captions, "names": names, "pictures": {"folder": "../photos"}}
+    made = import_embeddings(sources, tmp_path / "out", **given)
+    assert made.missing == [NAMES[0]] and str(made).endswith(f"; 1 have no picture in the folder: {NAMES[0]}")
+
+
 def test_one_vector_an_image_needs_names_unless_its_order_can_be_but_one(tmp_path, captions):
     sources = save_npy(tmp_path, text=TEXT, images=IMAGES)
     with pytest.raises(
@@ -294,6 +307,16 @@ def test_a_saved_dataset_names_files_of_its_own_folder_alone(tmp_path):
     (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "../a.arrow"}]}')
     with pytest.raises(DataError, match="state.json: names 1 files, one or more of this folder are needed"):
         import_embeddings([tmp_path], tmp_path / "out")
+
+
+def test_a_saved_dataset_has_its_splits_in_its_own_folder(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    other = datasets.Dataset.from_dict({"caption": ["a", "b"], "text_embedding": [[1.0, 2.0]] * 2})
+    other.save_to_disk(str(tmp_path / "elsewhere"))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["../elsewhere"]}')
+    with pytest.raises(DataError, match="splits are no folders of its own"):
+        import_embeddings([tmp_path / "set"], tmp_path / "out")
 
 
 def test_captions_that_do_not_fit_the_rows_are_said(tmp_path, captions):

@@ -58,6 +58,22 @@ def test_columns_are_known_by_their_names(tmp_path, header, image, texts):
     assert pairs(found) == [(row[image], row[text]) for row in rows for text in texts]
 
 
+@pytest.mark.parametrize("name", ["captions.csv", "captions.txt"])
+def test_lines_may_end_as_on_a_macintosh(tmp_path, name):
+    (tmp_path / name).write_bytes(b"image,caption\r1.jpg,A dog\r2.jpg,A cat\r")
+    assert pairs(read_captions(tmp_path / name)) == [("1.jpg", "A dog"), ("2.jpg", "A cat")]
+
+
+def test_lines_that_are_no_csv_may_be_utf_16(tmp_path):
+    (tmp_path / "captions.txt").write_text("1.jpg,A dog, asleep\n2.jpg,A cat\n", encoding="utf-16")
+    assert pairs(read_captions(tmp_path / "captions.txt")) == [("1.jpg", "A dog, asleep"), ("2.jpg", "A cat")]
+
+
+def test_a_caption_in_the_first_line_may_be_longer_than_a_cell_of_csv(tmp_path):
+    (tmp_path / "captions.txt").write_text(f"1.jpg,{'a' * 200_000}\n2.jpg,b\n")
+    assert pairs(read_captions(tmp_path / "captions.txt"))[1] == ("2.jpg", "b")
+
+
 def test_an_image_may_have_fewer_of_numbered_captions(tmp_path):
     header, rows = ("image", "caption_1", "caption_2"), [("1.jpg", "a", ""), ("2.jpg", "b", "c")]
     found = read_captions(write_csv(tmp_path / "a.csv", header=header, rows=rows))
@@ -271,6 +287,11 @@ BAD = {
     "cut off": ("a.json", json.dumps(coco())[:-9], "is no JSON .*Copy or export it again"),
     "very deep": ("a.json", "[" * 100_000, "is no JSON"),
     "parquet that is none": ("a.parquet", b"PAR1 and no more", "cannot be read as a table"),
+    "id that is a list": ("a.json", json.dumps(coco(images=[{"id": [1], "file_name": "a.jpg"}])),
+                          "1 of images have no number or text as 'id': 0"),
+    "image_id that is a list": ("a.json", json.dumps(coco(annotations=[{"image_id": [1], "id": 1, "caption": "a"}])),
+                                "1 of annotations have no number or text as 'image_id': 0"),
+    "a cell beyond any": ("captions.csv", "image,caption\n1.jpg," + "a" * 200_000, "line 2: field larger"),
     "captions.txt": ("captions.txt", "image,caption\n1.jpg\n", r"1 line\(s\) without a separator: 2"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The progress of a training, for whoever watches: a bar in a terminal or a notebook, a line now and then in a log."""
+"""Progress, for whoever watches: a bar in a terminal or a notebook, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-FORMAT = "{l_bar}{bar:16}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]"
-"""Narrow enough for epoch, loss and MRR to stand in one line of a terminal."""
+STEPS = "{l_bar}{bar:16}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]"
+"""Of a training: narrow enough for epoch, loss and MRR to stand in one line of a terminal."""
+ITEMS = "{l_bar}{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+"""Of an encoding."""
 LOG_INTERVAL = 30.0
 """Seconds between two lines of a log."""
 
@@ -37,6 +39,21 @@ def training_bar(label: str, total: int, initial: int = 0) -> tqdm:
         label: shown before it.
         total: steps at most. initial: steps that an earlier process has done.
     """
+    return _bar(label, total, initial, STEPS)
+
+
+def encoding_bar(label: str, total: int, done: int) -> tqdm:
+    """A bar over items of which an earlier call has done some; they do not count for the time that is left."""
+    return _bar(label, total, done, ITEMS)
+
+
+def show(bar: tqdm, values: Mapping[str, str]) -> None:
+    """Set what stands behind a bar: at once for whoever watches, in a log with its next line."""
+    if not bar.disable:
+        bar.set_postfix(values, refresh=bar.mininterval < LOG_INTERVAL)
+
+
+def _bar(label: str, total: int, initial: int, bar_format: str) -> tqdm:
     stream = sys.stderr
     watched = stream.isatty() or type(stream).__module__.startswith("ipykernel")
     every = 0.5 if watched else LOG_INTERVAL
@@ -44,14 +61,9 @@ def training_bar(label: str, total: int, initial: int = 0) -> tqdm:
         total=total,
         initial=initial,
         desc=label,
-        bar_format=FORMAT,
+        unit=" ",
+        bar_format=bar_format,
         file=stream if watched else _Lines(stream),
         mininterval=every,
         maxinterval=max(every, 10.0),
     )
-
-
-def show(bar: tqdm, values: Mapping[str, str]) -> None:
-    """Set what stands behind a bar: at once for whoever watches, in a log with its next line."""
-    if not bar.disable:
-        bar.set_postfix(values, refresh=bar.mininterval < LOG_INTERVAL)

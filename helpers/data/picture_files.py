@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ def open_picture(path: str | os.PathLike[str], at_least: int | None = None) -> I
                 size = f"{opened.width} x {opened.height}"
                 raise PictureError(f"{path}: {size} pixels, of which {PIXEL_LIMIT:,} may be decoded. Scale it down.")
             opened.load()
-            return as_rgb(_turned(opened))
+            return as_rgb(upright(opened))
     except PictureError:
         raise
     except FileNotFoundError:
@@ -48,9 +47,8 @@ def open_picture(path: str | os.PathLike[str], at_least: int | None = None) -> I
         problem = _what_else(Path(path))
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
-    # Decoders of hostile or damaged files raise these and more: none of them is worth the other pictures.
-    except (ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, struct.error, MemoryError) as e:
-        problem = f"is damaged ({type(e).__name__}: {e})"
+    except Exception as error:  # decoders of damaged files raise what they meet: none is worth the other pictures
+        problem = f"is damaged ({type(error).__name__}: {error})"
     raise PictureError(f"{path}: {problem}")
 
 
@@ -65,6 +63,14 @@ def as_rgb(picture: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", layers.size, "white")
         return Image.alpha_composite(ground, layers).convert("RGB")
     return picture.convert("RGB")
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture as its EXIF turns it; as it is where its EXIF is damaged."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # damaged EXIF raises what its parser happens to meet; the picture itself is whole
+        return picture
 
 
 def find_pictures(folder: str | os.PathLike[str]) -> list[str]:
@@ -96,13 +102,6 @@ def _draft(opened: Image.Image, at_least: int | None) -> None:
         opened.draft(None, (opened.width // 2, opened.height // 2))
         if opened.width * opened.height == pixels:  # at 1/8, the smallest
             break
-
-
-def _turned(picture: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # damaged EXIF raises what its parser happens to meet; the picture itself is whole
-        return picture
 
 
 def _scaled(picture: Image.Image) -> Image.Image:

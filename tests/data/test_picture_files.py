@@ -1,11 +1,14 @@
+import contextlib
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from helpers.encoders import PictureError, find_pictures, open_picture, pictures
+from helpers.data import picture_files
+from helpers.data.picture_files import find_pictures, open_picture
+from helpers.errors import PictureError
 
 RED, HALF_RED = (255, 0, 0), (255, 0, 0, 128)
 
@@ -78,7 +81,7 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_where_that_is_enough(tmp_path):
 
 
 def test_a_jpeg_beyond_the_limit_is_decoded_smaller_and_any_other_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "PIXEL_LIMIT", 10_000)
+    monkeypatch.setattr(picture_files, "PIXEL_LIMIT", 10_000)
     picture = Image.new("RGB", (400, 100))
     assert open_picture(saved(tmp_path / "a.jpg", picture)).size == (200, 50)
     with pytest.raises(PictureError, match="400 x 100 pixels"):
@@ -127,6 +130,15 @@ def test_every_truncation_of_a_picture_is_refused_or_opened(tmp_path):
             open_picture(path)
         except PictureError:
             continue
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_byte_anywhere_in_an_avif_is_refused_or_opened(tmp_path):
+    content = saved(tmp_path / "a.avif", Image.new("RGB", (8, 8), RED)).read_bytes()
+    for place in range(len(content)):
+        (tmp_path / "a.avif").write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        with contextlib.suppress(PictureError):
+            open_picture(tmp_path / "a.avif")
 
 
 def test_pictures_are_found_at_any_depth_but_hidden_ones(tmp_path):
