@@ -127,7 +127,9 @@ def read_text(path: Path) -> str:
     return text if "\n" in text else text.replace("\r", "\n")  # as spreadsheets end lines for the Macintosh
 
 
-def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) -> np.ndarray:
+def match_captions(
+    keys: Sequence[str], image_names: Sequence[str], where: str, held_by: str = "images/names"
+) -> np.ndarray:
     """Find the image of each caption by its name: in full, else without folders, else also without extension.
 
     Both sides are shortened alike, case is kept, and a key is settled at the first level at which it is found.
@@ -136,6 +138,7 @@ def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) 
         keys: N first fields of caption lines.
         image_names: M names.
         where: the file that an error names.
+        held_by: what an error calls the place of the image names.
 
     Returns:
         (N,) int64 rows of `image_names`.
@@ -156,15 +159,19 @@ def match_captions(keys: Sequence[str], image_names: Sequence[str], where: str) 
         pending.difference_update(settled)
         if not pending:
             break
-    _report_joined(settled, image_names if verbatim else None, where)
+    _report_joined(settled, image_names if verbatim else None, where, held_by)
     targets = np.fromiter((settled.get(key, _UNMATCHED) for key in keys), np.int64, len(keys))
-    alike = _lookalike(sorted(pending), image_names) if pending else ""
-    _report_captions(targets, _UNMATCHED, "name an image that images/names does not hold", keys, where, alike)
-    _report_captions(targets, _AMBIGUOUS, "fit several images", keys, where)
+    more = ""
+    if pending:
+        more = f" {lookalike(sorted(pending), image_names, held_by)}".rstrip()
+        if len(pending) == len(set(keys)):
+            more += f" It holds {first_five(map(repr, image_names))}."
+    _report_captions(targets, _UNMATCHED, f"name an image that {held_by} does not hold", keys, where, held_by, more)
+    _report_captions(targets, _AMBIGUOUS, "fit several images", keys, where, held_by)
     return targets
 
 
-def _report_joined(settled: dict[str, int], image_names: Sequence[str] | None, where: str) -> None:
+def _report_joined(settled: dict[str, int], image_names: Sequence[str] | None, where: str, held_by: str) -> None:
     """Raise where shortening has given one image the captions of several files.
 
     Args:
@@ -178,7 +185,7 @@ def _report_joined(settled: dict[str, int], image_names: Sequence[str] | None, w
         cases = first_five(" and ".join(map(repr, keys)) for keys in joined)
         raise DataError(
             f"{where}: {len(joined)} image(s) would take the captions of several names: {cases}. Write the names as "
-            "they stand in images/names."
+            f"they stand in {held_by}."
         )
 
 
@@ -203,7 +210,7 @@ def _stem(name: str) -> str:
     return base.rpartition(".")[0] or base
 
 
-def _lookalike(keys: Sequence[str], image_names: Sequence[str]) -> str:
+def lookalike(keys: Sequence[str], image_names: Sequence[str], held_by: str) -> str:
     """Of the first key that looks like an image's name and is not: which characters differ."""
 
     def look(name: str) -> str:
@@ -217,19 +224,19 @@ def _lookalike(keys: Sequence[str], image_names: Sequence[str]) -> str:
         if (name := names.get(look(key))) is not None:
             only = [", ".join(map(called, sorted(set(one) - set(other)))) for one, other in ((key, name), (name, key))]
             differing = " against ".join(part or "nothing" for part in only)
-            return f" {key!r} looks like {name!r} of images/names, but has {differing}."
+            return f"{key!r} looks like {name!r} of {held_by}, but has {differing}."
     return ""
 
 
 def _report_captions(
-    targets: np.ndarray, value: int, problem: str, keys: Sequence[str], where: str, more: str = ""
+    targets: np.ndarray, value: int, problem: str, keys: Sequence[str], where: str, held_by: str, more: str = ""
 ) -> None:
     rows = np.flatnonzero(targets == value)
     if len(rows):
         cases = first_five(f"row {row} {keys[row]!r}" for row in rows.tolist())
         raise DataError(
             f"{where}: {len(rows)} caption(s) {problem}: {cases} (rows count from 0).{more} Write the names as they "
-            "stand in images/names."
+            f"stand in {held_by}."
         )
 
 

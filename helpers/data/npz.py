@@ -187,7 +187,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
             magic = file.read(4)
         return zipfile.ZipFile(path)
     except FileNotFoundError:
-        problem = "no such file. data/README.md says which files are needed, and where."
+        problem = "no such file. `python -m helpers.encode` makes it of pictures and captions; see data/README.md."
     except _DAMAGE as error:
         if magic == b"PK\x03\x04":
             problem = "starts as an npz, but its end is missing or damaged: copy or download it again."

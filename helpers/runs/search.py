@@ -14,11 +14,12 @@ from typing import Any, get_args
 import numpy as np
 
 from helpers.data.cache import read_cache, write_cache
-from helpers.data.pairs import ENCODERS_FILE, PairedEmbeddings, load_pairs
+from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE, PairedEmbeddings, load_pairs
 from helpers.data.pictures import Pictures, is_inside
 from helpers.errors import CheckpointError, DataError, UserError, first_five
 from helpers.evaluation import hubness as hubness_reduction
 from helpers.runs.run import RUN_FILE, Run, read_run, say
+from helpers.runs.settings import RunConfig
 from helpers.serving.index import Kind, PictureIndex
 from helpers.serving.page import Found, write_page
 from helpers.serving.translator import Translator
@@ -67,8 +68,11 @@ def run_folder(run: str | Path) -> Path:
     raise CheckpointError(f"{run}: neither a run in {paths.runs_dir()} nor the folder of one. {remedy}")
 
 
-def data_of(folder: Path) -> Run:
+def data_of(folder: Path, moved_to: str | Path | None = None) -> Run:
     """The data and the split that the run in a folder was made from.
+
+    Args:
+        moved_to: where the data folder may be now, if it is no longer where the run found it.
 
     Raises:
         CheckpointError: `run.json` is missing or damaged, or the data are others by now.
@@ -78,6 +82,15 @@ def data_of(folder: Path) -> Run:
     with reading(path, "damaged", "Run the series again."):
         origin = read_json(path)
         config, made_of = dict(origin["config"]), (origin["data"], origin["split"])
+    place = RunConfig(**config)
+    if not place.is_demo and not (place.data_path / TRAIN_FILE).exists():
+        there = None if moved_to is None else Path(moved_to).expanduser().absolute()
+        if there is None or not (there / TRAIN_FILE).exists():
+            raise DataError(
+                f"{place.data_path / TRAIN_FILE}: no such file, and run {folder.name} was made from it. Put it back, "
+                "or say where its folder is now with --data-dir."
+            )
+        config["data_dir"] = str(there)
     run = read_run({}, **config)
     if made_of != (run.data.fingerprint, run.split.digest):
         raise CheckpointError(f"{path}: {run.config.data_path} holds other data than the run was made from. Run again.")
@@ -90,6 +103,7 @@ def open_index(
     kind: Kind = "flat",
     hubness: bool = True,
     gallery: Callable[[Path, Translator], Gallery] | None = None,
+    moved_to: str | Path | None = None,
 ) -> PictureIndex:
     """The index of a run's own pictures, or of another gallery: as it was saved, or built and saved now.
 
@@ -100,6 +114,7 @@ def open_index(
         model: a row of the leaderboard; the best where None.
         hubness: whether hubness reduction is folded in, so that a search may have it or not.
         gallery: what else to search, see `data_folder` and `picture_folder`.
+        moved_to: see `data_of`.
 
     Raises:
         CheckpointError: a part of the run is missing or damaged.
@@ -107,7 +122,7 @@ def open_index(
     """
     folder = Path(folder).expanduser().absolute()
     translator = Translator.load(folder, model)
-    run = data_of(folder)
+    run = data_of(folder, moved_to)
     chosen = _own_gallery(run) if gallery is None else gallery(folder, translator)
     bank = _file_digest(folder / hubness_reduction.QUERY_BANK_FILE) if hubness else None
     made_of = {"run": run.data.fingerprint, "split": run.split.digest, "bank": bank, **chosen.made_of}
@@ -253,7 +268,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--index", choices=get_args(Kind), default="flat", help="kind of index (default: flat, exact)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--images", metavar="DIR", help="search the pictures of this folder in place of the run's own")
-    where.add_argument("--data-dir", metavar="DIR", help="search the images of this data folder")
+    where.add_argument(
+        "--data-dir", metavar="DIR", help="search the images of this data folder; also the run's own, moved"
+    )
     parser.add_argument("--out", metavar="FILE", help="the page (default: search.html in the run's folder)")
     parser.add_argument("--export", metavar="DIR", help="write the vectors for a vector database")
     parser.add_argument("--format", choices=("parquet", "npy"), default="parquet", help="of --export (default parquet)")
@@ -278,13 +295,15 @@ def search(options: argparse.Namespace) -> None:
     hubness = not options.no_hubness
     if not hubness:  # an index with popularity answers both; without a query bank one without it has to do
         with_bank = (folder / hubness_reduction.QUERY_BANK_FILE).exists()
-        index = open_index(folder, options.model, options.index, with_bank, gallery)
+        index = open_index(folder, options.model, options.index, with_bank, gallery, options.data_dir)
     else:
-        index = open_index(folder, options.model, options.index, True, gallery)
+        index = open_index(folder, options.model, options.index, True, gallery, options.data_dir)
     if options.export:
         say(f"Exported to {index.export(options.export, options.format)}")
     if not options.queries:
         return
+    if options.k > len(index):
+        say(f"-k {options.k}: the gallery has {len(index):,} pictures; all of them are listed.")
     rows, scores = index.search_text(options.queries, options.k, hubness)
     found = [
         Found(query, some.tolist(), values.tolist())

@@ -13,7 +13,7 @@ from torch import nn
 
 from helpers.data.pairs import ENCODERS_FILE
 from helpers.data.vectors import normalise
-from helpers.errors import CheckpointError
+from helpers.errors import CheckpointError, DataError, first_five
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import predict
@@ -34,6 +34,11 @@ Vectors = np.ndarray | torch.Tensor | Sequence[Sequence[float]] | Sequence[float
 def _best_model(run: Path) -> str:
     """The model with the best MRR of a run's leaderboard, which must have judged the weights that are there now."""
     path = run / "leaderboard.json"
+    if not path.exists() and run.is_dir():
+        raise CheckpointError(
+            f"{path}: no such file; notebook 05 writes it at the end. Wait until the series has finished, run it again "
+            "where it stopped, or name a model."
+        )
     with reading(path, "no readable leaderboard", "Run notebook 05, or name a model."):
         rows = {row["model"]: row for row in read_json(path)}
         best = max((name for name in rows if name != "chance"), key=lambda name: rows[name]["mrr"])
@@ -186,8 +191,17 @@ class Translator:
         return encoder
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts as (N, dx) float32, encoded as the captions of its run were; see `text_encoder`."""
+        """Texts as (N, dx) float32, encoded as the captions of its run were; see `text_encoder`.
+
+        Raises:
+            DataError: texts hold no words; an encoder has a vector for those too, which finds pictures by chance.
+        """
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if blank := [row for row, text in enumerate(texts) if not text.strip()]:
+            raise DataError(
+                f"{len(blank)} of {len(texts)} quer{'y' if len(texts) == 1 else 'ies'} without words: number "
+                f"{first_five(row + 1 for row in blank)}. Give some words to look for."
+            )
         if not texts:
             return np.empty((0, self.text_dim), dtype=np.float32)
         return np.asarray(self.text_encoder.encode(texts), dtype=np.float32)

@@ -92,6 +92,13 @@ def test_pictures_that_cannot_be_read_are_listed_and_their_captions_go_with_them
     )
 
 
+def test_a_missing_picture_that_another_spelling_would_find_is_told(encode, album):
+    (album / "photos" / "00000.png").rename(album / "photos" / "u\u0308.png")  # as a Mac writes the name
+    lines = (album / "captions.txt").read_text().replace("00000.png", "\u00fc.png")
+    (album / "captions.txt").write_text(lines, encoding="utf-8")
+    assert "looks like" in encode().left_out["\u00fc.png"]
+
+
 def test_the_vectors_of_the_others_do_not_change_with_a_picture_left_out(encode, album):
     encode(batch_size=4)
     (album / "photos" / "00000.png").write_bytes(b"")
@@ -116,9 +123,9 @@ def test_captions_of_broken_pictures_alone_are_an_error(encode, album):
         encode(captions="one.txt")
 
 
-def test_captions_of_other_pictures_are_an_error_that_names_them(encode, album):
+def test_captions_of_other_pictures_are_an_error_that_names_them_and_the_folder(encode, album):
     (album / "other.txt").write_text("image,caption\nx.jpg,a dog\n")
-    with pytest.raises(DataError, match=r"x\.jpg"):
+    with pytest.raises(DataError, match=r"1 caption.* that .*photos does not hold.* It holds '00000\.png', .*"):
         encode(captions="other.txt")
     assert not (album / "data").exists()  # nothing was begun, so nothing is left behind
 

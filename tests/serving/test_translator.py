@@ -330,6 +330,12 @@ def test_a_leaderboard_of_other_weights_chooses_nothing(run):
         Translator.load(run)
 
 
+def test_a_run_that_has_not_finished_says_so(run):
+    (run / "leaderboard.json").unlink()
+    with pytest.raises(CheckpointError, match=r"leaderboard.json: no such file.*Wait until the series has finished"):
+        Translator.load(run)
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"model": "linear"}]', "[]"])
 def test_a_damaged_leaderboard_is_named(run, text):
     (run / "leaderboard.json").write_text(text)
