@@ -39,7 +39,8 @@ def prefer_exact() -> None:
     """Prefer deterministic kernels, and take no shortcut in precision, whatever the environment asks for."""
     # cuBLAS reads this when its handle is made; without it deterministic matrix products raise on CUDA.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As use_deterministic_algorithms(True, warn_only=True), which takes seconds to import a compiler that is not used.
+    torch.set_deterministic_debug_mode("warn")
     # Filling every new tensor takes a twentieth of a step; only code that reads what it never wrote would notice.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of it
     torch.backends.cudnn.benchmark = False
@@ -105,12 +106,12 @@ def any_order() -> Iterator[None]:
 
     For what comes out alike in every order: writes to different places, and sums of whole numbers below 2^24.
     """
-    wanted, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
+    wanted = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(wanted, warn_only=warns)
+        torch.set_deterministic_debug_mode(wanted)
 
 
 @functools.cache
