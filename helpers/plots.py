@@ -388,7 +388,7 @@ def cosines(ax: Axes, values: Mapping[str, np.ndarray]) -> Axes:
     """Distribution of cosines between pairs of images, one curve a label, with its mean in the legend."""
     for index, (name, cosine) in enumerate(values.items()):
         cosine = np.asarray(cosine)
-        look = _look(name, index, f" (mean {cosine.mean():.2f})")
+        look = _look(name, index, f" (mean {cosine.mean():z.2f})")
         sns.histplot(x=cosine, ax=ax, bins=60, binrange=(-1, 1), stat="percent", element="step", **look)
     ax.set_xlim(-1, 1)
     return _finish(ax, "cosine of two images", "pairs (% per bar)", loc="upper left")

@@ -30,6 +30,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def threads_as_they_were() -> Iterator[None]:
+    """A benchmark that a test calls sets torch's threads for the whole process; bits of later tests depend on them."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> DataFiles:
     """A valid data folder, for the test to change and to write."""

@@ -118,7 +118,9 @@ def read_text(path: Path) -> str:
         DataError: the file is missing, unreadable, or in another encoding.
     """
     raw = read_bytes(path)
-    encoding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+    # UTF-32's mark begins with that of UTF-16.
+    marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not raw.startswith(codecs.BOM_UTF32_LE)
+    encoding = "utf-16" if marked else "utf-8"
     try:
         text = raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -271,7 +271,6 @@ BAD_CAPTIONS = {
     "surrogate in UTF-8": (_captions(lambda old: old + b"0.jpg,\xed\xa0\x80\n"), "captions.txt: line 10 is not UTF-8"),
     "overlong UTF-8": (_captions(lambda old: old + b"0.jpg,\xc0\xaf\n"), "captions.txt: line 10 is not UTF-8"),
     "cut in a character": (_captions(lambda old: old + b"0.jpg,caf\xc3"), "captions.txt: line 10 is not UTF-8"),
-    "returns alone": (_captions(lambda old: old.replace(b"\n", b"\r")), "captions.txt: holds 1 captions"),
     "header twice": (_captions(lambda old: b"image,caption\n" + old), "captions.txt: holds 9 captions"),
     "mark twice": (_captions(lambda old: 2 * b"\xef\xbb\xbf" + old), "captions.txt: holds 9 captions"),
     "a line too many": (_captions(lambda old: old + b"0.jpg,more\n"), "captions.txt: holds 9 captions .* 8 rows"),

@@ -262,6 +262,8 @@ def test_a_call_that_was_killed_after_its_last_shard_writes_the_same(encode, alb
 
 SCRIPT = """
 import sys
+import torch
+torch.set_num_threads(1)  # how many threads there are decides the last bits
 from helpers.encoders import folder
 folder.PICTURES_A_SHARD, folder.CAPTIONS_A_SHARD = 16, 64
 from helpers.encoders.command import main
@@ -271,7 +273,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_twice_ends_with_the_bytes_of_one_that_was_not(
-    encode, album, text_model, image_model, monkeypatch
+    encode, album, text_model, image_model, monkeypatch, one_thread
 ):
     names = save_pictures(album / "photos", 400)
     (album / "photos" / "00007.png").write_bytes(b"broken")

@@ -42,7 +42,7 @@ def run(tmp_path):
         save_model(tmp_path, name, model, {"architecture": shape})
     return SimpleNamespace(
         split=split,
-        data=SimpleNamespace(text=text, images=images, captions=captions),
+        data=SimpleNamespace(text=text, images=images, captions=captions, targets=targets),
         directory=tmp_path,
     )
 

@@ -106,7 +106,9 @@ def test_threads_share_what_is_set_for_the_whole_process():
 
     def serve():
         for _ in range(50):
-            wrong.append(not np.array_equal(chosen.search(QUERIES, GALLERY)[1], expected))
+            found = chosen.search(QUERIES, GALLERY)[1]
+            # Not to the bit: a new thread may split a product otherwise than the one that runs the tests.
+            wrong.append(found.dtype != np.float32 or not np.allclose(found, expected, rtol=0, atol=1e-6))
 
     with default_dtype(torch.float64):
         threads = [threading.Thread(target=serve) for _ in range(4)]
