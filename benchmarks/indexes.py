@@ -45,7 +45,7 @@ POPULARITY = 0.05
 K = 10
 ONE_BY_ONE = 50
 """Queries that are timed singly."""
-QUERIES = 400
+QUERIES = 2_000
 """Of real captions, at most."""
 SETTING: cca.Setting = {"eps": 1.0, "scale": -1.0, "power": 1.0}
 
