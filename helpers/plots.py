@@ -38,6 +38,7 @@ MODEL_COLOURS = {
     "least_squares": "#56B4E9",
     "procrustes": "#0072B2",
     "cca": "#999933",
+    "kernel": "#44AA99",
     "linear": "#E69F00",
     "mlp1": "#CC79A7",
     "mlp2": "#009E73",

@@ -11,7 +11,7 @@ from benchmarks.baselines.closed import EPS, ClosedForm, grid, solve_asif, solve
 from benchmarks.baselines.kernel import solve_kernel_ridge
 from benchmarks.baselines.method import Method
 from benchmarks.baselines.networks import QueueConfig, SymmetricConfig, TripletConfig
-from benchmarks.baselines.ours import Plus
+from benchmarks.baselines.ours import KernelCCA, Plus
 from benchmarks.baselines.trained import Trained
 from helpers.models import cca
 from helpers.training.objectives import BaselineConfig, BigJumpConfig
@@ -55,6 +55,7 @@ _ALL: tuple[Method, ...] = (
         schedule=networks.constant,
     ),
     Trained("bigjump", BigJumpConfig(), networks.build_bigjump, rate_factors=(1.0,)),
+    KernelCCA("kernel"),
     Plus("bigjump_plus", PlusConfig()),
 )
 

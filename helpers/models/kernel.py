@@ -52,8 +52,8 @@ class Setting(TypedDict):
 GRID: tuple[Setting, ...] = tuple(
     {"gamma": gamma, "ridge": ridge, "image_eps": image_eps, "scale": scale, "power": power}
     for gamma in (0.5, 1.0, 2.0)
-    for ridge in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
-    for image_eps in (0.1, 1.0)
+    for ridge in (3e-5, 1e-4, 3e-4, 1e-3)
+    for image_eps in (0.1, 0.3, 1.0)
     for scale in (-1.0, -0.5, 0.0)
     for power in (0.5, 1.0, 1.5)
 )

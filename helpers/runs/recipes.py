@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from helpers.models import cca, storage
+from helpers.models import storage
 from helpers.models.build import BASELINES, build_model
 from helpers.models.geometry import (
     AffineMap,
@@ -27,13 +27,14 @@ from helpers.models.geometry import (
     fit_cross_space,
     pair_statistics,
 )
+from helpers.models.kernel import KernelMap
 from helpers.models.networks import GeomLinear, GeomWithAdapter
 from helpers.runs.run import Run, say
 from helpers.system.devices import choose_device, device_name, matmul_dtype, seed_all
 from helpers.system.files import read_json, reading, write_json
 from helpers.system.locks import lock
 from helpers.system.settings import as_dict
-from helpers.training import cca_search, loop, plus, plus_search
+from helpers.training import closed_forms, loop, plus, plus_search
 from helpers.training.folds import make_folds
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import BaselineConfig, BigJumpConfig
@@ -42,8 +43,8 @@ from helpers.training.state import Progress
 
 GEOMETRY_POWERS = {"least_squares": 1.0, "procrustes": 0.0}
 QUICK_PLUS: dict[str, Any] = {"fold_images": 100, "temperatures": (0.033, 0.055, 0.09), "epochs": 8, "members": 3}
-"""Of the recipe plus, and of the folds of weighted CCA, on the demo: one fold, three temperatures, eight epochs at most
-and three networks, so that the series takes minutes on two cores."""
+"""Of the recipe plus, and of the folds of the closed forms, on the demo: one fold, three temperatures, eight epochs at
+most and three networks, so that the series takes minutes on two cores."""
 History = list[EpochEntry]
 
 
@@ -113,19 +114,22 @@ def plus_defaults(run: Run) -> PlusConfig:
     return PlusConfig(**QUICK_PLUS) if run.config.is_demo else PlusConfig()
 
 
-def save_cca(run: Run, settings: PlusConfig) -> tuple[cca.Setting, float]:
-    """Fit weighted CCA on the training split, with the setting that its folds choose, and store the row `cca`.
+def save_closed_form(run: Run, name: str, settings: PlusConfig) -> tuple[Any, float]:
+    """Fit `cca` or `kernel` on the training split, with the setting that its folds choose, and store the row.
 
     Args:
-        settings: say how the folds are made, as for the recipe plus.
+        settings: say how the folds are made, as for the recipe plus, and how many landmarks the kernel has.
 
     Returns:
-        The setting, see `cca.GRID`, and its mean MRR on the folds.
+        The setting, see `cca.GRID` and `kernel.GRID`, and its mean MRR on the folds.
     """
     data = run.training_data
-    setting, fold_mrr = cca_search.best_setting(make_folds(data, settings))
-    (affine,) = cca.maps(data, [setting])
-    _store_affine(run, "cca", affine, run.metadata(settings, setting=setting, fold_mrr=fold_mrr))
+    setting, fold_mrr = closed_forms.SEARCHES[name](make_folds(data, settings))
+    model = closed_forms.FITS[name](data, setting, settings.landmarks)
+    metadata = run.metadata(settings, setting=setting, fold_mrr=fold_mrr)
+    if isinstance(model, KernelMap):
+        metadata["architecture"] |= {"landmarks": len(model.landmarks)}
+    storage.save_model(run.directory, name, model, metadata)
     return setting, fold_mrr
 
 
@@ -190,8 +194,7 @@ def _start_plus(run: Run, name: str, settings: PlusConfig) -> Start:
         write_json(path, kept)
     choice = plus.Choice(**kept["choice"])
     model = plus.build_chosen(data, settings, choice)
-    shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": model.members}
-    shape |= {"rank": model.basis.shape[1], "cca_weight": choice.cca_weight, "whitening": choice.whitening}
+    shape = plus.shape_of(model, settings, choice)
     fit = partial(plus.train_plus, model, data, settings, choice)
     return Start(model, shape, fit, {"choice": vars(choice), "version": plus.VERSION}, {})
 
@@ -213,7 +216,7 @@ STARTS: dict[str, Callable[[Run, str, Any], Start]] = {
 }
 RECIPES: dict[str, Recipe] = {
     **dict.fromkeys(GEOMETRY_POWERS, Recipe("02", lambda _: GeometryConfig(), _make_geometry)),
-    "cca": Recipe("02", plus_defaults, lambda run, _, settings: save_cca(run, settings)),
+    **dict.fromkeys(closed_forms.FITS, Recipe("02", plus_defaults, save_closed_form)),
     **dict.fromkeys(BASELINES, Recipe("03", lambda _: BaselineConfig(), train)),
     "bigjump": Recipe("04", lambda _: BigJumpConfig(), train),
     "bigjump_plus": Recipe("04", plus_defaults, train),

@@ -18,7 +18,7 @@ from helpers.runs.recipes import find_or_make, fit_geometry, save_geometry, trai
 from helpers.runs.run import open_run
 from helpers.runs.settings import RunConfig
 from helpers.system.files import read_json
-from helpers.training import cca_search, plus
+from helpers.training import closed_forms, plus
 from helpers.training.folds import make_folds
 from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective
 from helpers.training.settings import PlusConfig
@@ -27,7 +27,7 @@ WIDTHS = {"text_dim": 12, "image_dim": 16}
 QUICK = {
     "linear": BaselineConfig(epochs=1),
     "bigjump_plus": PlusConfig(
-        epochs=1, hidden=4, members=1, temperatures=(0.05,), whitenings=(0.0,), cca_weights=(0.0,)
+        epochs=1, hidden=4, members=1, temperatures=(0.05,), whitenings=(0.0,), blocks=(0,), closed_forms=()
     ),
 }
 
@@ -86,7 +86,7 @@ def test_weighted_cca_is_stored_with_what_its_folds_chose(run, capsys):
     assert capsys.readouterr().err == ""
     metadata = run.stored("cca")
     folds = make_folds(run.training_data, PlusConfig())
-    assert (metadata["setting"], metadata["fold_mrr"]) == cca_search.best_setting(folds)
+    assert (metadata["setting"], metadata["fold_mrr"]) == closed_forms.best_cca(folds)
     assert run.mrr("cca") == np.mean(1 / run.ranks("cca")) > 0.2
 
 

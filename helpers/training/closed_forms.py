@@ -1,0 +1,93 @@
+"""The settings of weighted CCA and of the kernel map that rank best on cross-validation folds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers.data.training_data import TrainingData
+from helpers.data.vectors import normalise
+from helpers.evaluation import metrics
+from helpers.models import cca, geometry, kernel
+from helpers.models.networks import GeomLinear
+from helpers.training.selection import mrr_of
+
+KERNEL_BASIS = 0.99
+"""Share of the images' variance that the directions hold in which the kernel map writes: the others are noise, and
+their decomposition takes most of the time."""
+SEARCH_LANDMARKS = 2000
+"""Of the kernel map on the folds, where settings are compared with each other."""
+
+
+class Found(TypedDict):
+    """The setting of a closed form that ranks best on the folds, and its mean MRR there."""
+
+    setting: cca.Setting | kernel.Setting
+    mrr: float
+
+
+def best_cca(folds: Sequence[TrainingData]) -> tuple[cca.Setting, float]:
+    """The setting of `cca.GRID` that ranks best on the folds, and its mean MRR."""
+    mrr = np.zeros(len(cca.GRID))
+    for fold in folds:
+        mrr += [np.mean(1 / validation_ranks(cca.translate(affine, fold), fold)) for affine in cca.maps(fold, cca.GRID)]
+    return cca.GRID[int(mrr.argmax())], float(mrr.max()) / len(folds)
+
+
+def best_kernel(folds: Sequence[TrainingData]) -> tuple[kernel.Setting, float]:
+    """The setting of `kernel.GRID` that ranks best on the folds, and its mean MRR."""
+    mrr = np.sum([_kernel_mrr(fold) for fold in folds], axis=0) / len(folds)
+    return kernel.GRID[int(mrr.argmax())], float(mrr.max())
+
+
+def _kernel_mrr(fold: TrainingData) -> list[float]:
+    """MRR of each setting of `kernel.GRID` on one fold."""
+    basis = kernel_basis(fold)
+    gallery = (normalise(fold.val_images).cpu().double().numpy() @ basis).T  # (r, G)
+    found = []
+    for gamma, of_gamma in itertools.groupby(kernel.GRID, key=lambda setting: setting["gamma"]):
+        features = kernel.Features.of(fold.text, gamma, SEARCH_LANDMARKS, seed=0)
+        moments = kernel.Moments.of(fold, features, basis)
+        z = torch.cat(list(features(fold.val_text))) - _tensor(moments.mean_z, fold)  # (V, L)
+        for solution in kernel.solve(moments, list(of_gamma)):
+            # The length of a translation changes no rank, so that none is made: (V, k) times (k, G).
+            scores = (z @ _tensor(solution.left, fold)) @ _tensor(solution.right @ gallery, fold)
+            found.append(mrr_of(scores, fold.val_positive))
+    return found
+
+
+def _tensor(array: np.ndarray, like: TrainingData) -> torch.Tensor:
+    return torch.from_numpy(array).float().to(like.device)
+
+
+def kernel_basis(data: TrainingData) -> np.ndarray:
+    """Directions (dy, r) in which the kernel map writes, from the training images."""
+    return geometry.principal_basis(normalise(data.images).cpu().numpy(), KERNEL_BASIS)
+
+
+def fit_kernel(data: TrainingData, setting: kernel.Setting, landmarks: int) -> kernel.KernelMap:
+    """The kernel map of a setting, fitted on the training split."""
+    return kernel.fit(data, setting, landmarks, kernel_basis(data))
+
+
+def fit_cca(data: TrainingData, setting: cca.Setting, landmarks: int = 0) -> GeomLinear:
+    """Weighted CCA of a setting, fitted on the training split; it has no landmarks."""
+    (affine,) = cca.maps(data, [setting])
+    model = GeomLinear(data.text.shape[1], data.images.shape[1])
+    model.set_affine(affine.matrix, affine.bias)
+    return model.to(data.device).eval()
+
+
+SEARCHES: dict[str, Callable[[Sequence[TrainingData]], tuple[Any, float]]] = {"cca": best_cca, "kernel": best_kernel}
+FITS: dict[str, Callable[[TrainingData, Any, int], nn.Module]] = {"cca": fit_cca, "kernel": fit_kernel}
+"""By the row of the leaderboard."""
+
+
+def validation_ranks(queries: torch.Tensor, data: TrainingData) -> np.ndarray:
+    """Ranks (V,) by cosine of the images of the validation captions, translated to `queries` (V, dy)."""
+    return metrics.ranks(queries, data.val_images, data.val_positive)
