@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from benchmarks.baselines.method import SEARCH_SEED, Fitted, metadata_of
 from benchmarks.baselines.trained import fitted
 from helpers.data.training_data import TrainingData
-from helpers.models import kernel
 from helpers.training import closed_forms, plus, plus_search
 from helpers.training.settings import PlusConfig
 
@@ -65,7 +64,7 @@ class KernelCCA:
     seeded: bool = field(default=False, init=False)
 
     def metadata(self) -> dict:
-        grid = {key: sorted({setting[key] for setting in kernel.GRID}) for key in kernel.GRID[0]}
+        grid = [list(values) for values in (closed_forms.GAMMAS, closed_forms.RIDGES, closed_forms.IMAGE_EPS)]
         return {"version": self.version, "landmarks": self.landmarks, "grid": grid}
 
     def tiny(self) -> KernelCCA:

@@ -49,15 +49,16 @@ class Setting(TypedDict):
     power: float
 
 
-GRID: tuple[Setting, ...] = tuple(
-    {"gamma": gamma, "ridge": ridge, "image_eps": image_eps, "scale": scale, "power": power}
-    for gamma in (0.5, 1.0, 2.0)
-    for ridge in (3e-5, 1e-4, 3e-4, 1e-3)
-    for image_eps in (0.1, 0.3, 1.0)
-    for scale in (-1.0, -0.5, 0.0)
-    for power in (0.5, 1.0, 1.5)
-)
-"""What a search chooses from; settings of one kernel, then of one ridge, follow each other and share work."""
+def grid(gammas: Sequence[float], ridges: Sequence[float], image_eps: Sequence[float]) -> list[Setting]:
+    """Every setting of some kernels and ridges; those of one kernel, then of one ridge, stand together and share work."""
+    return [
+        {"gamma": gamma, "ridge": ridge, "image_eps": eps, "scale": scale, "power": power}
+        for gamma in gammas
+        for ridge in ridges
+        for eps in image_eps
+        for scale in (-1.0, -0.5, 0.0)
+        for power in (0.5, 1.0, 1.5)
+    ]
 
 
 class KernelMap(nn.Module):

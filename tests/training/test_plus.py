@@ -214,6 +214,7 @@ def test_the_average_weights_steps_by_a_power(data):
     torch.testing.assert_close(objective.average.weight_out.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
+KERNEL_SETTING = kernel.grid([1.0], [1e-3], [0.3])[0]
 CHOSEN = plus.Choice(
     temperature=0.05,
     whitening=0.0,
@@ -223,7 +224,7 @@ CHOSEN = plus.Choice(
     curves=[],
     closed_forms={
         "cca": {"setting": {"eps": 0.1, "scale": -1.0, "power": 1.0}, "mrr": 0.6},
-        "kernel": {"setting": kernel.GRID[0], "mrr": 0.6},
+        "kernel": {"setting": KERNEL_SETTING, "mrr": 0.6},
     },
     weights={"networks": 0.5, "kernel": 0.3, "cca": 0.2},
     path=[{"added": "networks", "mrr": 0.5}],
@@ -251,7 +252,7 @@ def test_closed_forms_take_their_share_of_the_mean_and_are_not_trained(data):
     of_networks = normalize(networks(x), dim=-1)
     (affine,) = cca.maps(data, [CHOSEN.closed_forms["cca"]["setting"]])
     of_cca = normalize(x.double() @ torch.from_numpy(affine.matrix).T + torch.from_numpy(affine.bias), dim=-1).float()
-    of_kernel = normalize(closed_forms.fit_kernel(data, kernel.GRID[0], SMALL.landmarks)(x), dim=-1)
+    of_kernel = normalize(closed_forms.fit_kernel(data, KERNEL_SETTING, SMALL.landmarks)(x), dim=-1)
     expected = 0.5 * of_networks + 0.3 * of_kernel + 0.2 * of_cca
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
     without = plus.build_chosen(data, SMALL, replace(CHOSEN, weights={"networks": 1.0}))
@@ -266,7 +267,7 @@ def test_closed_forms_join_where_the_folds_say_so(data):
     still = replace(SMALL, learning_rate=1e-9, epochs=1)
     choice = plus_search.search(data, still)
     assert choice.weights["networks"] <= 0.5 and sum(choice.weights.values()) == pytest.approx(1)
-    assert choice.closed_forms["cca"]["setting"] in cca.GRID and choice.closed_forms["kernel"]["setting"] in kernel.GRID
+    assert choice.closed_forms["cca"]["setting"] in cca.GRID
     assert choice.together > 1.5 * choice.path[0]["mrr"]
     assert choice.together >= max(found["mrr"] for found in choice.closed_forms.values()) - 0.02
     assert plus_search.search(data, replace(still, closed_forms=())).weights == {"networks": 1.0}
