@@ -20,7 +20,7 @@ from helpers.training.selection import mrr_of
 KERNEL_BASIS = 0.99
 """Share of the images' variance that the directions hold in which the kernel map writes: the others are noise, and
 their decomposition takes most of the time."""
-SEARCH_LANDMARKS = 1000
+SEARCH_LANDMARKS = 1500
 """Of the kernel map on the folds, where settings are compared with each other."""
 GAMMAS = (0.25, 0.5, 1.0, 2.0)
 RIDGES = (3e-5, 1e-4, 3e-4, 1e-3)
