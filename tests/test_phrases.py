@@ -64,9 +64,7 @@ def test_equal_lengths_have_no_spread():
 
 
 def test_what_the_folds_chose_is_said_in_words():
-    made = SimpleNamespace(
-        temperature=0.03, epochs=1, whitening=0.0, blocks=0, weights={"networks": 1.0}, left_out=[]
-    )
+    made = SimpleNamespace(temperature=0.03, epochs=1, whitening=0.0, blocks=0, weights={"networks": 1.0}, left_out=[])
     assert phrases.choice(made) == (
         "temperature 0.03, 1 epoch, one hidden layer, captions not whitened; no closed form joins them"
     )

@@ -71,8 +71,8 @@ class KernelCCA:
         return replace(self, landmarks=50)
 
     def search(self, fold_data: TrainingData, train: TrainingData) -> dict:
-        setting, mrr = closed_forms.best_kernel([fold_data])
-        return {"setting": setting, "fold_mrr": mrr}
+        found = closed_forms.best_kernel([fold_data])
+        return {"setting": found["setting"], "fold_mrr": found["mrr"]}
 
     def fit(self, data: TrainingData, chosen: dict, seed: int) -> Fitted:
         return fitted(closed_forms.fit_kernel(data, chosen["setting"], self.landmarks))

@@ -5,8 +5,8 @@ Nystroem method (Williams and Seeger, 2001): with L landmark captions and R R' =
 
     z(x) = R^{-1} k(landmarks, x),   z(x)' z(x') close to k(x, x').
 
-On them stands the map of `models.cca`, C_y^{scale/2} V S^power U' C_z^{-1/2} (z(x) - mean). With `scale` 1 and `power` 1
-it would be kernel ridge regression; other exponents rank better, as they do for linear maps. It is fitted without
+On them stands the map of `models.cca`, C_y^{scale/2} V S^power U' C_z^{-1/2} (z(x) - mean). With `scale` 1 and `power`
+1 it would be kernel ridge regression; other exponents rank better, as they do for linear maps. It is fitted without
 C_z^{-1/2}: any square root of the inverse leaves the map as it is, and a triangular one is ten times cheaper.
 """
 
@@ -50,7 +50,7 @@ class Setting(TypedDict):
 
 
 def grid(gammas: Sequence[float], ridges: Sequence[float], image_eps: Sequence[float]) -> list[Setting]:
-    """Every setting of some kernels and ridges; those of one kernel, then of one ridge, stand together and share work."""
+    """Every setting of some kernels and ridges; those of one kernel, and then of one ridge, stand together."""
     return [
         {"gamma": gamma, "ridge": ridge, "image_eps": eps, "scale": scale, "power": power}
         for gamma in gammas
@@ -170,8 +170,12 @@ class Moments:
             cov_z += z.T @ z
             cov_zy += z.T @ coordinates[positive]
         mean_z /= n
-        host = (t.cpu().numpy() for t in (mean_z, cov_z / n - mean_z[:, None] * mean_z, cov_y / n, cov_zy / n))
-        return cls(*host, basis)
+        cov_z = cov_z / n - mean_z[:, None] * mean_z
+        return cls(_host(mean_z), _host(cov_z), _host(cov_y / n), _host(cov_zy / n), basis)
+
+
+def _host(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
 
 
 @dataclass(frozen=True)

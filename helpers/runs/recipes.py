@@ -42,9 +42,9 @@ from helpers.training.settings import OptimiserConfig, PlusConfig
 from helpers.training.state import Progress
 
 GEOMETRY_POWERS = {"least_squares": 1.0, "procrustes": 0.0}
-QUICK_PLUS: dict[str, Any] = {"fold_images": 100, "temperatures": (0.033, 0.055, 0.09), "epochs": 8, "members": 3}
+QUICK_PLUS: dict[str, Any] = {"fold_images": 100, "temperatures": (0.02, 0.033, 0.055), "epochs": 8, "members": 2}
 """Of the recipe plus, and of the folds of the closed forms, on the demo: one fold, three temperatures, eight epochs at
-most and three networks, so that the series takes minutes on two cores."""
+most and two networks, so that the series takes minutes on two cores."""
 History = list[EpochEntry]
 
 
@@ -124,13 +124,28 @@ def save_closed_form(run: Run, name: str, settings: PlusConfig) -> tuple[Any, fl
         The setting, see `cca.GRID` and `kernel.GRID`, and its mean MRR on the folds.
     """
     data = run.training_data
-    setting, fold_mrr = closed_forms.SEARCHES[name](make_folds(data, settings))
-    model = closed_forms.FITS[name](data, setting, settings.landmarks)
-    metadata = run.metadata(settings, setting=setting, fold_mrr=fold_mrr)
+    found = closed_forms.SEARCHES[name](make_folds(data, settings))
+    model = closed_forms.FITS[name](data, found["setting"], settings.landmarks)
+    metadata = run.metadata(settings, setting=found["setting"], fold_mrr=found["mrr"], folds=_folds_of(settings))
     if isinstance(model, KernelMap):
         metadata["architecture"] |= {"landmarks": len(model.landmarks)}
     storage.save_model(run.directory, name, model, metadata)
-    return setting, fold_mrr
+    return found["setting"], found["mrr"]
+
+
+def _folds_of(settings: PlusConfig) -> dict[str, Any]:
+    """What determines the folds of a training split, and what a closed form's search takes from them."""
+    return {name: getattr(settings, name) for name in ("seed", "fold_ratio", "fold_images")}
+
+
+def _known(run: Run, settings: PlusConfig) -> dict[str, closed_forms.Found]:
+    """Closed forms of the run whose setting the same folds have chosen."""
+    stored = {name: run.stored(name) for name in settings.closed_forms if run.has(name)}
+    return {
+        name: {"setting": metadata["setting"], "mrr": metadata["fold_mrr"]}
+        for name, metadata in stored.items()
+        if metadata.get("folds") == _folds_of(settings)
+    }
 
 
 def train(run: Run, name: str, settings: Any, resume: bool = True) -> History:
@@ -190,7 +205,7 @@ def _start_plus(run: Run, name: str, settings: PlusConfig) -> Start:
         with reading(path, "not a readable choice", "Delete it, or train with resume=False."):
             kept = dict(read_json(path))
     if kept.get("metadata") != json.loads(json.dumps(basis)):
-        kept = {"metadata": basis, "choice": vars(plus_search.search(data, settings))}
+        kept = {"metadata": basis, "choice": vars(plus_search.search(data, settings, _known(run, settings)))}
         write_json(path, kept)
     choice = plus.Choice(**kept["choice"])
     model = plus.build_chosen(data, settings, choice)

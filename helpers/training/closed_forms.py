@@ -35,15 +35,15 @@ class Found(TypedDict):
     mrr: float
 
 
-def best_cca(folds: Sequence[TrainingData]) -> tuple[cca.Setting, float]:
+def best_cca(folds: Sequence[TrainingData]) -> Found:
     """The setting of `cca.GRID` that ranks best on the folds, and its mean MRR."""
     mrr = np.zeros(len(cca.GRID))
     for fold in folds:
         mrr += [np.mean(1 / validation_ranks(cca.translate(affine, fold), fold)) for affine in cca.maps(fold, cca.GRID)]
-    return cca.GRID[int(mrr.argmax())], float(mrr.max()) / len(folds)
+    return {"setting": cca.GRID[int(mrr.argmax())], "mrr": float(mrr.max()) / len(folds)}
 
 
-def best_kernel(folds: Sequence[TrainingData]) -> tuple[kernel.Setting, float]:
+def best_kernel(folds: Sequence[TrainingData]) -> Found:
     """The setting of the kernel map that ranks best on the folds, and its mean MRR.
 
     Kernel and ridge are chosen first, with the exponents; then the ridge of the images, which matters less.
@@ -53,7 +53,7 @@ def best_kernel(folds: Sequence[TrainingData]) -> tuple[kernel.Setting, float]:
     best = first[int(mrr.argmax())]
     then = kernel.grid([best["gamma"]], [best["ridge"]], IMAGE_EPS[1:])
     mrr = np.concatenate([mrr, _kernel_mrr(folds, then)])
-    return [*first, *then][int(mrr.argmax())], float(mrr.max())
+    return {"setting": [*first, *then][int(mrr.argmax())], "mrr": float(mrr.max())}
 
 
 def _kernel_mrr(folds: Sequence[TrainingData], settings: Sequence[kernel.Setting]) -> np.ndarray:
@@ -69,10 +69,13 @@ def _kernel_mrr_on(fold: TrainingData, settings: Sequence[kernel.Setting]) -> li
         features = kernel.Features.of(fold.text, gamma, SEARCH_LANDMARKS, seed=0)
         moments = kernel.Moments.of(fold, features, basis)
         z = torch.cat(list(features(fold.val_text))) - _tensor(moments.mean_z, fold)  # (V, L)
-        for solution in kernel.solve(moments, list(of_gamma)):
-            # The length of a translation changes no rank, so that none is made: (V, k) times (k, G).
-            scores = (z @ _tensor(solution.left, fold)) @ _tensor(solution.right @ gallery, fold)
-            found.append(mrr_of(scores, fold.val_positive))
+        # The length of a translation changes no rank, so that none is made: (V, k) times (k, G).
+        for _, alike in itertools.groupby(
+            kernel.solve(moments, list(of_gamma)), key=lambda solution: id(solution.left)
+        ):
+            solutions = list(alike)
+            canonical = z @ _tensor(solutions[0].left, fold)  # (V, k)
+            found += [mrr_of(canonical @ _tensor(of.right @ gallery, fold), fold.val_positive) for of in solutions]
     return found
 
 
@@ -98,7 +101,7 @@ def fit_cca(data: TrainingData, setting: cca.Setting, landmarks: int = 0) -> Geo
     return model.to(data.device).eval()
 
 
-SEARCHES: dict[str, Callable[[Sequence[TrainingData]], tuple[Any, float]]] = {"cca": best_cca, "kernel": best_kernel}
+SEARCHES: dict[str, Callable[[Sequence[TrainingData]], Found]] = {"cca": best_cca, "kernel": best_kernel}
 FITS: dict[str, Callable[[TrainingData, Any, int], nn.Module]] = {"cca": fit_cca, "kernel": fit_kernel}
 """By the row of the leaderboard."""
 

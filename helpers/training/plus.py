@@ -23,6 +23,7 @@ from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
 from helpers.errors import SplitError
 from helpers.models import geometry
+from helpers.models.kernel import KernelMap
 from helpers.models.networks import Blend, EnsembleMLP
 from helpers.system.devices import COLUMN_MULTIPLE, seed_all
 from helpers.training import losses
@@ -141,7 +142,7 @@ class PlusObjective(Objective[PlusConfig, EnsembleMLP]):
 
 
 def out_of_reach(mrr: Sequence[float], leader: Sequence[float]) -> bool:
-    """Whether a candidate is so far behind the leading one that it will not come near: then no more time is spent on it.
+    """Whether a candidate is so far behind the leading one that no more time should be spent on it.
 
     It is `BEHIND` or more behind at the same epoch, from the third on, and each epoch closes less than a third of
     what lacks.
@@ -304,13 +305,23 @@ def build_chosen(data: TrainingData, settings: PlusConfig, choice: Choice) -> Bl
     return Blend(parts, choice.weights)
 
 
+def networks_of(model: Blend) -> EnsembleMLP:
+    """What is trained of an ensemble."""
+    networks = model.parts["networks"]
+    assert isinstance(networks, EnsembleMLP)  # they always have a weight
+    return networks
+
+
 def shape_of(model: Blend, settings: PlusConfig, choice: Choice) -> dict[str, Any]:
     """What `models.build_model` asks for, beside the widths, to make the ensemble of a choice."""
-    networks, shape = model.parts["networks"], {"weights": choice.weights, "dropout": settings.dropout}
-    shape |= {"hidden": hidden_for(settings, choice.blocks), "whitening": choice.whitening, "blocks": choice.blocks}
+    networks = networks_of(model)
+    shape: dict[str, Any] = {"weights": choice.weights, "dropout": settings.dropout, "whitening": choice.whitening}
+    shape |= {"hidden": hidden_for(settings, choice.blocks), "blocks": choice.blocks}
     shape |= {"members": networks.members, "rank": networks.basis.shape[1]}
-    if "kernel" in model.parts:
-        shape["landmarks"] = len(model.parts["kernel"].landmarks)
+    if "kernel" in choice.weights:
+        kernel = model.parts["kernel"]
+        assert isinstance(kernel, KernelMap)
+        shape["landmarks"] = len(kernel.landmarks)
     return shape
 
 
@@ -328,6 +339,6 @@ def train_plus(
     of the networks alone.
     """
     given = replace(derived(settings, data), epochs=epochs_of_training(settings, choice.epochs))
-    networks = model.parts["networks"]
+    networks = networks_of(model)
     objective = PlusObjective(given, data, networks, choice.temperature, searching=False)
     return fit(networks, objective, "bigjump_plus", progress)

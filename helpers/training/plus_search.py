@@ -8,8 +8,9 @@ whether residual blocks help. Last, how much of each joins in the mean.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -85,10 +86,13 @@ class Clock:
         return np.inf if self._ends is None else self._ends - time.monotonic()
 
 
-def search(data: TrainingData, settings: PlusConfig) -> Choice:
+def search(data: TrainingData, settings: PlusConfig, known: Mapping[str, Found] = MappingProxyType({})) -> Choice:
     """Choose networks, closed forms and their weights on cross-validation folds, within the budget of the settings.
 
     One network is trained for each candidate and fold.
+
+    Args:
+        known: closed forms whose setting the same folds have chosen already.
 
     Raises:
         SplitError: too few training images, see `folds.held_out`.
@@ -98,8 +102,7 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
     bases = [basis_for(fold_data, settings) for fold_data in folds]
     closed_forms: dict[str, Found] = {}
     for name in settings.closed_forms:
-        setting, mrr = SEARCHES[name](folds)
-        closed_forms[name] = {"setting": setting, "mrr": mrr}
+        closed_forms[name] = known[name] if name in known else SEARCHES[name](folds)
     chosen, tried, left_out = search_networks(folds, bases, settings, clock)
     of_chosen = tried[chosen]
     epoch = int(np.argmax(of_chosen.mrr)) + 1
@@ -114,7 +117,10 @@ def search(data: TrainingData, settings: PlusConfig) -> Choice:
         [fold.val_positive for fold in folds],
         first="networks",
     )
-    curves: list[Curve] = [{**at._asdict(), "mrr": of.mrr} for at, of in sorted(tried.items())]
+    curves: list[Curve] = [
+        {"temperature": at.temperature, "whitening": at.whitening, "blocks": at.blocks, "mrr": tried[at].mrr}
+        for at in sorted(tried)
+    ]
     return Choice(*chosen, epoch, of_chosen.mrr[epoch - 1], curves, closed_forms, weights, path, members, left_out)
 
 

@@ -18,6 +18,7 @@ from helpers.system.settings import (
     settings,
 )
 
+TEMPERATURES = (0.005, 0.01, 0.02, 0.033, 0.055, 0.09, 0.15)
 Ascending = Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
 
 
@@ -61,7 +62,7 @@ class PlusConfig(OptimiserConfig):
     members: Count = 4  # MLPs in the ensemble, at most; see `plus.members_for`
     max_parameters: Count = 30_000_000  # of the whole ensemble
     # Candidates, ascending, in units of the root mean square distance of the unit image vectors from their mean.
-    temperatures: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (0.005, 0.01, 0.02, 0.033, 0.055, 0.09, 0.15)
+    temperatures: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = TEMPERATURES
     # Candidate powers of the whitening of the input, ascending; see `models.Whiten`. The first is left for a clear gain
     # alone.
     whitenings: Ascending = (0.0, 0.5)
