@@ -9,12 +9,14 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
 from helpers.evaluation import metrics
 from helpers.models import cca, geometry, kernel
 from helpers.models.networks import GeomLinear
+from helpers.system.bars import training_bar
 from helpers.training.selection import mrr_of
 
 KERNEL_BASIS = 0.99
@@ -38,8 +40,11 @@ class Found(TypedDict):
 def best_cca(folds: Sequence[TrainingData]) -> Found:
     """The setting of `cca.GRID` that ranks best on the folds, and its mean MRR."""
     mrr = np.zeros(len(cca.GRID))
-    for fold in folds:
-        mrr += [np.mean(1 / validation_ranks(cca.translate(affine, fold), fold)) for affine in cca.maps(fold, cca.GRID)]
+    with training_bar("weighted CCA, settings", len(folds) * len(cca.GRID)) as bar:
+        for fold in folds:
+            for number, affine in enumerate(cca.maps(fold, cca.GRID)):
+                mrr[number] += np.mean(1 / validation_ranks(cca.translate(affine, fold), fold))
+                bar.update()
     return {"setting": cca.GRID[int(mrr.argmax())], "mrr": float(mrr.max()) / len(folds)}
 
 
@@ -49,19 +54,20 @@ def best_kernel(folds: Sequence[TrainingData]) -> Found:
     Kernel and ridge are chosen first, with the exponents; then the ridge of the images, which matters less.
     """
     first = kernel.grid(GAMMAS, RIDGES, IMAGE_EPS[:1])
-    mrr = _kernel_mrr(folds, first)
-    best = first[int(mrr.argmax())]
-    then = kernel.grid([best["gamma"]], [best["ridge"]], IMAGE_EPS[1:])
-    mrr = np.concatenate([mrr, _kernel_mrr(folds, then)])
+    with training_bar("kernel CCA, kernels", len(folds) * (len(GAMMAS) + 1)) as bar:
+        mrr = _kernel_mrr(folds, first, bar)
+        best = first[int(mrr.argmax())]
+        then = kernel.grid([best["gamma"]], [best["ridge"]], IMAGE_EPS[1:])
+        mrr = np.concatenate([mrr, _kernel_mrr(folds, then, bar)])
     return {"setting": [*first, *then][int(mrr.argmax())], "mrr": float(mrr.max())}
 
 
-def _kernel_mrr(folds: Sequence[TrainingData], settings: Sequence[kernel.Setting]) -> np.ndarray:
+def _kernel_mrr(folds: Sequence[TrainingData], settings: Sequence[kernel.Setting], bar: tqdm) -> np.ndarray:
     """Mean MRR over the folds of each setting, in order."""
-    return np.mean([_kernel_mrr_on(fold, settings) for fold in folds], axis=0)
+    return np.mean([_kernel_mrr_on(fold, settings, bar) for fold in folds], axis=0)
 
 
-def _kernel_mrr_on(fold: TrainingData, settings: Sequence[kernel.Setting]) -> list[float]:
+def _kernel_mrr_on(fold: TrainingData, settings: Sequence[kernel.Setting], bar: tqdm) -> list[float]:
     basis = kernel_basis(fold)
     gallery = (normalise(fold.val_images).cpu().double().numpy() @ basis).T  # (r, G)
     found = []
@@ -76,6 +82,7 @@ def _kernel_mrr_on(fold: TrainingData, settings: Sequence[kernel.Setting]) -> li
             solutions = list(alike)
             canonical = z @ _tensor(solutions[0].left, fold)  # (V, k)
             found += [mrr_of(canonical @ _tensor(of.right @ gallery, fold), fold.val_positive) for of in solutions]
+        bar.update()
     return found
 
 

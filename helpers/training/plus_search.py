@@ -47,7 +47,9 @@ class Network(NamedTuple):
     blocks: int
 
     def __str__(self) -> str:
-        return f"temperature {self.temperature:g}, whitening {self.whitening:g}, blocks {self.blocks}"
+        whitened = f", whitened {self.whitening:g}" if self.whitening else ""
+        deep = f", blocks {self.blocks}" if self.blocks else ""
+        return f"temperature {self.temperature:g}{whitened}{deep}"
 
 
 @dataclass(frozen=True)
@@ -135,18 +137,18 @@ def search_networks(
         bases: (dy, r) of each fold, see `plus.basis_for`.
     """
     seconds, left_out, reserved = [0.0], [], clock.left() / 2
+    most = len(settings.temperatures) * len(settings.blocks) + len(settings.whitenings) - 1
 
     def attempt(network: Network, tried: Tried) -> Candidate | None:
         if tried and clock.left() - max(seconds) < reserved:
             left_out.append(str(network))
             return None
         leader = leader_of(tried) if tried else None
-        name = f"candidate {len(tried) + 1}"
-        if leader:
-            name += f", best so far {max(tried[leader].mrr):.3f} ({leader})"
+        name = f"candidate {len(tried) + 1} of at most {most} ({network})"
+        best = f", best so far {max(tried[leader].mrr):.3f} ({leader})" if leader else ""
         rival = tried[leader].by_fold if leader else None
         started = time.monotonic()
-        found = train_candidate(folds, bases, settings, network, name, rival, clock.left() - reserved)
+        found = train_candidate(folds, bases, settings, network, name, best, rival, clock.left() - reserved)
         seconds.append(time.monotonic() - started)
         return found
 
@@ -216,6 +218,7 @@ def train_candidate(
     settings: PlusConfig,
     network: Network,
     name: str,
+    best: str = "",
     leader: Sequence[Sequence[float]] | None = None,
     at_most: float = np.inf,
 ) -> Candidate:
@@ -223,7 +226,7 @@ def train_candidate(
 
     Args:
         bases: (dy, r) of each fold, see `plus.basis_for`.
-        name: shown beside its progress.
+        name, best: what is tried and what leads, shown beside the progress.
         leader: of the leading candidate, MRR by epoch of each fold; see `plus.out_of_reach`.
         at_most: seconds for all folds together; an epoch that has begun is ended.
     """
@@ -234,7 +237,7 @@ def train_candidate(
         rival = leader[number - 1] if leader else ()
         ends = started + at_most * number / len(folds)
         objective = PlusObjective(given, fold_data, model, network.temperature, True, rival, ends)
-        label = f"{name}; now {network}, fold {number}/{len(folds)}"
+        label = f"{name}, fold {number}/{len(folds)}{best}"
         runs.append([entry["mrr"] for entry in loop.fit(model, objective, label)])
         with torch.inference_mode():
             translations.append(loop.translations(model, fold_data.val_text))

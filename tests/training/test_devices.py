@@ -116,7 +116,7 @@ def training_on(device: torch.device, name: str) -> tuple[torch.nn.Module, Objec
     devices.seed_all(0)
     if name == "bigjump_plus":
         settings = plus.derived(PlusConfig(epochs=6, hidden=64, members=3, exclude_same_text=bool(exclude)), data)
-        model = plus.build_ensemble(data, settings)
+        model = plus.build_networks(data, settings, settings.members)
         return model, plus.PlusObjective(settings, data, model, 0.1, searching=False)
     bigjump = BigJumpConfig(queue_size=150, queue_schedule=(0, 40, 150), exclude_same_text=bool(exclude))
     config = bigjump if name == "bigjump" else BaselineConfig()
