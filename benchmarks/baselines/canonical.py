@@ -32,7 +32,7 @@ from helpers.models import geometry
 
 LEAST_EPS = 1e-4
 """The ridge, relative to the mean eigenvalue, that stands for none: below it float32 vectors hold rounding only."""
-GRID = grid(eps=(LEAST_EPS, 1e-2, 1e-1, 1.0), rank=(8, 16, 32, 64, 128, 256, 512, 1024))
+GRID = grid(eps=(LEAST_EPS, 1e-2, 1e-1, 1.0, 10.0), rank=(8, 16, 32, 64, 128, 256, 512, 1024))
 
 
 @dataclass(frozen=True)
