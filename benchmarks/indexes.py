@@ -129,7 +129,7 @@ def real(data_dir: str) -> dict:
     gallery = data.images[split.val_images]
     bank = torch.from_numpy(translator.translate(data.text[hubness.sample(split.train_captions)]))
     beta = hubness.inverse_temperature(bank, data.images[split.train_images])
-    popularity = hubness.popularity(bank, gallery, beta).numpy()
+    popularity = hubness.attention(bank, gallery, beta).popularity.numpy()
     asked = np.sort(np.random.default_rng(0).permutation(len(split.val_captions))[:QUERIES])
     queries = translator.translate(data.text[split.val_captions[asked]])
     positive = split.caption_to_gallery[asked, None]

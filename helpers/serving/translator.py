@@ -264,7 +264,7 @@ class Translator:
     def popularity(self, gallery: Vectors) -> np.ndarray:
         """How much each gallery image attracts captions of other images: (M,) float32 in units of cosine.
 
-        From the run's query bank of training captions; see `hubness.popularity`. It depends on the gallery alone, so
+        From the run's query bank of training captions; see `hubness.attention`. It depends on the gallery alone, so
         for many searches of one gallery it is computed once and handed to `search`.
 
         Raises:
@@ -275,7 +275,9 @@ class Translator:
         bank = self.query_bank()
         for left in range(0, len(gallery), GALLERY_BLOCK):
             checked_block(gallery, left)
-        return hubness.popularity(torch.from_numpy(self.raw(bank.text)), gallery, bank.beta, own=bank.own).numpy()
+        return hubness.attention(
+            torch.from_numpy(self.raw(bank.text)), gallery, bank.beta, own=bank.own
+        ).popularity.numpy()
 
     def query_bank(self) -> hubness.QueryBank:
         """The training captions of its run by which popularity is measured.
