@@ -1,6 +1,6 @@
 """Approximate indexes of faiss behind one small interface: they say which rows are worth an exact look.
 
-Each holds the folded vectors [g, -popularity] (see `helpers.serving.index`) in its own form:
+Each holds the folded vectors [g, -popularity] (see `helpers.serving.folding`) in its own form:
 
 - `hnsw`: a graph over the vectors as they are. Fast, and the largest.
 - `int8`: each coordinate in a byte, all of them scanned.

@@ -14,8 +14,10 @@ from helpers.errors import CheckpointError, DataError
 from helpers.evaluation import hubness
 from helpers.models import storage
 from helpers.models.build import build_model
-from helpers.runs import open_run, search
-from helpers.runs.search import data_folder, main, open_index, picture_folder, run_folder
+from helpers.runs import galleries, open_run, search
+from helpers.runs.galleries import data_folder, picture_folder
+from helpers.runs.run_index import open_index, run_folder
+from helpers.runs.search import main
 from helpers.serving.index import PictureIndex
 from helpers.serving.translator import Translator
 
@@ -208,7 +210,7 @@ def test_a_folder_is_searched_where_its_vectors_cannot_be_kept(run, folder, monk
     def full(*args):
         raise DataError("no room")
 
-    monkeypatch.setattr(search, "write_cache", full)
+    monkeypatch.setattr(galleries, "write_cache", full)
     assert len(open_index(run.directory, gallery=picture_folder(folder))) == 2
     assert "no room" in capsys.readouterr().err
 

@@ -9,8 +9,9 @@ from judged import BANK, DX, DY, make_gallery, make_queries, make_run, names_of
 
 from helpers.errors import CheckpointError
 from helpers.models.build import build_model
-from helpers.serving import index as index_module
-from helpers.serving.index import INDEX_FILE, PictureIndex
+from helpers.serving import index_files
+from helpers.serving.index import PictureIndex
+from helpers.serving.index_files import INDEX_FILE
 from helpers.serving.translator import Translator
 
 KINDS = ("flat", "hnsw", "int8", "binary")
@@ -157,7 +158,7 @@ def foreign(folder):
     path = next(folder.glob("*.safetensors"))
     path.write_bytes(b"\xff" * 4000)
     about = json.loads((folder / INDEX_FILE).read_text())
-    about["files"]["vectors"] = index_module._described(path)
+    about["files"]["vectors"] = index_files._described(path)
     (folder / INDEX_FILE).write_text(json.dumps(about))
 
 
@@ -237,7 +238,7 @@ def test_a_save_that_fails_leaves_the_earlier_index_and_nothing_else(monkeypatch
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(index_module, fails, fail)
+        patched.setattr(index_files, fails, fail)
         with pytest.raises(CheckpointError, match="the index cannot be written .*No space left"):
             index.save(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
@@ -270,14 +271,14 @@ def test_an_index_that_is_open_survives_its_replacement(translator, saved):
 
 def test_an_index_that_is_replaced_while_it_is_loaded_is_loaded_as_it_is_then(translator, saved, monkeypatch):
     other = PictureIndex.build(translator, make_gallery(9, seed=7), names_of(9))
-    check, replaced = index_module._checked_file, []
+    check, replaced = index_files._checked_file, []
 
     def replace_first(*given):
         if not replaced:
             replaced.append(other.save(saved))
         return check(*given)
 
-    monkeypatch.setattr(index_module, "_checked_file", replace_first)
+    monkeypatch.setattr(index_files, "_checked_file", replace_first)
     assert len(PictureIndex.load(saved)) == 9
 
 
