@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from helpers.data.cache import read_cache, write_cache
-from helpers.data.pairs import ENCODERS_FILE, PairedEmbeddings, load_pairs
+from helpers.data.pairs import ENCODERS_FILE, PICTURES_FILE, PairedEmbeddings, load_pairs
 from helpers.data.pictures import Pictures, is_inside
-from helpers.errors import CheckpointError, DataError, first_five
+from helpers.errors import CheckpointError, DataError, PictureError, first_five
 from helpers.runs.run import Run, say
 from helpers.serving.translator import Translator
 from helpers.system.files import read_json, reading
 
 INDEX_DIR = "index"
 """Folder in a run's folder: what is made there can be made again, so no manifest lists it."""
+_KEPT = ("vectors", "names", "made_of", "encoder")
+"""What is kept of a folder of pictures that was encoded: of what state of it, and by which encoder."""
 _ENCODED_BY = ("model", "kind", "pooling", "preprocessing")
 """What tells one image encoder from another, whose vectors are not to be compared with its own."""
 
@@ -87,26 +90,34 @@ def picture_folder(images: str | Path) -> Callable[[Path, Translator], Gallery]:
     def gallery(folder: Path, translator: Translator) -> Gallery:
         from helpers.encoders import find_pictures
 
-        names = [name for name in find_pictures(path) if is_inside(path, name)]
         description = image_encoder_of(folder)
         if description["kind"] == "unknown":
             raise CheckpointError(
                 f"{folder / ENCODERS_FILE}: does not say what encoded the images of the run. Encode the pictures "
                 "yourself, as those were, and give the data folder with --data-dir."
             )
-        stats = [(name, (path / name).stat().st_size, (path / name).stat().st_mtime_ns) for name in names]
-        made_of = {"pictures": _short_digest(str([str(path), stats, description]), 32)}
         kept = folder / INDEX_DIR / f"{_short_digest(str(path))}.encoded"
         encoded: list[dict[str, Any]] = []
+        by = _short_digest(str(description), 32)
+        try:
+            names = [name for name in find_pictures(path) if is_inside(path, name)]
+            stats = [(name, (path / name).stat().st_size, (path / name).stat().st_mtime_ns) for name in names]
+            digest = _short_digest(str([str(path), stats, description]), 32)
+        except PictureError:  # gone, such as with a disk: what was encoded before is searched
+            before = read_cache(kept, _KEPT)
+            if before is None or before["encoder"] != [by]:
+                raise
+            names, digest = before["names"], before["made_of"][0]
 
         def stored() -> dict[str, Any]:
             if not encoded:
-                found = read_cache(kept, ("vectors", "names", "made_of"))
-                if found is None or found["made_of"] != [made_of["pictures"]]:
+                found = read_cache(kept, _KEPT)
+                if found is None or found["made_of"] != [digest]:
                     vectors, read = _encode(path, names, description, translator.image_dim)
                     arrays = {"vectors": ("F32", vectors.shape, [vectors])}
+                    texts = {"names": read, "made_of": [digest], "encoder": [by]}
                     try:
-                        found = write_cache(kept, arrays, {"names": read, "made_of": [made_of["pictures"]]})
+                        found = write_cache(kept, arrays, texts)
                     except DataError as error:  # such as another user's run: search them all the same
                         say(str(error))
                         found = {"vectors": vectors, "names": read}
@@ -117,7 +128,7 @@ def picture_folder(images: str | Path) -> Callable[[Path, Translator], Gallery]:
         return Gallery(
             lambda: stored()["vectors"],
             lambda: stored()["names"],
-            made_of,
+            {"pictures": digest},
             pictures=place,
             folder=_short_digest(str(path)),
         )
@@ -141,8 +152,25 @@ def _gallery_of(data: PairedEmbeddings, path: Path, folder: str = "") -> Gallery
 
 
 def _location(data_dir: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    pictures = Pictures.of(data_dir, names)
+    """Where the pictures are, or were: what is gone can be searched, but not shown."""
+    try:
+        pictures = Pictures.of(data_dir, names)
+    except DataError:
+        if (location := _gone(data_dir)) is None:
+            raise
+        return location
     return None if pictures is None else pictures.location
+
+
+def _gone(data_dir: Path) -> dict[str, Any] | None:
+    """The place that `pictures.json` names, where nothing is there; None where something is, or it names none."""
+    try:
+        location = dict(read_json(data_dir / PICTURES_FILE))
+        key = "folder" if "folder" in location else "sprite"
+        place = data_dir / os.path.expanduser(location[key])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return None if os.path.lexists(place) else {**location, key: str(place)}
 
 
 def _encode(

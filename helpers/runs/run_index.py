@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -20,6 +21,10 @@ from helpers.serving.index_files import Kind
 from helpers.serving.translator import Translator
 from helpers.system import paths
 from helpers.system.files import read_json, reading
+from helpers.system.locks import in_turn
+
+LOCK_FILE = ".lock"
+"""In the folder of the indexes of a run: one process at a time builds there."""
 
 
 def run_folder(run: str | Path) -> Path:
@@ -77,6 +82,10 @@ def open_index(
     """The index of a run's own pictures, or of another gallery: as it was saved, or built and saved now.
 
     It is kept in the run's folder, under `index/`, and used again while model, query bank and pictures are the same.
+    One process at a time builds there: a second one waits, and takes what the first has built. Pictures that are no
+    longer where they were stop nothing; a line says so.
+
+    A saved index of an approximate kind is read by faiss, native code: open only runs that you trust.
 
     Args:
         folder: of the run, see `run_folder`.
@@ -97,31 +106,57 @@ def open_index(
     made_of = {"run": run.data.fingerprint, "split": run.split.digest, "bank": bank, **chosen.made_of}
     parts = translator.name, kind, chosen.folder, "" if hubness else "cosine"
     place = folder / INDEX_DIR / "-".join(part for part in parts if part)
-    if place.exists():
+
+    def saved() -> PictureIndex | None:
+        index = PictureIndex.load(place, translator) if place.exists() else None
+        if index is None or (index.made_of, index.hubness, index.location) != (made_of, hubness, chosen.pictures):
+            return None
+        return index
+
+    def build() -> PictureIndex:
+        names = chosen.names()
+        say(f"{translator.name}: an index of {len(names):,} pictures is built once and kept in {place}.")
+        index = PictureIndex.build(
+            translator,
+            chosen.vectors(),
+            names,
+            chosen.pictures,
+            kind,
+            hubness,
+            captions=chosen.captions(),
+            bank_captions=_bank_captions(run, translator) if hubness else (),
+            made_of=made_of,
+        )
         try:
-            index = PictureIndex.load(place, translator)
-            if (index.made_of, index.hubness) == (made_of, hubness) and index.location == chosen.pictures:
-                return index
-        except CheckpointError as error:
-            say(f"{error} Built again now.")
-    names = chosen.names()
-    say(f"{translator.name}: an index of {len(names):,} pictures is built once and kept in {place}.")
-    index = PictureIndex.build(
-        translator,
-        chosen.vectors(),
-        names,
-        chosen.pictures,
-        kind,
-        hubness,
-        captions=chosen.captions(),
-        bank_captions=_bank_captions(run, translator) if hubness else (),
-        made_of=made_of,
-    )
-    try:
-        index.save(place)
-    except CheckpointError as error:  # such as another user's run: search it all the same
-        say(str(error))
+            index.save(place)
+        except CheckpointError as error:  # such as another user's run: search it all the same
+            say(str(error))
+        return index
+
+    index = None
+    with contextlib.suppress(CheckpointError):  # it is told below, if nobody has mended it by then
+        index = saved()
+    if index is None:
+        lock_file = folder / INDEX_DIR / LOCK_FILE
+        with in_turn(lock_file, lambda: say(f"{lock_file.parent}: another process builds an index; waiting for it.")):
+            try:
+                index = saved()
+            except CheckpointError as error:
+                say(f"{error} Built again now.")
+            index = index or build()
+    if index.location is not None and index.pictures is None:
+        say(missing_line(index, f"all {len(index):,} pictures"))
     return index
+
+
+def missing_line(index: PictureIndex, which: str) -> str:
+    """What to say of pictures that are no longer where they were: where that was, and what to do."""
+    location = index.location or {}
+    place = location.get("folder") or location.get("sprite")
+    return (
+        f"{place}: {which} are missing there; found all the same, but not shown. Put them back, or say where they are "
+        "now: in pictures.json of the data folder, or with --images where that was given."
+    )
 
 
 def _bank_captions(run: Run, translator: Translator) -> list[str]:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import get_args
 
-from helpers.errors import UserError
+from helpers.errors import UserError, first_five
 from helpers.evaluation import hubness as hubness_reduction
 from helpers.runs.galleries import data_folder, picture_folder
 from helpers.runs.run import say
-from helpers.runs.run_index import open_index, run_folder
+from helpers.runs.run_index import missing_line, open_index, run_folder
 from helpers.serving.index import PictureIndex
 from helpers.serving.index_files import Kind
 from helpers.serving.page import Found, write_page
@@ -94,6 +94,9 @@ def search(options: argparse.Namespace) -> None:
     ]
     for one in found:
         print(_text(index, one))
+    listed = {row for one in found for row in one.rows}
+    if index.pictures is not None and (missing := index.missing(sorted(listed))):  # all of them: told already
+        say(missing_line(index, f"{len(missing)} of the {len(listed)} listed pictures ({first_five(missing)})"))
     how = "cosine less popularity (hubness reduction)" if hubness else "cosine"
     note = f"{len(index):,} pictures · model {index.model} · score: {how} · run {folder.name}"
     print(f"\n{write_page(options.out or folder / 'search.html', index, found, note)}", flush=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 RESCORED = 32
 """Queries whose candidates are scored at a time: some megabytes."""
+_PLACES = {"folder", "sprite"}
+"""What says where pictures are, see `helpers.data.pictures`."""
 
 
 class PictureIndex:
@@ -206,12 +209,26 @@ class PictureIndex:
 
     @cached_property
     def pictures(self) -> Pictures | None:
-        """The pictures themselves, of the rows that it was built with; None where nobody said where they are."""
-        if self._about["pictures"] is None:
+        """The pictures themselves, of the rows that it was built with.
+
+        None where nobody said where they are, or where their folder or sprite is gone: see `location` and `missing`.
+
+        Raises:
+            DataError: what is there is no folder, or no sprite that holds them.
+        """
+        if self.location is None or not any(os.path.exists(str(self.location.get(key))) for key in _PLACES):
             return None
         from helpers.data.pictures import Pictures
 
-        return Pictures(self._about["pictures"], self.names[: self._about["built"]])
+        return Pictures(self.location, self.names[: self._about["built"]])
+
+    def missing(self, rows: Sequence[int]) -> list[str]:
+        """Names of those of the rows whose pictures are not where they were when the index was built."""
+        if self.location is None:
+            return []
+        expected = [row for row in dict.fromkeys(rows) if row < self._about["built"]]
+        there = self.pictures
+        return [self.names[row] for row in expected if there is None or not os.path.isfile(_file(there, row))]
 
     @exact_float32()
     def search(
@@ -455,11 +472,19 @@ def _weights(translator: Translator) -> str | None:
     return f"in memory: {digest.hexdigest()}"
 
 
+def _file(pictures: Pictures, row: int) -> str:
+    """The file of a picture; none where its name leads out of the folder by now."""
+    try:
+        return str(pictures.file(row))
+    except DataError:
+        return ""
+
+
 def _location(given: Mapping[str, Any] | str | Path | None) -> dict[str, Any] | None:
     """Where pictures are, as `pictures.json` has it, with an absolute path."""
     if given is None:
         return None
     location = dict(given) if isinstance(given, Mapping) else {"folder": str(given)}
-    for key in {"folder", "sprite"} & set(location):
+    for key in _PLACES & set(location):
         location[key] = str(Path(location[key]).expanduser().absolute())
     return json.loads(json.dumps(location))
