@@ -131,6 +131,10 @@ class PictureIndex:
     def load(cls, folder: str | Path, translator: Translator | None = None) -> PictureIndex:
         """Load a saved index; its vectors are mapped into memory.
 
+        Load only from folders that you trust: an approximate kind is read by faiss, native code that trusts what it
+        reads. What can be checked beforehand is: the digest and size of every file, kind, width and number of vectors.
+        `flat` reads numbers alone.
+
         Args:
             translator: the model that it was built with; where None it is loaded from its run when it is first needed.
 

@@ -14,6 +14,7 @@ The folder is a run with one model, in the formats of a run, so that whatever re
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import time
@@ -50,6 +51,10 @@ OURS = {
 }
 """What `save` writes: a folder that holds anything else is never replaced."""
 FORMAT = 1
+NEW, BEFORE = ".new", ".before"
+"""Ends of the names beside a folder under which its successor is made and it is put aside; the same number in both."""
+SWAP = 0.2
+"""Seconds, within which a process that is alive has renamed both."""
 LIBRARY = "embedding-translation"
 REMEDY = "Save it again with save_pretrained."
 
@@ -101,6 +106,8 @@ def checked(folder: str | Path) -> tuple[Path, str]:
         CheckpointError: no such folder, none of a translator, of a newer format, or damaged.
     """
     path = Path(folder).expanduser().absolute()
+    if not path.exists():
+        _put_back(path)
     if not (path / CONFIG).is_file() or (path / "modules.json").exists():
         raise CheckpointError(f"{path}: {_what_else(path)}")
     with reading(path / CONFIG, "not the config of a translator", REMEDY):
@@ -165,11 +172,13 @@ def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         CheckpointError: `target` holds files, and is no saved translator or `overwrite` is False; or the disk is full.
     """
+    _put_back(target)
     _require_replaceable(target, overwrite)
-    new, before = (target.with_name(f".{target.name}.{uuid.uuid4().hex}.{what}") for what in ("new", "before"))
+    number = uuid.uuid4().hex
+    new, before = (target.with_name(f".{target.name}.{number}{end}") for end in (NEW, BEFORE))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in target.parent.glob(f".{target.name}.*.new"):  # of a process that was killed
+        for leftover in _beside(target, NEW):  # of a process that was killed
             if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
                 shutil.rmtree(leftover, ignore_errors=True)
         new.mkdir()
@@ -179,8 +188,8 @@ def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
             os.rename(target, before)
         try:
             os.rename(new, target)
-        except OSError:
-            if before.exists():
+        except BaseException:  # Ctrl+C too
+            if before.exists() and not target.exists():
                 os.rename(before, target)
             raise
         shutil.rmtree(before, ignore_errors=True)
@@ -189,6 +198,29 @@ def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         raise CheckpointError(f"{target}: cannot be written ({error.strerror or error}). {remedy}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _put_back(target: Path) -> None:
+    """Mend what a process left that was killed while it replaced `target`: nothing is lost, and nothing lies around.
+
+    Killed between its two renames, it left no `target` and what was there under another name: that is put back. Killed
+    after them, it left what it had replaced: that is removed.
+    """
+    replaced = _beside(target, BEFORE)
+    if replaced and not target.exists():
+        time.sleep(SWAP)  # a process that is alive is done by then
+    for before in replaced:  # looked for first: where `target` is there now, it has been replaced or put back since
+        with contextlib.suppress(OSError):
+            if (target / CONFIG).is_file():
+                shutil.rmtree(before)
+            elif not target.exists():
+                os.rename(before, target)
+                shutil.rmtree(before.with_name(before.name.removesuffix(BEFORE) + NEW), ignore_errors=True)
+
+
+def _beside(target: Path, end: str) -> list[Path]:
+    """What lies beside a folder under the names of `_new_folder`; the number tells it from what is beside others."""
+    return list(target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 32}{end}"))
 
 
 def _require_replaceable(target: Path, overwrite: bool) -> None:

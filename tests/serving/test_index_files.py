@@ -1,7 +1,9 @@
 """PictureIndex on disk: whole or not at all, moved, damaged, hostile, and of other weights."""
 
 import json
+import re
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -226,6 +228,44 @@ def test_a_file_of_candidates_for_other_vectors_is_refused(translator, tmp_path)
     (folder / INDEX_FILE).write_text(json.dumps(ours))
     with pytest.raises(CheckpointError, match="holds 20 vectors of width 9"):
         PictureIndex.load(folder)
+
+
+def start_with(name=None, width=None, rows=None):
+    """Another beginning of a file of faiss: the name of its kind, width, number of vectors."""
+
+    def fault(content):
+        found = struct.unpack("<4siq", content[:16])
+        given = [mine if new is None else new for mine, new in zip(found, (name, width, rows), strict=True)]
+        return struct.pack("<4siq", *given) + content[16:]
+
+    return fault
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "int8", "binary"])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (start_with(name=b"IxFI"), "is no {kind} index of this version of faiss: it starts with b'IxFI'"),
+        (start_with(width=10), "holds 30 vectors of width 10"),
+        (start_with(rows=2**40), "holds 1099511627776 vectors of width 9"),
+        (lambda content: content[:16], "has 16 bytes, but 30 vectors need"),
+        (lambda content: b"", "has 0 bytes"),
+    ],
+)
+def test_a_file_that_is_no_index_of_its_kind_never_reaches_faiss(
+    translator, tmp_path, monkeypatch, kind, fault, message
+):
+    faiss = pytest.importorskip("faiss")
+    folder = PictureIndex.build(translator, make_gallery(30), names_of(30), kind=kind).save(tmp_path / "index")
+    path, read = next(folder.glob("*.faiss")), []
+    path.write_bytes(fault(path.read_bytes()))
+    about = json.loads((folder / INDEX_FILE).read_text())
+    about["files"]["candidates"] = index_files._described(path)
+    (folder / INDEX_FILE).write_text(json.dumps(about))
+    monkeypatch.setattr(faiss, "read_index", read.append)
+    with pytest.raises(CheckpointError, match=re.escape(message.format(kind=kind))):
+        PictureIndex.load(folder)
+    assert read == []
 
 
 @pytest.mark.parametrize("fails", ["write_cache", "write_json"])
