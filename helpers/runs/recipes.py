@@ -6,6 +6,7 @@ says what its training begins with.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from helpers.errors import CheckpointError
 from helpers.models import storage
 from helpers.models.build import BASELINES, build_model
 from helpers.models.geometry import (
@@ -96,6 +98,7 @@ def save_geometry(run: Run, fitted: CrossSpace, settings: GeometryConfig) -> Non
 
 
 def _store_affine(run: Run, name: str, affine: AffineMap, metadata: dict[str, Any]) -> None:
+    _say_what_is_replaced(run, name, metadata)
     model = GeomLinear(run.data.text_dim, run.data.image_dim)
     model.set_affine(affine.matrix, affine.bias)
     storage.save_model(run.directory, name, model, metadata)
@@ -166,6 +169,7 @@ def train(run: Run, name: str, settings: Any, resume: bool = True) -> History:
     with lock(run.directory, name):
         if not resume:
             shutil.rmtree(unfinished, ignore_errors=True)
+        _say_what_is_replaced(run, name, run.metadata(settings, products=products))
         start = STARTS[name](run, name, settings)
         if path.exists():
             same = "data, split, settings and device are the same"
@@ -253,6 +257,23 @@ def find_or_make(run: Run, *names: str) -> None:
             lacks = f"not in {run.directory.name}/ for this data and split, by this version of its recipe"
             say(f"{name}: {lacks}; made now, with the defaults of notebook {recipe.notebook}.")
             recipe.make(run, name, recipe.defaults(run))
+
+
+def _say_what_is_replaced(run: Run, name: str, metadata: dict[str, Any]) -> None:
+    """One line where the run holds a model of that name that was made of or with something else than this one."""
+    stored: dict[str, Any] = {}
+    with contextlib.suppress(CheckpointError):  # a damaged one is replaced too
+        stored = run.stored(name)
+    if not stored:
+        return
+    why = [what for key, what in (("data", "other data"), ("split", "another split")) if stored[key] != metadata[key]]
+    now, before = metadata["settings"], stored["settings"]
+    keys = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
+    why += [f"{key} = {before.get(key)!r}, now {now.get(key)!r}" for key in keys]
+    if "products" in stored and stored["products"] != metadata["products"]:
+        why.append(f"trained on {' with '.join(stored['products'])}")
+    if why:
+        say(f"{name}: replaces the one in {run.directory.name}/, which was made otherwise: {'; '.join(why)}.")
 
 
 def _tell_differences(run: Run, name: str, defaults: Any) -> None:

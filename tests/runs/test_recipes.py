@@ -1,6 +1,7 @@
 """What the notebooks find of one another: models of other settings are used, and said to be of other settings."""
 
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +55,28 @@ def test_a_model_of_other_settings_is_kept_and_its_settings_are_said(run, capsys
     said = capsys.readouterr().err
     assert "procrustes: found in a/, made with other settings than the defaults: eps = 0.1." in said
     assert storage.weights_digest(run.directory, "procrustes") == before
+
+
+def test_what_is_replaced_is_said_before_with_what_it_was_made_of(run, capsys, monkeypatch):
+    train(run, "linear", QUICK["linear"])
+    save_geometry(run, fit_geometry(run, GeometryConfig()), GeometryConfig())
+    train(run, "linear", QUICK["linear"])
+    save_geometry(run, fit_geometry(run, GeometryConfig()), GeometryConfig())
+    assert capsys.readouterr().err == ""  # the same again is no news
+    monkeypatch.setattr(recipes.loop, "train_baseline", lambda *_: print("trained", file=sys.stderr) or [])
+    train(run, "linear", BaselineConfig(epochs=2, learning_rate=0.5))
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(
+        "linear: replaces the one in a/, which was made otherwise: epochs = 1, now 2; learning_rate = "
+    )
+    assert said[1:] == ["trained"]
+    other = open_run({"split_seed": 7}, profile="challenge", run="a", data_dir=run.config.data_dir)
+    save_geometry(other, fit_geometry(other, GeometryConfig(eps=0.5)), GeometryConfig(eps=0.5))
+    assert (
+        "procrustes: replaces the one in a/, which was made otherwise: another split; eps = " in capsys.readouterr().err
+    )
+    storage.model_path(run.directory, "linear").write_bytes(b"damaged")
+    train(run, "linear", QUICK["linear"])
 
 
 def test_a_missing_closed_form_takes_the_settings_of_the_one_that_is_there(run):
