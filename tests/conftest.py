@@ -1,6 +1,7 @@
 """Fixtures shared by the tests."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,14 @@ from data_files import IMAGE_DIM, TEXT_DIM, DataFiles
 
 from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.system import paths
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where slow tests are left out, a file of slow tests alone is not imported: its libraries take seconds."""
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    slow = re.search(r"^pytestmark = .*\bmark\.slow\b", collection_path.read_text(encoding="utf-8"), re.MULTILINE)
+    return True if slow else None
 
 
 @pytest.fixture(scope="session")
