@@ -68,9 +68,10 @@ def lab(tmp_path_factory):
 def test_all_cells_run_and_figures_are_seen(lab, browser, number):  # noqa: F811
     [path] = paths.NOTEBOOKS_DIR.glob(f"{number}_*.ipynb")
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(1000 * PATIENCE)
     page.goto(f"{lab}/{path.name}?reset")
-    page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell", timeout=120_000)
-    expect(page.locator("#jp-main-statusbar")).to_contain_text("(ipykernel) | Idle", timeout=120_000)
+    page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell")
+    expect(page.locator("#jp-main-statusbar")).to_contain_text("(ipykernel) | Idle", timeout=1000 * PATIENCE)
     code = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in nbformat.read(path, 4).cells)
     try:
         page.get_by_role("menuitem", name="Run", exact=True).click()
