@@ -616,6 +616,7 @@ def run_in(folder: Path) -> SimpleNamespace:
         data=SimpleNamespace(text_dim=DX, image_dim=DY),
         training_data=small_data(seed=3),
         has=lambda name: False,
+        stored=lambda name: {},
         metadata=lambda settings, **more: {"architecture": {"text_dim": DX, "image_dim": DY}, "settings": 1, **more},
     )
 
