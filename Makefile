@@ -18,11 +18,11 @@ app: $(VENV)/.installed
 	$(BIN)/python -m helpers.app demo --open
 
 # Before every commit, in under a minute: style, types, and the tests that are quick. Types and tests side by side, since
-# mypy without its cache takes half a minute of one core.
+# mypy without its cache takes half a minute of one core; without nbval, which takes seconds to import.
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest tests -m "not slow" -n 2; tests=$$?; wait $$types && exit $$tests
+	$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest tests -m "not slow" -p no:nbval -n 2; tests=$$?; wait $$types && exit $$tests
 
 # Everything, the notebooks against their committed outputs included. Two processes of one thread each: with two threads
 # each they wait for one another, and a training takes more than twice as long.

@@ -47,7 +47,8 @@ def run_all(methods: Sequence[Method], problems: Sequence[protocol.Problem], see
                 result = protocol.final_run(method, problem, seed, store)
                 print(
                     f"{method.name}, split {problem.split_seed}, seed {seed}: MRR {result['mrr']:.4f}, corrected "
-                    f"{result['hubness_mrr']:.4f} ({time.perf_counter() - started:.0f} s)",
+                    f"{result['hubness_mrr']:.4f}{accuracy_table.length(result)} "
+                    f"({time.perf_counter() - started:.0f} s)",
                     flush=True,
                 )
 
@@ -137,6 +138,8 @@ def compare(
     }
     write_json(path, {**metadata, "rows": rows})
     print(format_table(rows, accuracy_table.COLUMNS))
+    if moving := [row["model"] for row in rows if row["two_sided"]]:
+        print(f"two-sided, moves the gallery too: {', '.join(moving)}")
     return rows
 
 

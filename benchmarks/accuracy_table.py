@@ -100,6 +100,17 @@ def paired_test(a: Finished, b: Finished, groups: Mapping[int, np.ndarray]) -> d
     return {"difference": float(mean), "low": float(low), "high": float(high), "p": float(p)}
 
 
+def length(run: Row) -> str:
+    """How far the search of a run went, where its method is trained in epochs: the best of how many tried and allowed.
+
+    Empty where the row does not say.
+    """
+    chosen = run["chosen"]
+    if "epochs_tried" not in chosen:
+        return ""
+    return f", epoch {chosen['epochs']} of {chosen['epochs_tried']} tried, {chosen['epochs_allowed']} allowed"
+
+
 def _row(name: str, finished: Finished, groups: Mapping[int, np.ndarray]) -> dict:
     by_split = finished.results
     runs = [run for results in by_split.values() for run in results]
@@ -115,6 +126,7 @@ def _row(name: str, finished: Finished, groups: Mapping[int, np.ndarray]) -> dic
         "hubness_mrr": float(np.mean([run["hubness_mrr"] for run in runs])),
         "hubness_mrr_low": hubness_low,
         "hubness_mrr_high": hubness_high,
+        "two_sided": bool(runs[0]["two_sided"]),
         "chosen": {str(split): results[0]["chosen"] for split, results in by_split.items()},
         "seconds": float(np.mean([run["seconds"] for run in runs])),
         "search_seconds": float(np.mean([run["search_seconds"] for run in runs])),
@@ -126,12 +138,15 @@ def _row(name: str, finished: Finished, groups: Mapping[int, np.ndarray]) -> dic
 
 
 def table(finished: Mapping[str, Finished], groups: Mapping[int, np.ndarray]) -> list[dict]:
-    """One row a method, best first.
+    """One row a method, best first; two-sided methods stand below the translators, since they do another task.
+
+    The best other method of a row is a translator too, where there is one.
 
     Args:
         groups: {split seed: (V,) image of each scored caption}.
     """
-    rows = sorted((_row(name, runs, groups) for name, runs in finished.items()), key=lambda row: -row["mrr"])
+    found = (_row(name, runs, groups) for name, runs in finished.items())
+    rows = sorted(found, key=lambda row: (row["two_sided"], -row["mrr"]))
     for place, row in enumerate(rows):
         others = rows[:1] if place else rows[1:2]
         row["best_other"] = others[0]["model"] if others else None

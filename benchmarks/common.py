@@ -52,10 +52,15 @@ SIZES = {
 
 
 def arguments(description: str, devices: tuple[str, ...] = ("cpu", "cuda")) -> argparse.Namespace:
-    """The command line that all benchmarks share; `devices` are those that one knows how to measure on."""
+    """The command line that all benchmarks share; `devices` are those that one knows how to measure on.
+
+    Where that is one, there is nothing to choose and no option for it.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--device", choices=devices, default="cpu")
+    if len(devices) > 1:
+        parser.add_argument("--device", choices=devices, default=devices[0])
+    parser.set_defaults(device=devices[0])
     return parser.parse_args()
 
 

@@ -41,6 +41,14 @@ METHOD_LABELS = plots.MODEL_LABELS | {
     "vse_mlp": "VSE++ MLP",
     "residual_infonce": "Residual InfoNCE",
     "queue_infonce": "Queue InfoNCE",
+    "csa": "CSA",
+    "residual_300": "Residual MLP, 300 epochs",
+    "structure": "STRUCTURE",
+    "sail": "SAIL",
+    "fusemix": "FuseMix",
+    "csa_two_sided": "CSA (two-sided: moves the gallery too)",
+    "sail_two_sided": "SAIL (two-sided: moves the gallery too)",
+    "fusemix_two_sided": "FuseMix (two-sided: moves the gallery too)",
 }
 
 

@@ -37,9 +37,11 @@ def rank_of(size: common.Size) -> int:
 def training(data: TrainingData, settings: PlusConfig, members: int, rank: int) -> Callable[[], None]:
     """The next `STEPS` steps of an ensemble of `members`."""
     basis, _ = torch.linalg.qr(torch.randn(data.images.shape[1], rank, generator=torch.Generator().manual_seed(2)))
-    model = plus.build_ensemble(data, settings, members, basis=basis.numpy())
+    model = plus.build_networks(data, settings, members, basis=basis.numpy())
     fit_standardisation(model, data.text)
-    objective = plus.PlusObjective(settings, data, model, settings.temperatures[1], searching=True)
+    objective = plus.PlusObjective(
+        settings, data, model, settings.temperatures[len(settings.temperatures) // 2], searching=True
+    )
     optimiser = make_optimiser(model, settings)
     batches = itertools.cycle(torch.randperm(len(data.positive)).to(data.device).split(settings.batch_size))
 

@@ -180,13 +180,22 @@ def search(method: Method, problem: Problem, store: Store) -> Row:
     return store.once(search_key(method, problem.digest, problem.precision), compute)
 
 
-def with_hubness_reduction(fitted: Fitted, queries: torch.Tensor, problem: Problem) -> tuple[float, np.ndarray]:
-    """The inverse temperature, from the training split, and the ranks (V,) of translated queries (V, dy)."""
-    data = problem.train
-    bank = fitted.predict(data.text[torch.from_numpy(hubness.sample(np.arange(len(data.text)))).to(data.device)])
-    return hubness.corrected_ranks(
-        bank, data.images.cpu().numpy(), queries, problem.gallery.cpu().numpy(), problem.positive
-    )
+def query_bank(fitted: Fitted, data: TrainingData) -> torch.Tensor:
+    """Translations (Q, d) of the training captions by which hubness is measured."""
+    return fitted.predict(data.text[torch.from_numpy(hubness.sample(np.arange(len(data.text)))).to(data.device)])
+
+
+def with_hubness_reduction(
+    fitted: Fitted, queries: torch.Tensor, gallery: torch.Tensor, problem: Problem
+) -> tuple[float, np.ndarray]:
+    """The inverse temperature, from the training split, and the ranks (V,) of translated queries (V, d).
+
+    Args:
+        gallery: (G, d) where captions are compared with it.
+    """
+    images = fitted.images(problem.train.images).cpu().numpy()
+    bank = query_bank(fitted, problem.train)
+    return hubness.corrected_ranks(bank, images, queries, gallery.cpu().numpy(), problem.positive)
 
 
 def finished(method: Method, problem: Problem, seed: int, store: Store) -> Row | None:
@@ -203,9 +212,9 @@ def final_run(method: Method, problem: Problem, seed: int, store: Store) -> Row:
         started = time.perf_counter()
         fitted = method.fit(problem.train, found["chosen"], seed)
         seconds = time.perf_counter() - started
-        queries = fitted.predict(problem.text)
-        plain = metrics.ranks(queries, problem.gallery, problem.positive)
-        beta, corrected = with_hubness_reduction(fitted, queries, problem)
+        queries, gallery = fitted.predict(problem.text), fitted.images(problem.gallery)
+        plain = metrics.ranks(queries, gallery, problem.positive)
+        beta, corrected = with_hubness_reduction(fitted, queries, gallery, problem)
         scores = metrics.summarise(plain)
         scores |= {f"hubness_{name}": value for name, value in metrics.summarise(corrected).items()}
         chosen = {key: value for key, value in found["chosen"].items() if key not in ("candidates", "history")}
@@ -216,6 +225,7 @@ def final_run(method: Method, problem: Problem, seed: int, store: Store) -> Row:
             "seed": seed,
             "search": found["key"],
             "chosen": chosen | {"beta": beta},
+            "two_sided": int(fitted.two_sided),
             **scores,
             **cost,
             "threads": torch.get_num_threads(),

@@ -38,7 +38,7 @@ Start = tuple[torch.nn.Module, Objective]
 def network_of_plus(fold: TrainingData, seed: int, epochs: int, temperature: float, exclude: bool) -> Start:
     """One network of the recipe plus, which is judged by its best epoch."""
     settings = plus.derived(PlusConfig(epochs=epochs, patience=epochs, seed=seed, exclude_same_text=exclude), fold)
-    model = plus.build_ensemble(fold, settings, 1)
+    model = plus.build_networks(fold, settings, 1)
     return model, plus.PlusObjective(settings, fold, model, temperature, searching=True)
 
 

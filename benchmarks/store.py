@@ -39,6 +39,7 @@ COLUMNS: dict[str, type] = {
     "settings": JSON,  # beside data and seed all that determines the result
     "search": str,  # key of the search that a run follows
     "chosen": JSON,  # by the search
+    "two_sided": int,  # of a run: 1 where the method moves the gallery too; missing in rows older than such methods
     **dict.fromkeys(SCORES, float),  # by plain cosine
     **{f"hubness_{score}": float for score in SCORES},  # with hubness reduction
     "spread_within_images": float,

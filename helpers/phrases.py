@@ -89,8 +89,14 @@ def lead(difference: Mapping[str, Any]) -> str:
 def choice(made: Choice) -> str:
     """What the folds chose for the recipe `plus`, as a list of a few words each."""
     whitening = f"whitened to the power {made.whitening:g}" if made.whitening else "not whitened"
-    cca = f"weighted CCA joins with a weight of {made.cca_weight:g}" if made.cca_weight else "weighted CCA stays out"
-    return f"temperature {made.temperature:g}, {counted(made.epochs, 'epoch')}, captions {whitening}; {cca}"
+    depth = counted(made.blocks, "residual block") if made.blocks else "one hidden layer"
+    parts = {name: weight for name, weight in made.weights.items() if name != "networks"}
+    beside = "no closed form joins them"
+    if parts:
+        joined = listed(f"{label(name)} with a weight of {weight:.2g}" for name, weight in parts.items())
+        beside = f"{joined} {'join' if len(parts) > 1 else 'joins'} them"
+    said = f"temperature {made.temperature:g}, {counted(made.epochs, 'epoch')}, {depth}, captions {whitening}; {beside}"
+    return said + (f"; the budget left no time for {listed(made.left_out)}" if made.left_out else "")
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Columns, index: str = "model") -> pd.DataFrame:

@@ -38,6 +38,7 @@ MODEL_COLOURS = {
     "least_squares": "#56B4E9",
     "procrustes": "#0072B2",
     "cca": "#999933",
+    "kernel": "#44AA99",
     "linear": "#E69F00",
     "mlp1": "#CC79A7",
     "mlp2": "#009E73",
@@ -335,30 +336,34 @@ def _ring(ax: Axes, x: float, y: float, label: str) -> None:
     ax.plot(x, y, "o", ms=12, mfc="none", mec=DARK, mew=1.6, label=label)
 
 
-def search_curves(ax: Axes, curves: Rows, temperature: float, whitening: float, epochs: int) -> Axes:
-    """MRR on folds by epoch for each candidate {temperature, whitening, mrr}, with the chosen point ringed."""
+def search_curves(ax: Axes, curves: Rows, chosen: tuple[float, float, int], epochs: int) -> Axes:
+    """MRR on folds by epoch for each candidate {temperature, whitening, blocks, mrr}, with the chosen point ringed.
+
+    Args:
+        chosen: temperature, whitening and blocks.
+    """
     for index, curve in enumerate(curves):
         steps = np.arange(1, len(curve["mrr"]) + 1)
         name = f"temperature {curve['temperature']:g}" + (", whitened" if curve["whitening"] else "")
+        name += f", {curve['blocks']} block" if curve["blocks"] else ""
         ax.plot(steps, curve["mrr"], marker="o", ms=3, **_curve(name, index))
-        if (curve["temperature"], curve["whitening"]) == (temperature, whitening):
+        if (curve["temperature"], curve["whitening"], curve["blocks"]) == chosen:
             _ring(ax, epochs, curve["mrr"][epochs - 1], f"chosen: epoch {epochs}")
     return _finish(ax, "epoch", "MRR on cross-validation folds (0 to 1)", loc="lower right")
 
 
-def weight_curve(ax: Axes, curve: Rows, weight: float, alone: float) -> Axes:
-    """MRR on folds against the closed form's weight {weight, mrr} in the mean, with the chosen point ringed.
-
-    Args:
-        alone: MRR of the closed form by itself, a dotted line.
-    """
-    weights, mrr = [entry["weight"] for entry in curve], [entry["mrr"] for entry in curve]
-    ax.plot(weights, mrr, marker="o", ms=4, color=FALLBACK_COLOURS[0])
-    _ring(ax, weight, mrr[weights.index(weight)], f"chosen: {weight:g}")
-    ax.axhline(alone, ls=":", color=MODEL_COLOURS["cca"], label=f"Weighted CCA alone: {alone:.3f}")
-    return _finish(
-        ax, "weight of CCA beside the networks (0 to 1)", "MRR on cross-validation folds (0 to 1)", loc="lower right"
-    )
+def blend(ax: Axes, alone: Mapping[str, float], weights: Mapping[str, float], together: float) -> Axes:
+    """MRR on folds of each part of an ensemble alone, with its weight in the mean, and of the mean."""
+    bars = [(f"{MODEL_LABELS.get(name, name)}, weight {weights.get(name, 0):.2f}", name) for name in alone]
+    values = [*alone.values(), together]
+    for index, ((_, name), value) in enumerate(zip([*bars, ("", "bigjump_plus")], values, strict=True)):
+        ax.barh(index, value, color=_look(name, index)["color"], height=0.7)
+        ax.annotate(f"{value:.3f}", (value, index), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.set_yticks(range(len(values)), [*(text for text, _ in bars), "together"])
+    ax.invert_yaxis()
+    ax.grid(visible=False, axis="y")
+    ax.set_xlim(0, 1.15 * max(values))
+    return _finish(ax, "MRR on cross-validation folds (0 to 1)", "part of the ensemble")
 
 
 def margins(ax: Axes, values: Mapping[str, np.ndarray]) -> Axes:

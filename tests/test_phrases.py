@@ -64,11 +64,21 @@ def test_equal_lengths_have_no_spread():
 
 
 def test_what_the_folds_chose_is_said_in_words():
-    made = SimpleNamespace(temperature=0.03, epochs=1, whitening=0.0, cca_weight=0.0)
-    assert phrases.choice(made) == "temperature 0.03, 1 epoch, captions not whitened; weighted CCA stays out"
-    made = SimpleNamespace(temperature=0.1, epochs=4, whitening=0.5, cca_weight=0.9)
+    made = SimpleNamespace(temperature=0.03, epochs=1, whitening=0.0, blocks=0, weights={"networks": 1.0}, left_out=[])
+    assert phrases.choice(made) == (
+        "temperature 0.03, 1 epoch, one hidden layer, captions not whitened; no closed form joins them"
+    )
+    made = SimpleNamespace(
+        temperature=0.1,
+        epochs=4,
+        whitening=0.5,
+        blocks=2,
+        weights={"networks": 0.5, "kernel": 0.4, "cca": 0.1},
+        left_out=["2 of 6 networks"],
+    )
     assert phrases.choice(made).endswith(
-        "4 epochs, captions whitened to the power 0.5; weighted CCA joins with a weight of 0.9"
+        "4 epochs, 2 residual blocks, captions whitened to the power 0.5; Kernel CCA with a weight of 0.4 and Weighted "
+        "CCA with a weight of 0.1 join them; the budget left no time for 2 of 6 networks"
     )
 
 

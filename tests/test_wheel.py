@@ -26,9 +26,7 @@ assert data.text.shape == (4, 3) and data.images.shape == (2, 4) and data.target
 assert data.captions[3] == "a dog, asleep"
 assert {"Translator", "load_pairs", "__version__"} <= set(helpers.__all__)
 print(Path(helpers.__file__).parent)
-"""
 
-PLOT = """
 import matplotlib
 matplotlib.use("Agg")
 from helpers import plots
@@ -77,7 +75,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(tmp_path_factory.mktemp("wheel"))
 
 
-def test_pairs_are_loaded_and_the_installed_package_stays_as_it_was(installed):
+def test_pairs_are_loaded_a_figure_has_its_style_and_the_installed_package_stays_as_it_was(installed):
     data = installed.folder / "data"
     data.mkdir()
     rng = np.random.default_rng(0)
@@ -95,15 +93,11 @@ def test_pairs_are_loaded_and_the_installed_package_stays_as_it_was(installed):
     assert installed.run("python", "-B", "-c", USE).stdout.strip() == str(installed.package)
     assert _files(installed.package.parent) == before
     assert sorted(path.name for path in data.iterdir()) == ["captions.txt", "train.npz"]
+    assert (installed.package / "py.typed").exists()
 
 
 def _files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
-
-
-def test_the_style_of_figures_and_the_marker_of_types_are_installed(installed):
-    installed.run("python", "-B", "-c", PLOT)
-    assert (installed.package / "py.typed").exists()
 
 
 @pytest.mark.parametrize("command", [("python", "-m", "helpers.series"), ("embedding-translation", "series")])

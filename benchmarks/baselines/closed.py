@@ -28,7 +28,8 @@ def grid(**values: tuple[float, ...]) -> tuple[Setting, ...]:
 
 def fold_mrr(fitted: Fitted, data: TrainingData) -> float:
     """Full-gallery cosine MRR on the validation split of `data`."""
-    return float(np.mean(1 / metrics.ranks(fitted.predict(data.val_text), data.val_images, data.val_positive)))
+    gallery = fitted.images(data.val_images)
+    return float(np.mean(1 / metrics.ranks(fitted.predict(data.val_text), gallery, data.val_positive)))
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class ClosedForm:
         return next(self.solve(data, (chosen["setting"],), seed))
 
 
-def _affine(affine: geometry.AffineMap, device: torch.device) -> Fitted:
+def affine_translator(affine: geometry.AffineMap, device: torch.device) -> Fitted:
+    """An affine map as a translator."""
     a, b = (torch.from_numpy(part).float().to(device) for part in (affine.matrix, affine.bias))
     return Fitted(lambda text: text @ a.T + b, affine.matrix.size + affine.bias.size)
 
@@ -77,13 +79,15 @@ def solve_power(data: TrainingData, settings: tuple[Setting, ...], seed: int) ->
     """`helpers.models.geometry`'s family: `power` 0 is Procrustes, 1 ridge regression with `eps`."""
     statistics = geometry.pair_statistics(*data.pairs)
     for setting in settings:
-        yield _affine(geometry.fit_cross_space(statistics, setting["eps"]).affine(setting["power"]), data.device)
+        yield affine_translator(
+            geometry.fit_cross_space(statistics, setting["eps"]).affine(setting["power"]), data.device
+        )
 
 
 def solve_cca(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> Iterator[Fitted]:
     """Weighted canonical correlation analysis, see `helpers.models.cca`."""
     for affine in cca.maps(data, settings):
-        yield _affine(affine, data.device)
+        yield affine_translator(affine, data.device)
 
 
 def solve_asif(data: TrainingData, settings: tuple[Setting, ...], seed: int) -> Iterator[Fitted]:

@@ -26,25 +26,21 @@ def hardest_negative_triplet(z: torch.Tensor, y: torch.Tensor, positive: torch.T
 def symmetric_infonce(
     z: torch.Tensor, bank: torch.Tensor, positive: torch.Tensor, temperature: float, matmul_dtype: torch.dtype
 ) -> torch.Tensor:
-    """InfoNCE of the batch in both directions, several captions of an image counting together.
+    """InfoNCE of the batch in both directions; a row that several captions of an image share has several positives.
 
-    Caption to image: cross-entropy over the batch's distinct images. Image to caption: minus the log of the
-    probability that its captions hold together among the batch's captions (as in Miech et al., 2020). The two means
-    are averaged.
+    Every caption brings its image along, so an image with c captions in the batch counts c times. The loss of a row is
+    minus the mean log-probability of its positives (as in Khosla et al., 2020); the two directions are averaged.
+    Equal images have equal scores, so each is scored once and weighs c: an identity.
 
     Args:
         z: (B, d). bank: (M, d) all images, in `matmul_dtype`. positive: (B,) rows of `bank`.
         matmul_dtype: of the product; sums are float32.
     """
-    present, column = torch.unique(positive, return_inverse=True)  # (U,), (B,)
+    present, column, counts = torch.unique(positive, return_inverse=True, return_counts=True)  # (U,), (B,), (U,)
     logits = (z.to(matmul_dtype) @ bank[present].T).float() / temperature  # (B, U)
-    positive_logit = logits.gather(1, column[:, None]).squeeze(1)  # (B,)
-    to_image = (logits.logsumexp(1) - positive_logit).mean()
-    # The log of the sum over an image's captions, from the B own logits alone: another (B, U) matrix costs more.
-    top = logits.new_full((len(present),), -torch.inf).scatter_reduce(0, column, positive_logit.detach(), "amax")
-    above = (positive_logit - top[column]).exp()
-    together = top + torch.zeros_like(top).index_add(0, column, above).log()  # (U,)
-    to_caption = (logits.logsumexp(0) - together).mean()
+    own = logits.gather(1, column[:, None]).mean()
+    to_image = (logits + counts.log()).logsumexp(1).mean() - own
+    to_caption = (counts * logits.logsumexp(0)).sum() / len(z) - own
     return (to_image + to_caption) / 2
 
 

@@ -27,10 +27,27 @@ def metadata_of(settings: OptimiserConfig) -> dict:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A translator: `predict` maps captions (N, dx) to (N, dy) float32; `parameters` are the numbers that it stores."""
+    """What a fit gives.
+
+    Attributes:
+        predict: maps captions (N, dx) to (N, d) float32; d is dy but for two-sided methods.
+        parameters: the numbers that it stores.
+        gallery: maps images (M, dy) to where captions are predicted, (M, d); None where they stay as they are. A method
+            with such a map is *two-sided*: every image that is ever searched must be mapped, and mapped again after
+            each training, so its scores are not those of a translator.
+    """
 
     predict: Callable[[torch.Tensor], torch.Tensor]
     parameters: int
+    gallery: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    @property
+    def two_sided(self) -> bool:
+        return self.gallery is not None
+
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (M, dy) as captions are compared with them."""
+        return images if self.gallery is None else self.gallery(images)
 
 
 class Method(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ from helpers.models.networks import MLP, Standardise
 from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective, CombinedObjective, Objective
 from helpers.training.queue import ImageQueue
 from helpers.training.settings import OptimiserConfig
+
+Settings = TypeVar("Settings", bound=OptimiserConfig)
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,6 @@ class TripletConfig(ContrastiveConfig):
     """`margin` of the hinge, in units of the cosine."""
 
     margin: float = 0.2
-
-
-@dataclass(frozen=True)
-class SymmetricConfig(ContrastiveConfig):
-    """`temperature` of both directions, fixed."""
-
-    temperature: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -82,13 +78,6 @@ class TripletObjective(ContrastiveObjective):
         return losses.hardest_negative_triplet(z, self.bank[positive], positive, self.settings.margin)
 
 
-class SymmetricObjective(ContrastiveObjective):
-    """InfoNCE in both directions at a fixed temperature."""
-
-    def loss(self, z: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-        return losses.symmetric_infonce(z, self.bank, positive, self.settings.temperature, self.dtype)
-
-
 class QueueObjective(ContrastiveObjective):
     """InfoNCE against batch and queue at a temperature that is trained with the model."""
 
@@ -106,20 +95,6 @@ class QueueObjective(ContrastiveObjective):
         self.queue.push(positive)
 
 
-class ResidualMLP(nn.Module):
-    """Linear stem, one pre-normalised residual block of the same width, linear head."""
-
-    def __init__(self, text_dim: int, image_dim: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(Standardise(text_dim), nn.Linear(text_dim, width))
-        self.block = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width), nn.Dropout(dropout))
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, image_dim))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.stem(x)  # (B, width)
-        return self.head(h + self.block(h))  # (B, dy)
-
-
 class NormMLP(nn.Sequential):
     """Linear, LayerNorm, GELU, dropout, linear; carries the temperature that is trained with it."""
 
@@ -129,24 +104,24 @@ class NormMLP(nn.Sequential):
         self.register_parameter("temperature", nn.Parameter(torch.tensor(temperature)))
 
 
-def _widths(data: TrainingData) -> tuple[int, int]:
+def widths(data: TrainingData) -> tuple[int, int]:
+    """Of captions and images."""
     return data.text.shape[1], data.images.shape[1]
+
+
+def capped(settings: Settings, data: TrainingData) -> Settings:
+    """The settings with batches of at most a quarter of the captions, for methods whose batches are large."""
+    return replace(settings, batch_size=min(settings.batch_size, max(2, len(data.positive) // 4)))
 
 
 def build_triplet(settings: TripletConfig, data: TrainingData) -> tuple[nn.Module, ContrastiveObjective]:
     """A two-layer ReLU network with VSE++'s loss."""
-    return MLP(*_widths(data), (settings.hidden,), settings.dropout), TripletObjective(settings, data)
-
-
-def build_residual(settings: SymmetricConfig, data: TrainingData) -> tuple[nn.Module, ContrastiveObjective]:
-    """A residual network with symmetric InfoNCE; a batch holds at most a quarter of the captions."""
-    settings = replace(settings, batch_size=min(settings.batch_size, max(2, len(data.positive) // 4)))
-    return ResidualMLP(*_widths(data), settings.hidden, settings.dropout), SymmetricObjective(settings, data)
+    return MLP(*widths(data), (settings.hidden,), settings.dropout), TripletObjective(settings, data)
 
 
 def build_queue(settings: QueueConfig, data: TrainingData) -> tuple[nn.Module, ContrastiveObjective]:
     """A LayerNorm network with InfoNCE over a queue."""
-    model = NormMLP(*_widths(data), settings.hidden, settings.dropout, settings.temperature).to(data.device)
+    model = NormMLP(*widths(data), settings.hidden, settings.dropout, settings.temperature).to(data.device)
     return model, QueueObjective(settings, data, model.temperature)
 
 
@@ -154,7 +129,7 @@ def baseline(name: str) -> Callable[[BaselineConfig, TrainingData], tuple[nn.Mod
     """A builder of the helpers' baseline `name` with the combined loss."""
 
     def build(settings: BaselineConfig, data: TrainingData) -> tuple[nn.Module, CombinedObjective]:
-        model = build_model(name, *_widths(data), hidden=settings.hidden, dropout=settings.dropout)
+        model = build_model(name, *widths(data), hidden=settings.hidden, dropout=settings.dropout)
         return model, CombinedObjective(settings, data)
 
     return build
@@ -162,7 +137,7 @@ def baseline(name: str) -> Callable[[BaselineConfig, TrainingData], tuple[nn.Mod
 
 def build_bigjump(settings: BigJumpConfig, data: TrainingData) -> tuple[nn.Module, BigJumpObjective]:
     """BigJump from the Procrustes map of its own training split."""
-    model = build_model("bigjump", *_widths(data), hidden=settings.hidden, dropout=settings.dropout)
+    model = build_model("bigjump", *widths(data), hidden=settings.hidden, dropout=settings.dropout)
     statistics = geometry.pair_statistics(*data.pairs)
     affine = geometry.fit_cross_space(statistics, GeometryConfig().eps).affine()
     model.geometry.set_affine(affine.matrix, affine.bias)

@@ -9,7 +9,7 @@
 """
 
 from helpers.evaluation.cost import count_parameters, megabytes, milliseconds_per_query
-from helpers.evaluation.hubness import corrected_ranks, inverse_temperature, popularity
+from helpers.evaluation.hubness import attention, corrected_ranks, inverse_temperature
 from helpers.evaluation.leaderboard import (
     ACCURACY_COLUMNS,
     CHALLENGE_COLUMNS,
@@ -54,6 +54,7 @@ __all__ = [
     "EvaluationConfig",
     "Judgement",
     "LeaderboardRow",
+    "attention",
     "bootstrap_interval",
     "captions_by_rank",
     "challenge_mrr",
@@ -73,7 +74,6 @@ __all__ = [
     "megabytes",
     "milliseconds_per_query",
     "paired_difference",
-    "popularity",
     "ranks",
     "summarise",
 ]

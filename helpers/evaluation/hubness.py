@@ -45,7 +45,8 @@ class Attention(NamedTuple):
     """What the query bank makes of a gallery.
 
     Attributes:
-        popularity: (M,) float32 in units of cosine, what to subtract from each image's score; see `popularity`.
+        popularity: (M,) float32 in units of cosine, on the query bank's device: what to subtract from each image's
+            score. Positive for images that attract more than their share.
         whole: (Q,) the logarithm of each caption's softmax denominator in the last iteration; infinite where the
             gallery holds nothing but its own image.
         equal_share: the logarithm of the attention that every image would get if all attracted alike.
@@ -56,19 +57,20 @@ class Attention(NamedTuple):
     equal_share: float
 
 
-def popularity(
+def attention(
     query_bank: torch.Tensor,
     gallery: torch.Tensor | np.ndarray,
     beta: float,
     iterations: int = ITERATIONS,
     own: np.ndarray | None = None,
-) -> torch.Tensor:
-    """What to subtract from the cosine of each gallery image, so that all attract the query bank alike.
+) -> Attention:
+    """What the query bank makes of a gallery: above all, what to subtract from the cosine of each of its images.
 
     Every caption q of the query bank spreads one unit of attention over the images, a softmax of
     beta cos(q, g) - f_g; f starts at 0, and each iteration adds the logarithm of what image g received in all, relative
     to an equal share. These are Sinkhorn's updates (Cuturi, 2013) of the image potentials; cos - f / beta is then the
-    corrected score. Copies of an image count as one image, so a gallery row repeated changes no other row's score.
+    corrected score, by which all images attract the query bank alike. Copies of an image count as one image, so a
+    gallery row repeated changes no other row's score.
 
     A trained model knows its training captions, which give nearly all their attention to their own images. Where those
     are in the gallery, all others would seem unpopular: so a caption gives none to its own image, see `own`.
@@ -83,24 +85,9 @@ def popularity(
         iterations: one or more.
         own: (Q, MARKS) `vectors.marks` of the captions' own images; None where the gallery holds none of them.
 
-    Returns:
-        (M,) float32 on the query bank's device, in units of cosine. Positive for images that attract more than their
-        share.
-
     Raises:
         ValueError: the query bank or the gallery is empty.
     """
-    return attention(query_bank, gallery, beta, iterations, own).popularity
-
-
-def attention(
-    query_bank: torch.Tensor,
-    gallery: torch.Tensor | np.ndarray,
-    beta: float,
-    iterations: int = ITERATIONS,
-    own: np.ndarray | None = None,
-) -> Attention:
-    """As `popularity`, with what `popularity_beside` needs of it."""
     if not len(query_bank) or not len(gallery):
         raise ValueError(
             f"{len(query_bank)} captions in the query bank, {len(gallery)} gallery images: both need one or more."
@@ -210,7 +197,7 @@ def corrected_ranks(
         predictions: (N, d). gallery: (G, d). targets: (N,) gallery rows.
     """
     beta = inverse_temperature(query_bank, training_images)
-    return beta, metrics.ranks(predictions, gallery, targets, offsets=popularity(query_bank, gallery, beta))
+    return beta, metrics.ranks(predictions, gallery, targets, offsets=attention(query_bank, gallery, beta).popularity)
 
 
 class QueryBank(NamedTuple):

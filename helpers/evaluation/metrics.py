@@ -126,7 +126,7 @@ def ranks(
         gallery: (M, d) images; a tensor, an array or a memory map.
         targets: (N,) gallery row of each prediction.
         cosine: normalise predictions and images; otherwise the plain dot product.
-        offsets: (M,) subtracted from every score of a gallery item, such as `hubness.popularity`.
+        offsets: (M,) subtracted from every score of a gallery item, such as `hubness.Attention.popularity`.
         statistics: of the gallery, where they are known, see `GalleryStatistics.of`.
 
     Returns:

@@ -1,7 +1,7 @@
 """Translators between two embedding spaces, untrained or in closed form, and how they are stored.
 
 - `geometry`: closed forms from covariances (whitened Procrustes, least squares and the family between), spectra.
-- `cca`: weighted canonical correlation analysis.
+- `cca`: weighted canonical correlation analysis; `kernel`: the same on a kernel of the captions.
 - `networks`: MLPs, the affine map, BigJump's affine map with an adapter, the ensemble.
 - `build`: the rows of the leaderboard, `build_model` and `predict`; a new model is a row there.
 - `storage`: models of a run on disk.
@@ -25,8 +25,10 @@ from helpers.models.geometry import (
     spectrum,
     whitening,
 )
+from helpers.models.kernel import KernelMap
 from helpers.models.networks import (
     MLP,
+    Blend,
     EnsembleMLP,
     GeomLinear,
     GeomWithAdapter,
@@ -42,11 +44,13 @@ __all__ = [
     "MODEL_ROWS",
     "ROWS",
     "AffineMap",
+    "Blend",
     "CrossSpace",
     "EnsembleMLP",
     "GeomLinear",
     "GeomWithAdapter",
     "GeometryConfig",
+    "KernelMap",
     "PairStatistics",
     "Row",
     "Setting",

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from helpers.errors import ConfigError
-from helpers.models.networks import MLP, EnsembleMLP, GeomLinear, GeomWithAdapter
+from helpers.models.kernel import KernelMap
+from helpers.models.networks import MLP, Blend, EnsembleMLP, GeomLinear, GeomWithAdapter
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Shape:
     Attributes:
         text_dim, image_dim: widths of input and output.
         hidden: width of the hidden layers. dropout: after each of them.
-        members, rank, cca_weight, whitening: of `networks.EnsembleMLP`; where `rank` is None it writes all dimensions.
+        members, rank, whitening, blocks: of `networks.EnsembleMLP`; where `rank` is None it writes all dimensions.
+        landmarks: of `kernel.KernelMap`.
+        weights: of the parts of the ensemble, `networks`, `kernel` and `cca`; None for the networks alone.
     """
 
     text_dim: int
@@ -34,8 +37,10 @@ class Shape:
     dropout: float = 0.1
     members: int = 1
     rank: int | None = None
-    cca_weight: float = 0.0
     whitening: float = 0.0
+    blocks: int = 0
+    landmarks: int = 1
+    weights: Mapping[str, float] | None = None
 
 
 Kind = Literal["chance", "closed form", "baseline", "contrastive"]
@@ -68,10 +73,25 @@ def _with_adapter(shape: Shape) -> nn.Module:
     return GeomWithAdapter(shape.text_dim, shape.image_dim, shape.hidden, shape.dropout)
 
 
-def _ensemble(shape: Shape) -> nn.Module:
+def _kernel(shape: Shape) -> nn.Module:
+    return KernelMap(shape.text_dim, shape.image_dim, shape.landmarks)
+
+
+def _networks(shape: Shape) -> nn.Module:
     rank = shape.image_dim if shape.rank is None else shape.rank
     sizes = (shape.text_dim, shape.image_dim, shape.hidden, shape.dropout, shape.members, rank)
-    return EnsembleMLP(*sizes, shape.cca_weight, shape.whitening)
+    return EnsembleMLP(*sizes, shape.whitening, shape.blocks)
+
+
+PARTS: Mapping[str, Callable[[Shape], nn.Module]] = MappingProxyType(
+    {"networks": _networks, "kernel": _kernel, "cca": _affine}
+)
+"""What may join in the ensemble of the recipe plus."""
+
+
+def _ensemble(shape: Shape) -> nn.Module:
+    weights = shape.weights or {"networks": 1.0}
+    return Blend({name: PARTS[name](shape) for name in weights}, weights)
 
 
 ROWS: Mapping[str, Row] = MappingProxyType(
@@ -80,6 +100,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "least_squares": Row("Least squares", "closed form", _affine),
         "procrustes": Row("Whitened Procrustes", "closed form", _affine),
         "cca": Row("Weighted CCA", "closed form", _affine),
+        "kernel": Row("Kernel CCA", "closed form", _kernel),
         "linear": Row("LinearProj", "baseline", _mlp(0)),
         "mlp1": Row("MLP1", "baseline", _mlp(1)),
         "mlp2": Row("MLP2", "baseline", _mlp(2)),

@@ -39,7 +39,7 @@ GRID: tuple[Setting, ...] = tuple(
     for scale in (-1.0, 0.0, 1.0)
     for power in (0.0, 0.5, 1.0, 1.5, 2.0)
 )
-"""What `training.cca_search` chooses from."""
+"""What `training.closed_forms` chooses from."""
 
 
 def maps(data: TrainingData, settings: Sequence[Setting]) -> Iterator[geometry.AffineMap]:

@@ -5,6 +5,8 @@ A new one is a class here and a row in `build.ROWS`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import nn
@@ -184,11 +186,12 @@ class EnsembleMLP(nn.Module):
     Args:
         text_dim, image_dim: widths of input and output.
         hidden: width of each member's hidden layer.
-        dropout: after the hidden activation.
+        dropout: before the output layer.
         members: K.
         rank: r, directions of the basis.
-        cca_weight: share of a closed form (`cca`, frozen) in the mean; with 0 there is none.
-        whitening: power of the whitening of the networks' input, see `Whiten`; with 0 it is standardised alone.
+        whitening: power of the whitening of the input, see `Whiten`; with 0 it is standardised alone.
+        blocks: residual blocks between the hidden layer and the output, each h + V gelu(U norm(h)); the hidden layer
+            is linear then, and the output sees gelu(norm(h)).
 
     Attributes:
         basis: (dy, r), orthonormal columns. A parameter that is never trained; the first r dimensions until it is set.
@@ -202,14 +205,11 @@ class EnsembleMLP(nn.Module):
         dropout: float,
         members: int,
         rank: int,
-        cca_weight: float = 0.0,
         whitening: float = 0.0,
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         self.standardise = Whiten(text_dim, whitening) if whitening else Standardise(text_dim)
-        self.cca_weight = cca_weight
-        if cca_weight:
-            self.cca = GeomLinear(text_dim, image_dim)
         self.dropout = ByteDropout(dropout)
 
         def uniform(fan_in: int, *shape: int) -> nn.Parameter:  # as in nn.Linear
@@ -217,6 +217,9 @@ class EnsembleMLP(nn.Module):
 
         self.weight_in, self.bias_in = uniform(text_dim, text_dim, hidden), uniform(text_dim, 1, hidden)
         self.weight_out, self.bias_out = uniform(hidden, hidden, rank), uniform(hidden, 1, rank)
+        square = [uniform(hidden, hidden, hidden) for _ in range(2 * blocks)]
+        self.block_weights = nn.ParameterList(square)  # U and V of each block in turn
+        self.block_biases = nn.ParameterList([uniform(hidden, 1, hidden) for _ in square])
         self.basis = nn.Parameter(torch.eye(image_dim, rank), requires_grad=False)
 
     @property
@@ -226,18 +229,36 @@ class EnsembleMLP(nn.Module):
     def member_outputs(self, x: torch.Tensor) -> torch.Tensor:
         """Each member's own translation of x (B, dx), of any length, in the basis: (K, B, r)."""
         x = self.standardise(x).expand(self.members, -1, -1)  # (K, B, dx)
-        hidden = nn.functional.gelu(torch.baddbmm(self.bias_in, x, self.weight_in))  # (K, B, h)
-        return torch.baddbmm(self.bias_out, self.dropout(hidden), self.weight_out)
+        hidden = torch.baddbmm(self.bias_in, x, self.weight_in)  # (K, B, h)
+        layers = list(zip(self.block_weights, self.block_biases, strict=True))
+        for (up, up_bias), (down, down_bias) in zip(layers[::2], layers[1::2], strict=True):
+            inside = torch.baddbmm(up_bias, nn.functional.layer_norm(hidden, hidden.shape[-1:]), up)
+            hidden = hidden + torch.baddbmm(down_bias, nn.functional.gelu(inside), down)
+        if layers:
+            hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:])
+        return torch.baddbmm(self.bias_out, self.dropout(nn.functional.gelu(hidden)), self.weight_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Mean over members of their unit vectors, (B, dy): of length 1 at most, shorter where members disagree.
+        """Mean over members of their unit vectors, (B, dy): of length 1 at most, shorter where members disagree."""
+        return nn.functional.normalize(self.member_outputs(x), dim=-1).mean(0) @ self.basis.T
 
-        The closed form counts as `cca_weight`, the networks together as the rest.
-        """
-        mean = nn.functional.normalize(self.member_outputs(x), dim=-1).mean(0) @ self.basis.T
-        if not self.cca_weight:
-            return mean
-        return torch.lerp(mean, nn.functional.normalize(self.cca(x), dim=-1), self.cca_weight)
+
+class Blend(nn.Module):
+    """Weighted mean of the unit translations of several translators.
+
+    Args:
+        parts: by name.
+        weights: of the same names, positive, of sum 1.
+    """
+
+    def __init__(self, parts: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.parts, self.weights = nn.ModuleDict(parts), dict(weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Translate x (B, dx) to (B, dy), of length 1 at most."""
+        unit = {name: nn.functional.normalize(part(x), dim=-1) for name, part in self.parts.items()}
+        return torch.stack([self.weights[name] * of_part for name, of_part in unit.items()]).sum(0)
 
 
 def fit_standardisation(model: nn.Module, text: torch.Tensor) -> None:

@@ -35,6 +35,11 @@ def weights_digest(run_dir: Path, name: str) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stored_models(run_dir: Path) -> list[str]:
+    """Names of the models that a run holds, in the order of the alphabet."""
+    return sorted(path.stem for path in model_path(run_dir, "any").parent.glob("[!.]*.safetensors"))
+
+
 def save_model(run_dir: Path, name: str, model: nn.Module, metadata: dict[str, Any]) -> Path:
     """Write weights and metadata (architecture, settings, split, history) in one file, so that they always agree."""
     path = model_path(run_dir, name)
@@ -62,7 +67,7 @@ def load_model(run_dir: Path, name: str) -> tuple[nn.Module, dict[str, Any]]:
     path = model_path(run_dir, name)
     remedy = "Delete it and train again."
     if not path.exists():
-        there = ", ".join(sorted(other.stem for other in path.parent.glob("[!.]*.safetensors")))
+        there = ", ".join(stored_models(run_dir))
         remedy = f"There are: {there}." if there else "Run the notebook that makes it, or the whole series."
     with reading(path, f"not a readable model {name!r}", remedy):
         tensors, metadata = read_tensors(path)

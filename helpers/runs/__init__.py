@@ -4,6 +4,7 @@ settings: `RunConfig`, which data a run reads and how it is split.
 run: `open_run` and the `Run` that it gives.
 recipes: how each model of a run is found or made.
 leaderboard: every model of a run judged, and what judging leaves for `Translator`.
+galleries, run_index: what is searched with a run, and its index. search, app: their command lines.
 parameters, series: the notebooks through papermill. manifest: what a run was made from, and what it made.
 """
 
@@ -14,7 +15,7 @@ from helpers.runs.recipes import (
     find_or_make,
     fit_geometry,
     plus_defaults,
-    save_cca,
+    save_closed_form,
     save_geometry,
     train,
     training_statistics,
@@ -33,7 +34,7 @@ __all__ = [
     "fit_geometry",
     "open_run",
     "plus_defaults",
-    "save_cca",
+    "save_closed_form",
     "save_geometry",
     "train",
     "training_statistics",

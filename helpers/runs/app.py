@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from helpers.errors import CheckpointError, UserError
 from helpers.evaluation.hubness import QUERY_BANK_FILE
-from helpers.runs.search import image_encoder_of, open_index, run_folder
+from helpers.runs.galleries import image_encoder_of
+from helpers.runs.run_index import open_index, run_folder
 from helpers.serving.app.gallery import Gallery
 from helpers.serving.app.server import serve
 from helpers.serving.translator import ENCODERS_FILE

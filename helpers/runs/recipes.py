@@ -6,6 +6,7 @@ says what its training begins with.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from helpers.models import cca, storage
+from helpers.errors import CheckpointError
+from helpers.models import storage
 from helpers.models.build import BASELINES, build_model
 from helpers.models.geometry import (
     AffineMap,
@@ -27,13 +29,14 @@ from helpers.models.geometry import (
     fit_cross_space,
     pair_statistics,
 )
+from helpers.models.kernel import KernelMap
 from helpers.models.networks import GeomLinear, GeomWithAdapter
 from helpers.runs.run import Run, say
 from helpers.system.devices import choose_device, device_name, matmul_dtype, seed_all
 from helpers.system.files import read_json, reading, write_json
 from helpers.system.locks import lock
 from helpers.system.settings import as_dict
-from helpers.training import cca_search, loop, plus, plus_search
+from helpers.training import closed_forms, loop, plus, plus_search
 from helpers.training.folds import make_folds
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import BaselineConfig, BigJumpConfig
@@ -41,9 +44,9 @@ from helpers.training.settings import OptimiserConfig, PlusConfig
 from helpers.training.state import Progress
 
 GEOMETRY_POWERS = {"least_squares": 1.0, "procrustes": 0.0}
-QUICK_PLUS: dict[str, Any] = {"fold_images": 100, "temperatures": (0.033, 0.055, 0.09), "epochs": 8, "members": 3}
-"""Of the recipe plus, and of the folds of weighted CCA, on the demo: one fold, three temperatures, eight epochs at most
-and three networks, so that the series takes minutes on two cores."""
+QUICK_PLUS: dict[str, Any] = {"fold_images": 100, "temperatures": (0.02, 0.033, 0.055), "epochs": 8, "members": 2}
+"""Of the recipe plus, and of the folds of the closed forms, on the demo: one fold, three temperatures, eight epochs at
+most and two networks, so that the series takes minutes on two cores."""
 History = list[EpochEntry]
 
 
@@ -95,6 +98,7 @@ def save_geometry(run: Run, fitted: CrossSpace, settings: GeometryConfig) -> Non
 
 
 def _store_affine(run: Run, name: str, affine: AffineMap, metadata: dict[str, Any]) -> None:
+    _say_what_is_replaced(run, name, metadata)
     model = GeomLinear(run.data.text_dim, run.data.image_dim)
     model.set_affine(affine.matrix, affine.bias)
     storage.save_model(run.directory, name, model, metadata)
@@ -113,20 +117,38 @@ def plus_defaults(run: Run) -> PlusConfig:
     return PlusConfig(**QUICK_PLUS) if run.config.is_demo else PlusConfig()
 
 
-def save_cca(run: Run, settings: PlusConfig) -> tuple[cca.Setting, float]:
-    """Fit weighted CCA on the training split, with the setting that its folds choose, and store the row `cca`.
+def save_closed_form(run: Run, name: str, settings: PlusConfig) -> tuple[Any, float]:
+    """Fit `cca` or `kernel` on the training split, with the setting that its folds choose, and store the row.
 
     Args:
-        settings: say how the folds are made, as for the recipe plus.
+        settings: say how the folds are made, as for the recipe plus, and how many landmarks the kernel has.
 
     Returns:
-        The setting, see `cca.GRID`, and its mean MRR on the folds.
+        The setting, see `cca.GRID` and `kernel.GRID`, and its mean MRR on the folds.
     """
     data = run.training_data
-    setting, fold_mrr = cca_search.best_setting(make_folds(data, settings))
-    (affine,) = cca.maps(data, [setting])
-    _store_affine(run, "cca", affine, run.metadata(settings, setting=setting, fold_mrr=fold_mrr))
-    return setting, fold_mrr
+    found = closed_forms.SEARCHES[name](make_folds(data, settings))
+    model = closed_forms.FITS[name](data, found["setting"], settings.landmarks)
+    metadata = run.metadata(settings, setting=found["setting"], fold_mrr=found["mrr"], folds=_folds_of(settings))
+    if isinstance(model, KernelMap):
+        metadata["architecture"] |= {"landmarks": len(model.landmarks)}
+    storage.save_model(run.directory, name, model, metadata)
+    return found["setting"], found["mrr"]
+
+
+def _folds_of(settings: PlusConfig) -> dict[str, Any]:
+    """What determines the folds of a training split, and what a closed form's search takes from them."""
+    return {name: getattr(settings, name) for name in ("seed", "fold_ratio", "fold_images")}
+
+
+def _known(run: Run, settings: PlusConfig) -> dict[str, closed_forms.Found]:
+    """Closed forms of the run whose setting the same folds have chosen."""
+    stored = {name: run.stored(name) for name in settings.closed_forms if run.has(name)}
+    return {
+        name: {"setting": metadata["setting"], "mrr": metadata["fold_mrr"]}
+        for name, metadata in stored.items()
+        if metadata.get("folds") == _folds_of(settings)
+    }
 
 
 def train(run: Run, name: str, settings: Any, resume: bool = True) -> History:
@@ -147,6 +169,7 @@ def train(run: Run, name: str, settings: Any, resume: bool = True) -> History:
     with lock(run.directory, name):
         if not resume:
             shutil.rmtree(unfinished, ignore_errors=True)
+        _say_what_is_replaced(run, name, run.metadata(settings, products=products))
         start = STARTS[name](run, name, settings)
         if path.exists():
             same = "data, split, settings and device are the same"
@@ -186,12 +209,11 @@ def _start_plus(run: Run, name: str, settings: PlusConfig) -> Start:
         with reading(path, "not a readable choice", "Delete it, or train with resume=False."):
             kept = dict(read_json(path))
     if kept.get("metadata") != json.loads(json.dumps(basis)):
-        kept = {"metadata": basis, "choice": vars(plus_search.search(data, settings))}
+        kept = {"metadata": basis, "choice": vars(plus_search.search(data, settings, _known(run, settings)))}
         write_json(path, kept)
     choice = plus.Choice(**kept["choice"])
     model = plus.build_chosen(data, settings, choice)
-    shape = {"hidden": settings.hidden, "dropout": settings.dropout, "members": model.members}
-    shape |= {"rank": model.basis.shape[1], "cca_weight": choice.cca_weight, "whitening": choice.whitening}
+    shape = plus.shape_of(model, settings, choice)
     fit = partial(plus.train_plus, model, data, settings, choice)
     return Start(model, shape, fit, {"choice": vars(choice), "version": plus.VERSION}, {})
 
@@ -213,7 +235,7 @@ STARTS: dict[str, Callable[[Run, str, Any], Start]] = {
 }
 RECIPES: dict[str, Recipe] = {
     **dict.fromkeys(GEOMETRY_POWERS, Recipe("02", lambda _: GeometryConfig(), _make_geometry)),
-    "cca": Recipe("02", plus_defaults, lambda run, _, settings: save_cca(run, settings)),
+    **dict.fromkeys(closed_forms.FITS, Recipe("02", plus_defaults, save_closed_form)),
     **dict.fromkeys(BASELINES, Recipe("03", lambda _: BaselineConfig(), train)),
     "bigjump": Recipe("04", lambda _: BigJumpConfig(), train),
     "bigjump_plus": Recipe("04", plus_defaults, train),
@@ -235,6 +257,23 @@ def find_or_make(run: Run, *names: str) -> None:
             lacks = f"not in {run.directory.name}/ for this data and split, by this version of its recipe"
             say(f"{name}: {lacks}; made now, with the defaults of notebook {recipe.notebook}.")
             recipe.make(run, name, recipe.defaults(run))
+
+
+def _say_what_is_replaced(run: Run, name: str, metadata: dict[str, Any]) -> None:
+    """One line where the run holds a model of that name that was made of or with something else than this one."""
+    stored: dict[str, Any] = {}
+    with contextlib.suppress(CheckpointError):  # a damaged one is replaced too
+        stored = run.stored(name)
+    if not stored:
+        return
+    why = [what for key, what in (("data", "other data"), ("split", "another split")) if stored[key] != metadata[key]]
+    now, before = metadata["settings"], stored["settings"]
+    keys = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
+    why += [f"{key} = {before.get(key)!r}, now {now.get(key)!r}" for key in keys]
+    if "products" in stored and stored["products"] != metadata["products"]:
+        why.append(f"trained on {' with '.join(stored['products'])}")
+    if why:
+        say(f"{name}: replaces the one in {run.directory.name}/, which was made otherwise: {'; '.join(why)}.")
 
 
 def _tell_differences(run: Run, name: str, defaults: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import json
 import logging
 import os
 import shutil
@@ -11,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import papermill
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
@@ -22,12 +25,13 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from helpers.data.pairs import QUERY_FILE, load_queries
-from helpers.errors import ConfigError, NotebookError, UserError
+from helpers.errors import CheckpointError, ConfigError, NotebookError, UserError, first_five
 from helpers.evaluation.leaderboard import ACCURACY_COLUMNS, format_table
+from helpers.models import storage
 from helpers.runs import manifest
 from helpers.runs.leaderboard import LEADERBOARD, TEST_LEADERBOARD
 from helpers.runs.parameters import Given, check, deal, literal, notebooks, parse_value
-from helpers.runs.run import RUN_FILE, Run, read_run
+from helpers.runs.run import RUN_FILE, Run, read_run, say
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
 from helpers.system.bars import LOG_INTERVAL
@@ -115,6 +119,7 @@ def execute(dealt: Mapping[Path, Given]) -> RunConfig:
     run = read_inputs(config)
     if len(dealt) < len(notebooks()):
         _require_same_split(run)
+    _say_what_is_replaced(run, dealt)
     with lock(config.run_dir):
         config.run_dir.mkdir(parents=True, exist_ok=True)
         for path, parameters in dealt.items():
@@ -133,20 +138,59 @@ def read_inputs(config: RunConfig) -> Run:
 
 def _require_same_split(run: Run) -> None:
     """Raise `ConfigError` where a part of the series would find nothing of the run usable, and make all of it anew."""
+    if other := _other_origin(run):
+        raise ConfigError(
+            f"{run.directory}: {other}, and its models would be replaced. Repeat these parameters, give another --run, "
+            "or run the whole series."
+        )
+
+
+def _say_what_is_replaced(run: Run, dealt: Mapping[Path, Given]) -> None:
+    """One line where models that the folder holds were made of other data or with other settings than these."""
+    models = storage.stored_models(run.directory)
+    why = None
+    with contextlib.suppress(CheckpointError):  # a damaged file is replaced too
+        why = (_other_origin(run) or _other_parameters(run.directory, dealt)) if models else None
+    if why:
+        say(
+            f"{run.directory}: {why}. Its models ({first_five(models)}) are replaced where these notebooks make them. "
+            "To keep them, stop now and give another --run."
+        )
+
+
+def _other_origin(run: Run) -> str | None:
+    """How data and split of what the run's folder holds differ from those of now; None where they do not."""
     path = run.directory / RUN_FILE
     if not path.exists():
-        return
+        return None
     now = run.origin()
     with reading(path, "damaged", "Run the whole series."):
         kept = read_json(path)
         same = (kept["data"], kept["split"]) == (now["data"], now["split"])
         given = dict(kept["config"])
-    if not same:
-        other = [f"{name} = {value!r}" for name, value in given.items() if now["config"].get(name) != value]
-        raise ConfigError(
-            f"{run.directory}: made of other data or another split ({', '.join(other) or 'the files have changed'}), "
-            "and its models would be replaced. Repeat these parameters, give another --run, or run the whole series."
-        )
+    if same:
+        return None
+    other = [f"{name} = {value!r}" for name, value in given.items() if now["config"].get(name) != value]
+    return f"made of other data or another split ({', '.join(other) or 'the files have changed'})"
+
+
+def _other_parameters(run_dir: Path, dealt: Mapping[Path, Given]) -> str | None:
+    """Which settings the notebooks were given when they last ran, where they are others now."""
+    if not (run_dir / manifest.MANIFEST).exists():
+        return None
+    earlier, other = manifest.read_manifest(run_dir)["parameters"], {}
+    for path, given in dealt.items():
+        before, now = (_flat(values) for values in (earlier.get(path.name, {}), json.loads(json.dumps(given))))
+        for name in (before | now) if path.name in earlier else ():
+            if before.get(name) != now.get(name):
+                shown = [repr(values[name]) if name in values else "the default" for values in (before, now)]
+                other[name] = f"{name} = {shown[0]}, now {shown[1]}"
+    return f"made with other settings ({'; '.join(other.values())})" if other else None
+
+
+def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name, those in `overrides` among them."""
+    return {name: value for name, value in given.items() if name != "overrides"} | given.get("overrides", {})
 
 
 def verify(run: str) -> int:

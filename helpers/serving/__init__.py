@@ -1,9 +1,11 @@
 """What a user calls after training: translate, search, submit.
 
-- `translator`: `Translator`, loaded from a run.
-- `pretrained`: a translator in a folder of its own; `onnx_export`, `sentence_transformer`: for other programs.
-- `index`: `PictureIndex`, a gallery that is searched again and again; `candidates`: its approximate kinds.
-- `page`: what was found, as a page that shows the pictures.
+- `translator`: `Translator`, loaded from a run; `exact_search`, `popularity`: what its search is made of.
+- `pretrained`: a translator in a folder of its own, with its `model_card`; `onnx_export`, `sentence_transformer`: for
+  other programs; `text_encoders`: what encoded the captions.
+- `index`: `PictureIndex`, a gallery that is searched again and again; `candidates`: its approximate kinds;
+  `index_files`, `index_export`: it on the disk, and its vectors for a database; `folding`: how those hold popularity.
+- `page`: what was found, as a page that shows the pictures; `app`: the page that searches.
 - `submission`: the challenge's CSV file, written, read and checked.
 """
 

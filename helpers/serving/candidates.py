@@ -1,6 +1,6 @@
 """Approximate indexes of faiss behind one small interface: they say which rows are worth an exact look.
 
-Each holds the folded vectors [g, -popularity] (see `helpers.serving.index`) in its own form:
+Each holds the folded vectors [g, -popularity] (see `helpers.serving.folding`) in its own form:
 
 - `hnsw`: a graph over the vectors as they are. Fast, and the largest.
 - `int8`: each coordinate in a byte, all of them scanned.
@@ -11,6 +11,7 @@ Each holds the folded vectors [g, -popularity] (see `helpers.serving.index`) in 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ TRAINED_ON = 100_000
 BLOCK = 65_536
 """Rows handed over at a time."""
 
+_HEADER = struct.Struct("<4siq")
+"""How a file of faiss begins: the name of its kind, the width, the number of vectors."""
+_CODES = {"int8": 1, "ivfpq": PQ_WIDTH, "binary": 8}
+"""Coordinates that share a byte of what the compressed kinds hold of a vector."""
+
 
 class Candidates:
     """An index of faiss.
@@ -61,28 +67,13 @@ class Candidates:
             DataError: too few vectors for `ivfpq`.
             MissingLibraryError: faiss is not installed.
         """
-        faiss = library("faiss", "search")
+        if kind == "ivfpq" and n < LEAST_ROWS:
+            raise DataError(f"{n} pictures: an ivfpq index needs {LEAST_ROWS} or more. Take the kind flat.")
+        lists = min(int(4 * n**0.5), n // 39)  # 39 vectors a centre, below which faiss warns
+        index = _empty(kind, width, lists)
         sample = rows(np.sort(np.random.default_rng(0).permutation(n)[:TRAINED_ON]))
-        if kind == "hnsw":
-            index = faiss.IndexHNSWFlat(width, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-            index.hnsw.efConstruction = HNSW_BUILD
-        elif kind == "int8":
-            index = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
-            index.train(sample)
-        elif kind == "ivfpq":
-            if n < LEAST_ROWS:
-                raise DataError(f"{n} pictures: an ivfpq index needs {LEAST_ROWS} or more. Take the kind flat.")
-            sample = _padded(sample)
-            lists = min(int(4 * n**0.5), n // 39)  # 39 vectors a centre, below which faiss warns
-            quantiser = faiss.IndexFlatIP(sample.shape[1])
-            index = faiss.IndexIVFPQ(
-                quantiser, sample.shape[1], lists, sample.shape[1] // PQ_WIDTH, 8, faiss.METRIC_INNER_PRODUCT
-            )
-            index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
-            index.train(sample)
-        else:
-            index = faiss.IndexLSH(width, width, False, True)  # not turned; thresholds are learned
-            index.train(sample)
+        if kind != "hnsw":
+            index.train(_padded(sample) if kind == "ivfpq" else sample)
         found = cls(kind, index, width)
         for left in range(0, n, BLOCK):
             found.add(rows(slice(left, left + BLOCK)))
@@ -90,14 +81,29 @@ class Candidates:
 
     @classmethod
     def load(cls, kind: str, path: Path, rows: int, width: int) -> Candidates:
-        """Read what `write` wrote; the caller has checked that the file is that one, since faiss trusts it.
+        """Read what `write` wrote, by native code of faiss: load only from folders that you trust.
+
+        What a few bytes tell is checked before faiss sees the file: its kind, width, number of vectors, and size. A
+        file that was made to attack faiss can pass that.
 
         Raises:
-            ValueError: it holds another number of vectors, or of another width.
+            ValueError: it is of another kind or length, or holds another number of vectors, or of another width.
             MissingLibraryError: faiss is not installed.
         """
-        index = library("faiss", "search").read_index(str(path))
-        expected = _padded(np.empty((0, width), np.float32)).shape[1] if kind == "ivfpq" else width
+        faiss, expected = library("faiss", "search"), _stored_width(kind, width)
+        with path.open("rb") as file:
+            start = file.read(_HEADER.size)
+        if len(start) < _HEADER.size:
+            raise ValueError(f"{path.name} has {len(start)} bytes")
+        name, found_width, found_rows = _HEADER.unpack(start)
+        if name != faiss.serialize_index(_empty(kind, width, 1))[:4].tobytes():
+            raise ValueError(f"{path.name} is no {kind} index of this version of faiss: it starts with {name!r}")
+        if (found_rows, found_width) != (rows, expected):
+            raise ValueError(f"{path.name} holds {found_rows} vectors of width {found_width}")
+        least = rows * (4 * width if kind == "hnsw" else -(-expected // _CODES[kind]))
+        if (size := path.stat().st_size) < least:
+            raise ValueError(f"{path.name} has {size} bytes, but {rows} vectors need {least} or more")
+        index = faiss.read_index(str(path))
         if (index.ntotal, index.d) != (rows, expected):
             raise ValueError(f"{path.name} holds {index.ntotal} vectors of width {index.d}")
         return cls(kind, index, width)
@@ -133,10 +139,36 @@ class Candidates:
         return _padded(vectors) if self.kind == "ivfpq" else np.ascontiguousarray(vectors, dtype=np.float32)
 
 
+def _empty(kind: str, width: int, lists: int) -> Any:
+    """An index of faiss that has learned nothing and holds nothing.
+
+    Args:
+        width: of the folded vectors. lists: of `ivfpq`.
+    """
+    faiss = library("faiss", "search")
+    width = _stored_width(kind, width)
+    if kind == "hnsw":
+        index = faiss.IndexHNSWFlat(width, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = HNSW_BUILD
+    elif kind == "int8":
+        index = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+    elif kind == "ivfpq":
+        quantiser = faiss.IndexFlatIP(width)
+        index = faiss.IndexIVFPQ(quantiser, width, lists, width // PQ_WIDTH, 8, faiss.METRIC_INNER_PRODUCT)
+        index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
+    else:
+        index = faiss.IndexLSH(width, width, False, True)  # not turned; thresholds are learned
+    return index
+
+
+def _stored_width(kind: str, width: int) -> int:
+    """Coordinates of a folded vector in an index of a kind; see `_padded`."""
+    return -(-(width - 1) // PQ_WIDTH) * PQ_WIDTH + PQ_WIDTH if kind == "ivfpq" else width
+
+
 def _padded(vectors: np.ndarray) -> np.ndarray:
     """Zeros between the coordinates and the last, and behind it, so that the last has `PQ_WIDTH` of its own."""
     n, width = vectors.shape
-    before = -(-(width - 1) // PQ_WIDTH) * PQ_WIDTH
-    out = np.zeros((n, before + PQ_WIDTH), dtype=np.float32)
-    out[:, : width - 1], out[:, before] = vectors[:, :-1], vectors[:, -1]
+    out = np.zeros((n, _stored_width("ivfpq", width)), dtype=np.float32)
+    out[:, : width - 1], out[:, -PQ_WIDTH] = vectors[:, :-1], vectors[:, -1]
     return out

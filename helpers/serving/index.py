@@ -1,9 +1,7 @@
 """A gallery of pictures that is searched again and again: made once, saved, loaded in a moment, exported.
 
-Hubness reduction is folded into the vectors. A picture g attracts more captions than its share by its popularity p (see
-`helpers.evaluation.hubness`), and its corrected score for a query q is q . g - p. Stored as [g, -p] and asked with
-[q, 1], that is one inner product, which any vector database computes; asked with [q, 0], it is the cosine. So one index
-serves both.
+Hubness reduction is folded into the vectors (see `helpers.serving.folding`), so that one index serves searches with it
+and without.
 
 `flat` is exact and needs no other library. The other kinds ask faiss (extra `search`) for candidates, whose exact
 scores are then computed from the vectors themselves, which stay on the disk: every score that is returned is exact,
@@ -12,59 +10,38 @@ and what an approximate index can do wrong is to miss a picture. docs/search.md 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import time
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 
-from helpers.data.cache import Tensor, read_cache, write_cache
-from helpers.data.vectors import GALLERY_BLOCK, normalise
+from helpers.data.vectors import normalise
 from helpers.errors import CheckpointError, DataError, first_five
-from helpers.evaluation import hubness as hubness_reduction
 from helpers.models import storage
+from helpers.serving import exact_search, index_export, index_files
 from helpers.serving.candidates import Candidates
-from helpers.serving.translator import GALLERY_BLOCK as SEARCH_BLOCK
-from helpers.serving.translator import Translator, Vectors, as_array, best_rows, checked_block, checked_k
+from helpers.serving.exact_search import Vectors, as_array, best_rows, checked_block, checked_k
+from helpers.serving.folding import folded
+from helpers.serving.index_export import Format
+from helpers.serving.index_files import Kind, Parts
+from helpers.serving.popularity import PopularityBeside
+from helpers.serving.translator import Translator
 from helpers.system.devices import exact_float32
-from helpers.system.files import LEFTOVER_AGE, atomic_write, read_json, reading, write_json
-from helpers.system.libraries import library
 
 if TYPE_CHECKING:
     from helpers.data.pictures import Pictures
 
-Kind = Literal["flat", "hnsw", "ivfpq", "int8", "binary"]
-FORMAT = 1
-"""Of a saved index: raise it when what the files hold changes."""
-INDEX_FILE = "index.json"
-UNIT = 1e-3
-"""How far from 1 the length of a stored vector may be; float32 rounds by a thousandth of that."""
 RESCORED = 32
 """Queries whose candidates are scored at a time: some megabytes."""
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "kind": (str,),
-    "model": (str,),
-    "weights": (str, type(None)),
-    "text_dim": (int,),
-    "image_dim": (int,),
-    "hubness": (bool,),
-    "built": (int,),
-    "pictures": (dict, type(None)),
-    "made_of": (dict,),
-    "run": (str, type(None)),
-    "files": (dict,),
-}
-"""What `index.json` holds beside the format."""
-_REBUILD = "Delete the folder and build the index again."
+_PLACES = {"folder", "sprite"}
+"""What says where pictures are, see `helpers.data.pictures`."""
 
 
 class PictureIndex:
@@ -80,21 +57,11 @@ class PictureIndex:
         made_of: what its maker wants to compare later, such as the digest of the data.
     """
 
-    def __init__(
-        self,
-        kind: Kind,
-        names: list[str],
-        vectors: np.ndarray,
-        popularity: np.ndarray,
-        about: dict[str, Any],
-        candidates: Candidates | None,
-        texts: Mapping[str, list[str]],
-        translator: Translator | None,
-    ) -> None:
+    def __init__(self, parts: Parts, translator: Translator | None) -> None:
         """Use `PictureIndex.build` or `PictureIndex.load`."""
-        self.kind, self.names, self.vectors, self.popularity = kind, names, vectors, popularity
-        self.captions = texts["captions"] or [""] * len(names)
-        self._bank_texts, self._about, self._candidates = texts["bank"], about, candidates
+        self.names, self.vectors, self.popularity = parts.names, parts.vectors, parts.popularity
+        self.captions = parts.captions or [""] * len(parts.names)
+        self._bank_texts, self._about, self._candidates = parts.bank, parts.about, parts.candidates
         self._translator = translator
 
     @classmethod
@@ -140,7 +107,7 @@ class PictureIndex:
         if len(captions) not in (0, len(names)):
             raise DataError(f"{len(captions)} captions for {len(names)} pictures: one each is needed, or none.")
         about = {
-            "format": FORMAT,
+            "format": index_files.FORMAT,
             "kind": kind,
             "model": translator.name,
             "weights": _weights(translator),
@@ -155,14 +122,18 @@ class PictureIndex:
         if kind != "flat":
             width = vectors.shape[1] + 1
             candidates = Candidates.build(
-                kind, len(vectors), width, lambda rows: _folded(vectors[rows], -popularity[rows])
+                kind, len(vectors), width, lambda rows: folded(vectors[rows], -popularity[rows])
             )
-        texts = {"captions": list(captions), "bank": list(bank_captions)}
-        return cls(kind, names, vectors, popularity, about, candidates, texts, translator)
+        parts = Parts(about, names, vectors, popularity, list(captions), list(bank_captions), candidates)
+        return cls(parts, translator)
 
     @classmethod
     def load(cls, folder: str | Path, translator: Translator | None = None) -> PictureIndex:
         """Load a saved index; its vectors are mapped into memory.
+
+        Load only from folders that you trust: an approximate kind is read by faiss, native code that trusts what it
+        reads. What can be checked beforehand is: the digest and size of every file, kind, width and number of vectors.
+        `flat` reads numbers alone.
 
         Args:
             translator: the model that it was built with; where None it is loaded from its run when it is first needed.
@@ -172,55 +143,15 @@ class PictureIndex:
         """
         folder = Path(folder).expanduser().absolute()
         while True:
-            named = _named_files(folder)
+            named = index_files.named_files(folder)
             try:
-                return cls._load(folder, translator)
+                index = cls(index_files.read(folder), None)
+                index._check_weights(folder, translator)
+                return index
             except CheckpointError:
-                if _named_files(folder) == named:  # else another process has replaced the files while they were read
+                # Else another process has replaced the files while they were read.
+                if index_files.named_files(folder) == named:
                     raise
-
-    @classmethod
-    def _load(cls, folder: Path, translator: Translator | None) -> PictureIndex:
-        path = folder / INDEX_FILE
-        with reading(path, "not a readable index of pictures", _REBUILD):
-            about = read_json(path)
-            version = about["format"]
-        if version != FORMAT:
-            raise CheckpointError(f"{path}: format {version!r}, but this version reads {FORMAT}. {_REBUILD}")
-        with reading(path, "not a readable index of pictures", _REBUILD):
-            for key, kinds in _FIELDS.items():
-                if not isinstance(about[key], kinds):
-                    raise ValueError(f"{key} is {about[key]!r}")
-            files = {part: _checked_file(folder, file) for part, file in about.pop("files").items()}
-            run = about.pop("run")
-            kind, built, width = about["kind"], about["built"], about["image_dim"]
-            stored = read_cache(files["vectors"], ("vectors", "popularity", "names", "captions", "bank"))
-            if stored is None:
-                raise ValueError(f"{files['vectors'].name} is not what this package writes")
-            vectors, popularity, names = stored["vectors"], stored["popularity"], stored["names"]
-            n = len(names)
-            if kind not in get_args(Kind) or vectors.shape != (n, width) or popularity.shape != (n,):
-                raise ValueError("its parts do not fit one another")
-            if not 0 < built <= n or len(stored["captions"]) not in (0, n) or len(set(names)) != n:
-                raise ValueError("its names do not fit its vectors")
-            if not np.isfinite(popularity).all():
-                raise ValueError("a popularity is not finite")
-            for left in range(0, n, GALLERY_BLOCK):
-                lengths = np.linalg.norm(vectors[left : left + GALLERY_BLOCK], axis=1)
-                if not (abs(lengths - 1) < UNIT).all():
-                    raise ValueError(f"a vector among rows {left} to {left + len(lengths)} is not of unit length")
-            candidates = None if kind == "flat" else Candidates.load(kind, files["candidates"], n, width + 1)
-        about["run"] = str((folder / run).resolve()) if run is not None else None
-        index = cls(kind, names, vectors, popularity, about, candidates, stored, None)
-        if translator is not None:
-            index._check(translator)
-            index._translator = translator
-        elif run is not None and storage.weights_digest(Path(about["run"]), about["model"]) not in (
-            None,
-            about["weights"],
-        ):
-            raise CheckpointError(f"{path}: built for other weights of {about['model']} than its run has. {_REBUILD}")
-        return index
 
     def save(self, folder: str | Path) -> Path:
         """Write the index to a folder: readers see what was there before, or all of this.
@@ -229,30 +160,19 @@ class PictureIndex:
             CheckpointError: it cannot be written; what was there before is intact.
         """
         folder = Path(folder).expanduser().absolute()
-        before, names = _named_files(folder), {"vectors": f"{uuid.uuid4().hex}.safetensors"}
-        arrays: dict[str, Tensor] = {
-            "vectors": ("F32", self.vectors.shape, _blocks(self.vectors)),
-            "popularity": ("F32", self.popularity.shape, [np.ascontiguousarray(self.popularity)]),
-        }
+        loaded = self._translator.loaded_weights if self._translator is not None else None
+        about = {**self._about, "run": str(loaded[0]) if loaded is not None else self._about.get("run")}
         captions = self.captions if any(self.captions) else []
-        texts = {"names": self.names, "captions": captions, "bank": self._bank_texts}
-        try:
-            write_cache(folder / names["vectors"], arrays, texts)
-            if self._candidates is not None:
-                names["candidates"] = f"{uuid.uuid4().hex}.faiss"
-                atomic_write(folder / names["candidates"], self._candidates.write)
-            files = {part: _described(folder / name) for part, name in names.items()}
-            write_json(folder / INDEX_FILE, {**self._about, "run": self._run_from(folder), "files": files})
-        except (OSError, DataError) as error:
-            for name in names.values():
-                with contextlib.suppress(OSError):
-                    (folder / name).unlink(missing_ok=True)
-            raise CheckpointError(f"{folder}: the index cannot be written ({error}).") from error
-        _remove(folder, before - set(names.values()), set(names.values()))
+        parts = Parts(about, self.names, self.vectors, self.popularity, captions, self._bank_texts, self._candidates)
+        index_files.write(folder, parts)
         return folder
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def kind(self) -> Kind:
+        return self._about["kind"]
 
     @property
     def hubness(self) -> bool:
@@ -293,12 +213,26 @@ class PictureIndex:
 
     @cached_property
     def pictures(self) -> Pictures | None:
-        """The pictures themselves, of the rows that it was built with; None where nobody said where they are."""
-        if self._about["pictures"] is None:
+        """The pictures themselves, of the rows that it was built with.
+
+        None where nobody said where they are, or where their folder or sprite is gone: see `location` and `missing`.
+
+        Raises:
+            DataError: what is there is no folder, or no sprite that holds them.
+        """
+        if self.location is None or not any(os.path.exists(str(self.location.get(key))) for key in _PLACES):
             return None
         from helpers.data.pictures import Pictures
 
-        return Pictures(self._about["pictures"], self.names[: self._about["built"]])
+        return Pictures(self.location, self.names[: self._about["built"]])
+
+    def missing(self, rows: Sequence[int]) -> list[str]:
+        """Names of those of the rows whose pictures are not where they were when the index was built."""
+        if self.location is None:
+            return []
+        expected = [row for row in dict.fromkeys(rows) if row < self._about["built"]]
+        there = self.pictures
+        return [self.names[row] for row in expected if there is None or not os.path.isfile(_file(there, row))]
 
     @exact_float32()
     def search(
@@ -341,7 +275,7 @@ class PictureIndex:
 
     def folded(self, queries: Vectors, hubness: bool | None = None, *, translated: bool | None = None) -> np.ndarray:
         """Queries (N, dy + 1) for what `export` writes: [q, 1] with hubness reduction, [q, 0] without; see `search`."""
-        return _folded(self._unit_queries(queries, translated), np.float32(self._reduces(hubness)))
+        return folded(self._unit_queries(queries, translated), np.float32(self._reduces(hubness)))
 
     @exact_float32()
     def why(self, row: int, n: int = 5) -> list[tuple[str, float]]:
@@ -390,16 +324,16 @@ class PictureIndex:
         vectors, names = _unit(gallery), _checked_names(names, len(gallery), self.names)
         if len(captions) not in (0, len(names)):
             raise DataError(f"{len(captions)} captions for {len(names)} pictures: one each is needed, or none.")
-        popularity = self._popularity_beside(vectors) if self.hubness else np.zeros(len(vectors), np.float32)
+        popularity = self._beside.of(vectors) if self.hubness else np.zeros(len(vectors), np.float32)
         if self._candidates is not None:
-            self._candidates.add(_folded(vectors, -popularity))
+            self._candidates.add(folded(vectors, -popularity))
         self.vectors = np.concatenate([self.vectors, vectors])
         self.__dict__.pop("_tensor", None)
         self.popularity = np.concatenate([self.popularity, popularity])
         self.names = [*self.names, *names]
         self.captions = [*self.captions, *(captions or [""] * len(names))]
 
-    def export(self, folder: str | Path, format: Literal["parquet", "npy"] = "parquet") -> Path:  # noqa: A002
+    def export(self, folder: str | Path, format: Format = "parquet") -> Path:  # noqa: A002
         """Write the folded vectors for a vector database: distance inner product, queries as `folded` gives them.
 
         `parquet` writes `pictures.parquet` with columns row, name and vector (dy + 1 float32); `npy` writes
@@ -409,63 +343,23 @@ class PictureIndex:
             DataError: another format, or the files cannot be written.
             MissingLibraryError: parquet needs pyarrow.
         """
-        folder = Path(folder).expanduser().absolute()
-        if format not in ("parquet", "npy"):
-            raise DataError(f"format = {format!r}: `parquet` or `npy` is needed.")
-        about = {
-            "metric": "inner product",
-            "vector": "[unit image vector, -popularity]",
-            "query": "[unit translated text vector, 1], or 0 in place of 1 for cosines without hubness reduction",
-            "rows": len(self),
-            "width": self.vectors.shape[1] + 1,
-            "model": self.model,
-            "weights": self._about["weights"],
-            "hubness": self.hubness,
-        }
-        try:
-            if format == "parquet":
-                self._write_parquet(folder / "pictures.parquet")
-            else:
-                atomic_write(folder / "vectors.npy", self._write_npy)
-                write_json(folder / "names.json", self.names)
-            write_json(folder / "export.json", about)
-        except OSError as error:
-            raise DataError(f"{folder}: the export cannot be written ({error.strerror or error}).") from error
-        return folder
-
-    def _write_npy(self, path: Path) -> None:
-        shape = len(self), self.vectors.shape[1] + 1
-        with path.open("wb") as file:  # a memory map on a full disk would kill the process
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for left in range(0, len(self), GALLERY_BLOCK):
-                file.write(self._folded_block(left).data)
-
-    def _write_parquet(self, path: Path) -> None:
-        arrow, parquet = library("pyarrow", "search"), library("pyarrow.parquet", "search")
-        width = self.vectors.shape[1] + 1
-        kind = arrow.list_(arrow.float32(), width)
-        schema = arrow.schema([("row", arrow.int64()), ("name", arrow.string()), ("vector", kind)])
-
-        def write(temporary: Path) -> None:
-            with parquet.ParquetWriter(temporary, schema) as writer:
-                for left in range(0, len(self), GALLERY_BLOCK):
-                    block = self._folded_block(left)
-                    rows = arrow.array(np.arange(left, left + len(block)))
-                    names = arrow.array(self.names[left : left + len(block)], arrow.string())
-                    vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(block.ravel()), width)
-                    writer.write_table(arrow.table([rows, names, vectors], schema=schema))
-
-        atomic_write(path, write)
-
-    def _folded_block(self, left: int) -> np.ndarray:
-        rows = slice(left, left + GALLERY_BLOCK)
-        return _folded(self.vectors[rows], -self.popularity[rows])
+        about = {"model": self.model, "weights": self._about["weights"], "hubness": self.hubness}
+        return index_export.export(folder, format, self.names, self.vectors, self.popularity, about)
 
     def _reduces(self, hubness: bool | None) -> bool:
         if hubness and not self.hubness:
             raise ValueError("This index was built without hubness reduction: build it with hubness=True.")
         return self.hubness if hubness is None else bool(hubness)
+
+    def _check_weights(self, folder: Path, translator: Translator | None) -> None:
+        """Take the translator if its weights are those that the index was built with; without one, ask its run."""
+        run, ours = self._about["run"], self._about["weights"]
+        if translator is not None:
+            self._check(translator)
+            self._translator = translator
+        elif run is not None and storage.weights_digest(Path(run), self.model) not in (None, ours):
+            problem = f"built for other weights of {self.model} than its run has. {index_files.REBUILD}"
+            raise CheckpointError(f"{folder / index_files.INDEX_FILE}: {problem}")
 
     def _check(self, translator: Translator) -> None:
         if (translator.name, _weights(translator)) != (self.model, self._about["weights"]):
@@ -498,7 +392,7 @@ class PictureIndex:
     def _search(self, unit: np.ndarray, k: int, reduce: bool) -> tuple[np.ndarray, np.ndarray]:
         if self._candidates is None:
             return self._search_exactly(unit, k, reduce)
-        asked = self._candidates.find(_folded(unit, np.float32(reduce)), k)
+        asked = self._candidates.find(folded(unit, np.float32(reduce)), k)
         rows, scores = self._rescored(unit, asked, k, reduce)
         short = np.flatnonzero(rows[:, -1] < 0)  # fewer candidates than results
         if len(short):
@@ -507,8 +401,8 @@ class PictureIndex:
 
     def _search_exactly(self, unit: np.ndarray, k: int, reduce: bool) -> tuple[np.ndarray, np.ndarray]:
         offsets = torch.from_numpy(np.array(self.popularity) if reduce else np.zeros(len(self), np.float32))
-
-        return best_rows(torch.from_numpy(unit), lambda left: self._tensor[left : left + SEARCH_BLOCK], offsets, k)
+        queries, block = torch.from_numpy(unit), exact_search.GALLERY_BLOCK
+        return best_rows(queries, lambda left: self._tensor[left : left + block], offsets, k)
 
     def _rescored(self, unit: np.ndarray, asked: np.ndarray, k: int, reduce: bool) -> tuple[np.ndarray, np.ndarray]:
         """The k best of the candidates (N, C) by their exact scores; rows of -1 where there are fewer."""
@@ -541,48 +435,18 @@ class PictureIndex:
         return torch.from_numpy(self.translator.translate(self.translator.query_bank().text))
 
     @cached_property
-    def _attention(self) -> hubness_reduction.Attention:
-        """What the query bank makes of the gallery that the index was built with."""
-        bank = self.translator.query_bank()
-        built = self.vectors[: self._about["built"]]
-        return hubness_reduction.attention(self._bank, built, bank.beta, own=bank.own)
-
-    def _popularity_beside(self, vectors: np.ndarray) -> np.ndarray:
-        """(C,) popularity of new unit vectors (C, dy) beside the gallery that the index was built with."""
-        bank = self.translator.query_bank()
-        return hubness_reduction.popularity_beside(self._bank, vectors, bank.beta, self._attention, bank.own).numpy()
-
-    def _run_from(self, folder: Path) -> str | None:
-        """Where the run is, seen from the folder of the index, so that both can be moved together."""
-        loaded = self._translator.loaded_weights if self._translator is not None else None
-        run = str(loaded[0]) if loaded is not None else self._about.get("run")
-        if run is None:
-            return None
-        try:
-            return PurePath(os.path.relpath(run, folder)).as_posix()
-        except ValueError:  # another drive of Windows
-            return str(run)
+    def _beside(self) -> PopularityBeside:
+        """Measures what is added, beside the gallery that the index was built with."""
+        return PopularityBeside(self.translator.query_bank(), self._bank, self.vectors[: self._about["built"]])
 
 
 def _unit(gallery: np.ndarray) -> np.ndarray:
     """(M, dy) float32 of unit length, in memory."""
     vectors = np.empty(gallery.shape, dtype=np.float32)
-    for left in range(0, len(gallery), SEARCH_BLOCK):
-        vectors[left : left + SEARCH_BLOCK] = normalise(torch.from_numpy(checked_block(gallery, left))).numpy()
+    for left in range(0, len(gallery), exact_search.GALLERY_BLOCK):
+        block = normalise(torch.from_numpy(checked_block(gallery, left)))
+        vectors[left : left + len(block)] = block.numpy()
     return vectors
-
-
-def _folded(vectors: np.ndarray, last: np.ndarray | np.float32) -> np.ndarray:
-    """(N, d + 1) float32: one more coordinate."""
-    out = np.empty((*vectors.shape[:-1], vectors.shape[-1] + 1), dtype=np.float32)
-    out[..., :-1], out[..., -1] = vectors, last
-    return out
-
-
-def _blocks(vectors: np.ndarray) -> Any:
-    return (
-        np.ascontiguousarray(vectors[left : left + GALLERY_BLOCK]) for left in range(0, len(vectors), GALLERY_BLOCK)
-    )
 
 
 def _checked_names(names: Sequence[str], n: int, there: Sequence[str] = ()) -> list[str]:
@@ -612,46 +476,19 @@ def _weights(translator: Translator) -> str | None:
     return f"in memory: {digest.hexdigest()}"
 
 
+def _file(pictures: Pictures, row: int) -> str:
+    """The file of a picture; none where its name leads out of the folder by now."""
+    try:
+        return str(pictures.file(row))
+    except DataError:
+        return ""
+
+
 def _location(given: Mapping[str, Any] | str | Path | None) -> dict[str, Any] | None:
     """Where pictures are, as `pictures.json` has it, with an absolute path."""
     if given is None:
         return None
     location = dict(given) if isinstance(given, Mapping) else {"folder": str(given)}
-    for key in {"folder", "sprite"} & set(location):
+    for key in _PLACES & set(location):
         location[key] = str(Path(location[key]).expanduser().absolute())
     return json.loads(json.dumps(location))
-
-
-def _described(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
-
-
-def _checked_file(folder: Path, described: Mapping[str, Any]) -> Path:
-    """A file of the index, which must be the one that was written: faiss trusts what it reads."""
-    name = described["name"]
-    if PurePath(name).name != name or name.startswith("."):
-        raise ValueError(f"{name!r} is no name of a file of its own")
-    path = folder / name
-    if not path.is_file():
-        raise ValueError(f"{name} is not there")
-    if _described(path) != dict(described):
-        raise ValueError(f"{name} is not the file that was written: {path.stat().st_size} bytes")
-    return path
-
-
-def _named_files(folder: Path) -> set[str]:
-    """The files that a saved index names; none where there is no index, or no readable one."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
-        return {str(file["name"]) for file in read_json(folder / INDEX_FILE)["files"].values()}
-    return set()
-
-
-def _remove(folder: Path, replaced: set[str], kept: set[str]) -> None:
-    """Files of the index that was replaced, and what a process that was killed left."""
-    for path in (*folder.glob("*.safetensors"), *folder.glob("*.faiss")):
-        with contextlib.suppress(OSError):  # Windows keeps what another process has open
-            old = time.time() - path.stat().st_mtime > LEFTOVER_AGE
-            if path.name not in kept and (path.name in replaced or old):
-                path.unlink()

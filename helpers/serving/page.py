@@ -102,20 +102,20 @@ def _cards(index: PictureIndex, found: Found) -> Iterator[str]:
     pictures = index.pictures
     for rank, (row, score) in enumerate(zip(found.rows, found.scores, strict=True), 1):
         name, caption = escape(index.names[row]), escape(index.captions[row])
+        shown = _picture(index, pictures, row, caption or name)
         words = f'<b>{rank}</b> <span class="score">{score:.3f}</span>'
         words += f"<p>{caption}</p>" if caption else ""
-        yield (
-            f'<li><div class="picture">{_picture(pictures, row, caption or name)}</div>'
-            f'<div class="words">{words}<span>{name}</span></div></li>'
-        )
+        yield (f'<li><div class="picture">{shown}</div><div class="words">{words}<span>{name}</span></div></li>')
 
 
-def _picture(pictures: Pictures | None, row: int, label: str) -> str:
+def _picture(index: PictureIndex, pictures: Pictures | None, row: int, label: str) -> str:
     """An image element, or words where there is no picture to show; `label` is escaped already."""
+    if index.missing([row]):
+        return "picture missing"
     if pictures is None or row >= len(pictures):
         return "no picture"
     try:
         content = base64.b64encode(pictures.thumbnail(row, THUMBNAIL)).decode("ascii")
-    except DataError:  # one lost file is no reason to show none
+    except (DataError, OSError):  # one broken file is no reason to show none
         return "cannot be shown"
     return f'<img src="data:{pictures.media_type};base64,{content}" alt="{label}">'

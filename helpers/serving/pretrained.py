@@ -14,12 +14,12 @@ The folder is a run with one model, in the formats of a run, so that whatever re
 from __future__ import annotations
 
 import contextlib
-import json
+import glob
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from helpers.errors import CheckpointError, first_five, shorten
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import ROWS, build_model
+from helpers.serving.model_card import card
 from helpers.serving.text_encoders import (
     FOLDER,
     IN_FOLDER,
@@ -50,6 +51,10 @@ OURS = {
 }
 """What `save` writes: a folder that holds anything else is never replaced."""
 FORMAT = 1
+NEW, BEFORE = ".new", ".before"
+"""Ends of the names beside a folder under which its successor is made and it is put aside; the same number in both."""
+SWAP = 0.2
+"""Seconds, within which a process that is alive has renamed both."""
 LIBRARY = "embedding-translation"
 REMEDY = "Save it again with save_pretrained."
 
@@ -101,6 +106,8 @@ def checked(folder: str | Path) -> tuple[Path, str]:
         CheckpointError: no such folder, none of a translator, of a newer format, or damaged.
     """
     path = Path(folder).expanduser().absolute()
+    if not path.exists():
+        _put_back(path)
     if not (path / CONFIG).is_file() or (path / "modules.json").exists():
         raise CheckpointError(f"{path}: {_what_else(path)}")
     with reading(path / CONFIG, "not the config of a translator", REMEDY):
@@ -165,11 +172,13 @@ def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         CheckpointError: `target` holds files, and is no saved translator or `overwrite` is False; or the disk is full.
     """
+    _put_back(target)
     _require_replaceable(target, overwrite)
-    new, before = (target.with_name(f".{target.name}.{uuid.uuid4().hex}.{what}") for what in ("new", "before"))
+    number = uuid.uuid4().hex
+    new, before = (target.with_name(f".{target.name}.{number}{end}") for end in (NEW, BEFORE))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in target.parent.glob(f".{target.name}.*.new"):  # of a process that was killed
+        for leftover in _beside(target, NEW):  # of a process that was killed
             if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
                 shutil.rmtree(leftover, ignore_errors=True)
         new.mkdir()
@@ -179,8 +188,8 @@ def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
             os.rename(target, before)
         try:
             os.rename(new, target)
-        except OSError:
-            if before.exists():
+        except BaseException:  # Ctrl+C too
+            if before.exists() and not target.exists():
                 os.rename(before, target)
             raise
         shutil.rmtree(before, ignore_errors=True)
@@ -189,6 +198,29 @@ def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         raise CheckpointError(f"{target}: cannot be written ({error.strerror or error}). {remedy}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _put_back(target: Path) -> None:
+    """Mend what a process left that was killed while it replaced `target`: nothing is lost, and nothing lies around.
+
+    Killed between its two renames, it left no `target` and what was there under another name: that is put back. Killed
+    after them, it left what it had replaced: that is removed.
+    """
+    replaced = _beside(target, BEFORE)
+    if replaced and not target.exists():
+        time.sleep(SWAP)  # a process that is alive is done by then
+    for before in replaced:  # looked for first: where `target` is there now, it has been replaced or put back since
+        with contextlib.suppress(OSError):
+            if (target / CONFIG).is_file():
+                shutil.rmtree(before)
+            elif not target.exists():
+                os.rename(before, target)
+                shutil.rmtree(before.with_name(before.name.removesuffix(BEFORE) + NEW), ignore_errors=True)
+
+
+def _beside(target: Path, end: str) -> list[Path]:
+    """What lies beside a folder under the names of `_new_folder`; the number tells it from what is beside others."""
+    return list(target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 32}{end}"))
 
 
 def _require_replaceable(target: Path, overwrite: bool) -> None:
@@ -289,112 +321,3 @@ def _what_else(path: Path) -> str:
     if (path / "models").is_dir():
         return "a run, which Translator.load reads; save_pretrained makes a folder of one of its models."
     return f"holds no {CONFIG}. A folder that save_pretrained wrote is needed."
-
-
-# The model card.
-
-_COLUMNS = (
-    ("MRR", "mrr", ".3f"),
-    ("R@1", "recall_at_1", ".3f"),
-    ("R@10", "recall_at_10", ".3f"),
-    ("MRR, hubness reduced", "hubness_mrr", ".3f"),
-    ("parameters", "parameters", ",d"),
-)
-_USE = """from helpers import Translator
-
-translator = Translator.from_pretrained("this-folder")
-vectors = translator.translate(captions)  # (N, {text_dim}) -> unit vectors (N, {image_dim})
-rows, scores = translator.search(captions, images, k=10{hubness})  # images (M, {image_dim}): best first"""
-_USE_TEXT = """
-rows, scores = translator.search_text(["a dog"], images, k=10)  # encoded as the captions were"""
-USE_SENTENCE_TRANSFORMER = """from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("this-folder", trust_remote_code=True)  # the code: embedding-translation, installed
-vector = model.encode("a dog")  # a unit vector ({image_dim},) to compare with those of images"""
-
-
-LONGEST = 400
-"""Characters of a value on the card: a licence may take a sentence."""
-
-
-def card(config: Mapping[str, Any], encoders: Mapping[str, Any], *, hubness_known: bool, use: str | None = None) -> str:
-    """The text of README.md, for whoever finds the folder: what it is, how it is used, how good it is, whose it is."""
-    widths, row = config["architecture"], ROWS[config["model"]]
-    text, images = (_encoder(encoders.get(part)) for part in ("text", "images"))
-    licence = config.get("licence")
-    head = {"library_name": LIBRARY, "tags": ["text-to-image-retrieval", "sentence-similarity", LIBRARY]}
-    if licence:
-        head["license"] = licence
-    if use is None:
-        use = _USE + (_USE_TEXT if encoders else "")
-    sections = [
-        "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---",
-        f"# {row.label}: from captions to images",
-        f"Translates embeddings of captions ({text}; {widths['text_dim']} numbers) into the space of image embeddings "
-        f"({images}; {widths['image_dim']} numbers), where a caption finds its image by cosine.",
-        f"Made by {LIBRARY} {config['version']}.",
-        "## Use",
-        "```python\n" + use.format(**widths, hubness=", hubness=True" if hubness_known else "") + "\n```",
-        "## Results",
-        *_results(config),
-        "## Data and licences",
-        "\n".join(
-            (
-                f"* Trained on: {_line(config.get('data') or 'not stated')}"
-                + (f" (fingerprint `{_line(config['fingerprint'])}`)." if config.get("fingerprint") else "."),
-                f"* Text encoder: {text}; licence: {_licence(encoders.get('text'))}.",
-                f"* Image encoder: {images}; licence: {_licence(encoders.get('images'))}.",
-                f"* These weights; licence: {_line(licence or 'not stated')}. They were learned from the data above.",
-            )
-        ),
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _results(config: Mapping[str, Any]) -> Iterator[str]:
-    parts = {"validation": config.get("leaderboard"), "test": config.get("test_leaderboard")}
-    if not any(parts.values()):
-        yield "Not judged."
-    for part, rows in parts.items():
-        if rows:
-            yield f"Every {part} caption of the run ranks all {part} images by cosine; this model in bold:"
-            yield _table(rows, config["model"])
-    if any(parts.values()):
-        yield "MRR is the mean of 1 / rank; R@k the share of captions whose image is among the first k."
-
-
-def _table(rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
-    lines = [["model", *(heading for heading, _, _ in _COLUMNS)], ["---"] * (1 + len(_COLUMNS))]
-    for row in rows:
-        name = str(row["model"])
-        label = _line(ROWS[name].label if name in ROWS else name)
-        cells = [_cell(row.get(key), spec) for _, key, spec in _COLUMNS]
-        lines.append([f"**{label}**" if name == chosen else label, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: object, spec: str) -> str:
-    try:
-        return "-" if value is None else format(value, spec)
-    except (TypeError, ValueError):
-        return _line(value)
-
-
-def _encoder(description: object) -> str:
-    """The name of an encoder, and a hub's revision where one is known."""
-    if not isinstance(description, Mapping) or not description.get("model"):
-        return "an encoder that is not stated"
-    model, at = str(description["model"]), str(description.get("revision") or "")
-    shown = Path(model).name if os.path.isabs(model) else model  # the rest of a path is nobody else's business
-    name = f"the one in `{FOLDER}/`" if model == IN_FOLDER else f"`{_line(shown)}`"
-    return f"{name} at {_line(at)}" if at and ":" not in at else name  # others are digests, and wheels of ours
-
-
-def _licence(description: object) -> str:
-    known = description.get("licence") if isinstance(description, Mapping) else None
-    return _line(known or "not stated")
-
-
-def _line(value: object) -> str:
-    """A value on one line of Markdown, whatever a file holds."""
-    return " ".join(str(value).replace("|", "/").replace("`", "'").split())[:LONGEST]

@@ -21,7 +21,7 @@ from helpers.data.pairs import ENCODERS_FILE
 from helpers.data.vectors import normalise
 from helpers.errors import CheckpointError
 from helpers.models import storage
-from helpers.serving import pretrained, text_encoders
+from helpers.serving import model_card, pretrained, text_encoders
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -110,7 +110,7 @@ def compose(folder: Path, name: str, model: nn.Module, text_dim: int) -> Sentenc
     whole.append(TranslatorModule(name, copy.deepcopy(model).to(whole.device), metadata["architecture"]).eval())
     whole.similarity_fn_name = "cosine"
     # Where a loaded model keeps its README, which `save` writes again; without it the card is a form.
-    known, use = text_encoders.encoders_of(folder), pretrained.USE_SENTENCE_TRANSFORMER
-    card = pretrained.card(pretrained.describe(folder, name), known, hubness_known=False, use=use)
+    known, use = text_encoders.encoders_of(folder), model_card.USE_SENTENCE_TRANSFORMER
+    card = model_card.card(pretrained.describe(folder, name), known, hubness_known=False, use=use)
     setattr(whole, "_model_card_text", card)  # noqa: B010  (its type is that of None)
     return whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,8 @@ from helpers.errors import CheckpointError, DataError, first_five
 from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import predict
-from helpers.serving import onnx_export, pretrained, sentence_transformer, text_encoders
+from helpers.serving import onnx_export, popularity, pretrained, sentence_transformer, text_encoders
+from helpers.serving.exact_search import Vectors, as_array, best_rows, checked_block, checked_k
 from helpers.system.devices import exact_float32
 from helpers.system.files import read_json, reading
 
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from helpers.encoders import TextEncoder
-
-QUERY_BLOCK, GALLERY_BLOCK = 1024, 16384
-"""Scores are held for one such block at a time (64 MB), and a memory-mapped gallery is never held whole."""
-Vectors = np.ndarray | torch.Tensor | Sequence[Sequence[float]] | Sequence[float]
 
 
 def _best_model(run: Path) -> str:
@@ -49,66 +46,6 @@ def _best_model(run: Path) -> str:
             f"{path}: {', '.join(changed)} changed since it was written. Run notebook 05 again, or name a model."
         )
     return best
-
-
-def checked_block(gallery: np.ndarray, left: int) -> np.ndarray:
-    """Rows of a gallery from `left` on, at most `GALLERY_BLOCK`, float32, finite and none of them zero."""
-    with np.errstate(over="ignore", under="ignore"):
-        block = np.array(gallery[left : left + GALLERY_BLOCK], dtype=np.float32)
-    if not np.isfinite(block).all():
-        raise ValueError(f"The gallery holds NaN or Inf between rows {left} and {left + len(block)}.")
-    zero = left + np.flatnonzero(~block.any(1))
-    if len(zero):
-        raise ValueError(f"The gallery holds {len(zero)} row(s) of zeros, without a direction: {zero[:5].tolist()}.")
-    return block
-
-
-def best_rows(
-    queries: torch.Tensor, block_at: Callable[[int], torch.Tensor], offsets: torch.Tensor, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of M rows for each query, exactly: by product less the row's offset, best first.
-
-    Args:
-        queries: (N, d) float32, on the CPU. offsets: (M,) what to subtract from each row's products.
-        block_at: gives the rows (C, d) from one of them on, at most `GALLERY_BLOCK`.
-        k: from 1 to M.
-
-    Returns:
-        Rows (N, k) int64 and scores (N, k) float32.
-    """
-    scores, index = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-    for left in range(0, len(offsets), GALLERY_BLOCK):
-        block, offset = block_at(left).T, offsets[left : left + GALLERY_BLOCK]
-        parts = [(part @ block - offset).topk(min(k, len(offset)), dim=1) for part in queries.split(QUERY_BLOCK)]
-        # The best of the block join the best so far; what is beyond the k best of both can be no result.
-        scores = torch.cat([scores, torch.cat([part.values for part in parts])], dim=1)
-        index = torch.cat([index, left + torch.cat([part.indices for part in parts])], dim=1)
-        scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
-        index = index.gather(1, order)
-    return index.numpy(), scores.numpy()
-
-
-def checked_k(k: object) -> int:
-    """How many results are wanted.
-
-    Raises:
-        ValueError: it is no integer of at least 1.
-    """
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"k = {k!r}: must be an integer of at least 1.")
-    return int(k)
-
-
-def as_array(vectors: Vectors, what: str) -> np.ndarray:
-    """Vectors as an array; a memory map stays one, a tensor of any type and device is copied to float32."""
-    if isinstance(vectors, torch.Tensor):
-        if vectors.is_complex() or vectors.dtype == torch.bool:
-            raise ValueError(f"The {what} hold {vectors.dtype}: real numbers are needed.")
-        vectors = vectors.detach().float().cpu().numpy()
-    array = np.asanyarray(vectors)
-    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":  # a type that other packages add to NumPy
-        raise ValueError(f"The {what} hold {array.dtype}: real numbers are needed.")
-    return array
 
 
 _OWN = "Encode the queries yourself, as the captions were, and give their vectors to `search`."
@@ -264,18 +201,15 @@ class Translator:
     def popularity(self, gallery: Vectors) -> np.ndarray:
         """How much each gallery image attracts captions of other images: (M,) float32 in units of cosine.
 
-        From the run's query bank of training captions; see `hubness.popularity`. It depends on the gallery alone, so
+        From the run's query bank of training captions; see `hubness.attention`. It depends on the gallery alone, so
         for many searches of one gallery it is computed once and handed to `search`.
 
         Raises:
             CheckpointError: the run has no query bank for these weights (notebook 05 writes it), or others by now.
             ValueError: wrong shape of the gallery, or NaN, Inf or rows of zeros in it.
         """
-        gallery = self._checked_gallery(gallery)
-        bank = self.query_bank()
-        for left in range(0, len(gallery), GALLERY_BLOCK):
-            checked_block(gallery, left)
-        return hubness.popularity(torch.from_numpy(self.raw(bank.text)), gallery, bank.beta, own=bank.own).numpy()
+        gallery, bank = self._checked_gallery(gallery), self.query_bank()
+        return popularity.measured(bank, self.raw(bank.text), gallery)
 
     def query_bank(self) -> hubness.QueryBank:
         """The training captions of its run by which popularity is measured.
@@ -343,17 +277,12 @@ class Translator:
         found = self.encode([texts] if isinstance(texts, str) else texts)
         return self.search(found[0] if isinstance(texts, str) else found, gallery, k, hubness)
 
-    def offsets(self, gallery: Vectors, popularity: bool | np.ndarray) -> torch.Tensor:
+    def offsets(self, gallery: Vectors, given: bool | np.ndarray) -> torch.Tensor:
         """(M,) float32, what `search` subtracts from the scores of a gallery; raises as `search` does."""
         gallery = self._checked_gallery(gallery)
-        if isinstance(popularity, (bool, np.bool_)):
-            popularity = self.popularity(gallery) if popularity else np.zeros(len(gallery), dtype=np.float32)
-        popularity = np.asarray(popularity, dtype=np.float32)
-        if popularity.shape != (len(gallery),):
-            raise ValueError(f"hubness has shape {popularity.shape}; the gallery needs ({len(gallery)},).")
-        if not np.isfinite(popularity).all():
-            raise ValueError(f"hubness holds NaN or Inf in {int((~np.isfinite(popularity)).sum())} place(s).")
-        return torch.from_numpy(popularity)
+        if isinstance(given, (bool, np.bool_)):
+            given = self.popularity(gallery) if given else np.zeros(len(gallery), dtype=np.float32)
+        return popularity.checked(given, len(gallery))
 
     def save_pretrained(
         self,

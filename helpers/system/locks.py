@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -47,3 +47,27 @@ def lock(run_dir: Path, training: str | None = None) -> Iterator[None]:
     finally:
         owner.unlink(missing_ok=True)
         held.release()
+
+
+@contextlib.contextmanager
+def in_turn(lock_file: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Hold a lock file while the context is open, once whoever holds it now lets go.
+
+    For work that several processes may want done once: the second waits, and looks again whether it is still needed.
+    Where no lock can be made, such as in another user's folder, the work goes on without one.
+
+    Args:
+        waiting: called once where another process holds it.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            lock_file.parent.mkdir(parents=True, exist_ok=True)
+            lock_of_all = FileLock(lock_file, mode=0o666)
+            try:
+                held.enter_context(lock_of_all.acquire(timeout=0))
+            except Timeout:
+                waiting()
+                held.enter_context(lock_of_all.acquire())
+        except (OSError, NotImplementedError):  # the second: a file system that knows no locks
+            pass
+        yield

@@ -5,11 +5,12 @@
   `same_text`: images that are no negatives of a caption.
 - `objectives`: what a training minimises, made of loss terms; a new loss is a term there and a line here.
 - `steps`, `loop`: one update, and the training around it; `history`: what each epoch leaves; `state`: resuming.
-- `folds`, `cca_search`: cross-validation folds, and the setting of weighted CCA that they choose.
+- `folds`, `closed_forms`: cross-validation folds, and the settings of weighted CCA and of the kernel map that they
+  choose; `selection`: the weights of several translators in a mean.
 - `plus`, `plus_search`: the ensemble, and what it chooses on the folds.
 """
 
-from helpers.training.cca_search import best_setting, validation_ranks
+from helpers.training.closed_forms import best_cca, best_kernel, fit_cca, fit_kernel, validation_ranks
 from helpers.training.folds import make_fold, make_folds
 from helpers.training.history import EpochEntry
 from helpers.training.loop import (
@@ -39,9 +40,10 @@ from helpers.training.objectives import (
     Objective,
     temperature_at,
 )
-from helpers.training.plus import Choice, Curve, PlusObjective, WeightPoint, build_chosen, build_ensemble, train_plus
+from helpers.training.plus import Choice, Curve, PlusObjective, build_chosen, build_networks, train_plus
 from helpers.training.queue import ImageQueue
 from helpers.training.same_text import SameText
+from helpers.training.selection import Step, choose_weights
 from helpers.training.settings import OptimiserConfig, PlusConfig
 from helpers.training.state import Progress, TrainingState
 from helpers.training.steps import Steps, train_step
@@ -61,17 +63,21 @@ __all__ = [
     "PlusObjective",
     "Progress",
     "SameText",
+    "Step",
     "Steps",
     "TrainingState",
-    "WeightPoint",
     "agreement_loss",
     "bank_infonce",
-    "best_setting",
+    "best_cca",
+    "best_kernel",
     "build_chosen",
-    "build_ensemble",
+    "build_networks",
+    "choose_weights",
     "cosine_loss",
     "epoch_order",
     "fit",
+    "fit_cca",
+    "fit_kernel",
     "in_batch_infonce",
     "learning_rate_factor",
     "make_fold",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from helpers.system.settings import (
     settings,
 )
 
+TEMPERATURES = (0.005, 0.01, 0.02, 0.033, 0.055, 0.09, 0.15)
 Ascending = Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
 
 
@@ -41,12 +42,13 @@ class OptimiserConfig:
 class PlusConfig(OptimiserConfig):
     """The recipe `plus`: an ensemble trained on InfoNCE over the training images, its settings chosen on folds.
 
-    What depends on the data is derived from the training split alone: temperature, whitening, number of epochs and the
-    share of a closed form (`models.cca`) by cross-validation folds of the training images; learning rate, batch size
-    and number of members by `plus.learning_rate_for`, `plus.batch_size_for` and `plus.members_for`.
+    What depends on the data is derived from the training split alone: temperature, whitening, depth, number of epochs,
+    and which closed forms (`models.cca`, `models.kernel`) join with which weight, by cross-validation folds of the
+    training images; learning rate, batch size and number of members by `plus.learning_rate_for`,
+    `plus.batch_size_for` and `plus.members_for`.
     """
 
-    epochs: Count = 60  # of the search, at most
+    epochs: Count = 300  # of the search, at most; it ends where it gets no better
     # The ensemble trains so many times the epochs that the search found best for one network: the mean of several
     # overfits later (benchmarks/results/accuracy_search.json).
     longer: Positive = 1.5
@@ -57,16 +59,19 @@ class PlusConfig(OptimiserConfig):
     final_lr_ratio: Share = 1.0  # 1, a constant rate, so that every epoch of the search could have been the last
     hidden: Count = 2048  # width of a member's hidden layer
     dropout: Fraction = 0.5  # after the hidden activation
-    members: Count = 6  # MLPs in the ensemble, at most; see `plus.members_for`
-    max_parameters: Count = 25_000_000  # of the whole ensemble
+    members: Count = 4  # MLPs in the ensemble, at most; see `plus.members_for`
+    max_parameters: Count = 30_000_000  # of the whole ensemble
     # Candidates, ascending, in units of the root mean square distance of the unit image vectors from their mean.
-    temperatures: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (0.02, 0.033, 0.055, 0.09, 0.15)
+    temperatures: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = TEMPERATURES
     # Candidate powers of the whitening of the input, ascending; see `models.Whiten`. The first is left for a clear gain
     # alone.
     whitenings: Ascending = (0.0, 0.5)
-    # Candidate shares of the closed form in the ensemble's mean, ascending. The first is left for a clear gain alone;
-    # with (0,) there is no closed form.
-    cca_weights: Ascending = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
+    # Candidate numbers of residual blocks in a network, ascending. The first is left for a clear gain alone.
+    blocks: Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)] = (0, 1)
+    # Closed forms that may join the networks in the mean.
+    closed_forms: Annotated[tuple[Literal["cca", "kernel"], ...], Field(strict=False)] = ("cca", "kernel")
+    landmarks: Count = 4000  # captions that the kernel compares with
+    budget: Positive | None = None  # minutes for search and training together; None for no limit
     # The networks write in the principal directions of the unit image vectors that hold this share of their variance,
     # and in that of their mean.
     basis_share: PositiveShare = 0.95
@@ -83,6 +88,6 @@ class PlusConfig(OptimiserConfig):
     patience: Count = 2
 
     def __post_init__(self) -> None:
-        for name in ("temperatures", "whitenings", "cca_weights"):
+        for name in ("temperatures", "whitenings", "blocks"):
             values = getattr(self, name)
             require(values == tuple(sorted(values)), f"{name} = {values}: ascending values are needed.")

@@ -107,16 +107,13 @@ def test_triplet_without_negatives_is_zero_and_finite():
 @pytest.mark.parametrize("tau", [0.3, 0.01])
 def test_symmetric_infonce_equals_loops(tau):
     z, bank = unit(6, 4, 0, torch.float32), unit(7, 4, 1, torch.float32)
-    e = (z.double() @ bank.double().T / tau).exp().tolist()
-    images = OWN.tolist()
-    present = sorted(set(images))
-    to_image = [-math.log(e[i][positive] / sum(e[i][u] for u in present)) for i, positive in enumerate(images)]
-    to_caption = []
-    for u in present:
-        mine = sum(e[i][u] for i, positive in enumerate(images) if positive == u)
-        to_caption.append(-math.log(mine / sum(row[u] for row in e)))
-    expected = (np.mean(to_image) + np.mean(to_caption)) / 2
-    assert float(losses.symmetric_infonce(z, bank, OWN, tau, torch.float32)) == pytest.approx(expected, rel=1e-5)
+    e = (z.double() @ bank[OWN].double().T / tau).exp().tolist()  # caption by caption's image: images repeat
+    images, terms = OWN.tolist(), []
+    for scores in (e, list(zip(*e, strict=True))):
+        for i, row in enumerate(scores):
+            own = [-math.log(row[j] / sum(row)) for j, other in enumerate(images) if other == images[i]]
+            terms.append(np.mean(own))
+    assert float(losses.symmetric_infonce(z, bank, OWN, tau, torch.float32)) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 def test_queue_infonce_equals_loops_and_leaves_out_the_own_image():
@@ -177,6 +174,32 @@ def test_second_call_computes_nothing_and_an_interrupted_one_goes_on(data, tmp_p
     assert calls == ["search", 0, 1, 2]
     assert compare(data, [Counting(calls)], tmp_path, seeds=3) == first
     assert calls == ["search", 0, 1, 2]
+
+
+@dataclass(frozen=True)
+class Moving(Counting):
+    """A method that knows nothing of captions but moves every image to one place, or to its mirror image."""
+
+    name: str = "moving"
+    mirrored: bool = True
+
+    def _fitted(self, data) -> Fitted:
+        fitted = super()._fitted(data)
+        if not self.mirrored:
+            return fitted
+        return Fitted(lambda text: -fitted.predict(text), fitted.parameters, lambda images: -3 * images)
+
+
+def test_a_two_sided_method_is_judged_where_it_moves_the_gallery_and_stands_below_translators(data, tmp_path, capsys):
+    methods = [Moving([]), Counting([], name="worse"), Moving([], name="same", mirrored=False)]
+    rows = compare(data, methods, tmp_path)
+    assert [row["model"] for row in rows] == ["worse", "same", "moving"]
+    assert [row["two_sided"] for row in rows] == [False, False, True]
+    moving, same = rows[2], rows[1]
+    for score in ("mrr", "hubness_mrr"):  # both sides mirrored: every cosine, and so every rank, is the same
+        assert moving[score] == pytest.approx(same[score])
+    assert moving["best_other"] == "worse" and {row["best_other"] for row in rows[:2]} == {"worse", "same"}
+    assert "moves the gallery too: moving\n" in capsys.readouterr().out
 
 
 def test_a_changed_setting_or_training_split_is_computed_again(data, tmp_path):
@@ -396,6 +419,15 @@ def test_a_baseline_shows_its_progress_as_lines_of_a_log(data, monkeypatch, name
     else:
         assert f"{name}, candidate 2 of 2, learning rate " in text and "mrr=0." in text
         assert last.startswith(f"{name}, seed 3: 100%") and "mrr" not in last  # all images train, none is left to judge
+
+
+def test_a_result_says_of_how_many_epochs_the_best_was_taken(data, tmp_path, capsys):
+    method = METHODS["linear"].tiny()
+    method = replace(method, settings=replace(method.settings, epochs=30, learning_rate=1e-12), rate_factors=(1.0,))
+    (row,) = compare(data, [method], tmp_path)
+    chosen = row["chosen"]["0"]
+    assert chosen["epochs_allowed"] == 30 and chosen["epochs"] + 6 == chosen["epochs_tried"] < 30
+    assert f", epoch {chosen['epochs']} of {chosen['epochs_tried']} tried, 30 allowed" in capsys.readouterr().out
 
 
 def test_a_search_that_stops_early_leaves_no_unfinished_bar(data, monkeypatch):

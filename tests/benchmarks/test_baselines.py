@@ -87,14 +87,6 @@ def test_step_decay_falls_to_a_tenth_half_way():
     assert {networks.constant(step, 5, settings) for step in range(20)} == {1.0}
 
 
-def test_the_residual_block_adds_to_its_input():
-    model = networks.ResidualMLP(9, 6, 12, 0.5).eval()
-    for layer in model.block[2].parameters():
-        torch.nn.init.zeros_(layer)
-    x = torch.randn(7, 9)
-    assert torch.equal(model(x), model.head(model.stem(x)))
-
-
 def test_the_temperature_of_queue_infonce_is_trained_down_to_its_least(data):
     settings = networks.QueueConfig(epochs=1, batch_size=16, hidden=8, queue_size=32)
     model, objective = networks.build_queue(settings, data)

@@ -64,7 +64,7 @@ def _add_ten(path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_processes_that_add_at_once_lose_no_row(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # a spawned one would import everything first
     workers = [context.Process(target=_add_ten, args=(tmp_path / "table.npz", name)) for name in "abc"]
     for worker in workers:
         worker.start()

@@ -48,7 +48,7 @@ def test_popularity_equals_the_full_matrix(monkeypatch, beta, iterations):
     monkeypatch.setattr(hubness, "QUERY_BLOCK", 7)
     monkeypatch.setattr(hubness, "GALLERY_BLOCK", 5)
     bank, gallery = case(0)
-    found = hubness.popularity(torch.from_numpy(bank), gallery, beta, iterations).numpy()
+    found = hubness.attention(torch.from_numpy(bank), gallery, beta, iterations).popularity.numpy()
     np.testing.assert_allclose(found, naive_popularity(bank, gallery, beta, iterations), atol=2e-5)
 
 
@@ -58,9 +58,11 @@ def test_popularity_ignores_lengths_rotations_and_the_order_of_the_bank(seed, be
     bank, gallery = case(seed)
     rng = np.random.default_rng(seed + 1)
     rotation, _ = np.linalg.qr(rng.normal(size=(8, 8)))
-    expected = hubness.popularity(torch.from_numpy(bank), gallery, beta).numpy()
+    expected = hubness.attention(torch.from_numpy(bank), gallery, beta).popularity.numpy()
     turned = torch.from_numpy(rng.permutation(bank) @ rotation * 7)
-    found = hubness.popularity(turned, gallery @ rotation * rng.uniform(0.1, 9, (len(gallery), 1)), beta).numpy()
+    found = hubness.attention(
+        turned, gallery @ rotation * rng.uniform(0.1, 9, (len(gallery), 1)), beta
+    ).popularity.numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -74,14 +76,18 @@ def test_inverse_temperature_follows_the_spread_however_much_images_share(offset
 
 def test_a_repeated_image_changes_nothing_and_shares_its_popularity():
     bank, gallery = case(1)
-    alone = hubness.popularity(torch.from_numpy(bank), gallery, 20.0).numpy()
-    repeated = hubness.popularity(torch.from_numpy(bank), np.vstack([gallery, gallery[[4, 4, 4]]]), 20.0).numpy()
+    alone = hubness.attention(torch.from_numpy(bank), gallery, 20.0).popularity.numpy()
+    repeated = hubness.attention(
+        torch.from_numpy(bank), np.vstack([gallery, gallery[[4, 4, 4]]]), 20.0
+    ).popularity.numpy()
     np.testing.assert_allclose(repeated, np.append(alone, [alone[4]] * 3), atol=1e-5)
 
 
 def test_many_iterations_spread_the_attention_evenly():
     bank, gallery = case(2)
-    f = 5.0 * hubness.popularity(torch.from_numpy(bank), gallery, 5.0, iterations=200).numpy().astype(np.float64)
+    f = 5.0 * hubness.attention(torch.from_numpy(bank), gallery, 5.0, iterations=200).popularity.numpy().astype(
+        np.float64
+    )
     attention = np.exp(log_softmax(5.0 * unit(bank) @ unit(gallery).T - f, axis=1)).sum(0)
     np.testing.assert_allclose(attention, len(bank) / len(gallery), rtol=1e-3)
 
@@ -97,7 +103,7 @@ def test_a_hub_is_corrected():
     bank = unit(rng.normal(size=(500, 16))) + 1.4 * common
     vectors, targets = torch.from_numpy(captions), torch.from_numpy(positive)
     plain = np.mean(1 / metrics.ranks(vectors, gallery, targets))
-    offsets = hubness.popularity(torch.from_numpy(bank), gallery, 20.0)
+    offsets = hubness.attention(torch.from_numpy(bank), gallery, 20.0).popularity
     corrected = np.mean(1 / metrics.ranks(vectors, gallery, targets, offsets=offsets))
     assert offsets.argmax() == 60
     assert plain < 0.6 < 0.85 < corrected
@@ -135,7 +141,7 @@ def test_one_training_image_still_gives_a_finite_inverse_temperature():
 @pytest.mark.parametrize(("bank", "gallery"), [(0, 3), (3, 0)])
 def test_nothing_to_compare_is_an_error(bank, gallery):
     with pytest.raises(ValueError, match=f"{bank} captions in the query bank, {gallery} gallery images"):
-        hubness.popularity(torch.ones(bank, 2), np.ones((gallery, 2), dtype=np.float32), 10.0)
+        hubness.attention(torch.ones(bank, 2), np.ones((gallery, 2), dtype=np.float32), 10.0)
 
 
 def test_a_caption_gives_no_attention_to_its_own_image_of_whatever_length(monkeypatch):
@@ -145,7 +151,7 @@ def test_a_caption_gives_no_attention_to_its_own_image_of_whatever_length(monkey
     own = [[q % 20] if q % 3 else [] for q in range(len(bank))]  # every third caption's image is elsewhere
     elsewhere = np.random.default_rng(8).normal(size=8)
     images = np.array([gallery[rows[0]] * 0.3 if rows else elsewhere for rows in own])
-    found = hubness.popularity(torch.from_numpy(bank), gallery, 9.0, own=marks(images.astype(np.float16)))
+    found = hubness.attention(torch.from_numpy(bank), gallery, 9.0, own=marks(images.astype(np.float16))).popularity
     expected = naive_popularity_without_own(bank, gallery, own, 9.0, hubness.ITERATIONS)
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
     assert np.abs(expected - naive_popularity(bank, gallery, 9.0, hubness.ITERATIONS)).max() > 0.01
@@ -157,8 +163,8 @@ def test_images_that_trained_are_no_more_popular_for_that():
     gallery = unit(rng.normal(size=(60, 32)))
     bank = np.repeat(gallery[:30], 4, axis=0) + 0.05 * rng.normal(size=(120, 32))
     own = marks(np.repeat(gallery[:30], 4, axis=0))
-    by_all = hubness.popularity(torch.from_numpy(bank), gallery, 20.0).numpy()
-    by_others = hubness.popularity(torch.from_numpy(bank), gallery, 20.0, own=own).numpy()
+    by_all = hubness.attention(torch.from_numpy(bank), gallery, 20.0).popularity.numpy()
+    by_others = hubness.attention(torch.from_numpy(bank), gallery, 20.0, own=own).popularity.numpy()
     assert by_all[:30].min() > by_all[30:].max() + 0.1
     assert abs(by_others[:30].mean() - by_others[30:].mean()) < 0.03
 
@@ -173,7 +179,9 @@ def test_a_new_image_beside_a_gallery_has_the_popularity_of_its_copy_there():
 
 def test_a_gallery_of_the_captions_own_image_alone_says_nothing():
     bank, gallery = case(11, images=1)
-    found = hubness.popularity(torch.from_numpy(bank), gallery, 9.0, own=marks(np.repeat(gallery, len(bank), axis=0)))
+    found = hubness.attention(
+        torch.from_numpy(bank), gallery, 9.0, own=marks(np.repeat(gallery, len(bank), axis=0))
+    ).popularity
     assert found.tolist() == [0.0]
 
 

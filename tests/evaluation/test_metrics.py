@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from torchmetrics.retrieval import RetrievalMRR
 
 from helpers.data import vectors
 from helpers.evaluation import metrics
@@ -166,6 +165,8 @@ def test_nan_and_inf_are_errors_that_give_their_number(monkeypatch, value, cosin
 
 @pytest.mark.parametrize("seed", range(3))
 def test_torchmetrics_agrees(seed):
+    from torchmetrics.retrieval import RetrievalMRR  # seconds, which no collection need wait for
+
     predictions, gallery, targets, _ = real_case(seed)
     unit = [torch.nn.functional.normalize(rows) for rows in tensors(predictions, gallery)]
     scores = unit[0] @ unit[1].T + 2

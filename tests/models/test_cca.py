@@ -9,7 +9,7 @@ import torch
 
 from helpers.data.training_data import TrainingData
 from helpers.models import cca, geometry
-from helpers.training import cca_search
+from helpers.training import closed_forms
 
 DX, DY = 7, 9
 
@@ -99,5 +99,5 @@ def test_the_best_setting_has_the_best_mean_over_the_splits(data):
             scores = affine(split.val_text.numpy()) @ torch.nn.functional.normalize(split.val_images, dim=1).T.numpy()
             positive = scores[np.arange(len(scores)), split.val_positive]
             mrr[number] += np.mean(1 / (1 + (scores > positive[:, None]).sum(1)))
-    setting, best = cca_search.best_setting(splits)
-    assert setting == cca.GRID[int(mrr.argmax())] and best == pytest.approx(mrr.max() / 2)
+    found = closed_forms.best_cca(splits)
+    assert found["setting"] == cca.GRID[int(mrr.argmax())] and found["mrr"] == pytest.approx(mrr.max() / 2)

@@ -22,68 +22,68 @@ sys.exit(series.main(["--runs-dir", sys.argv[2], *sys.argv[3:]]))
 """
 
 
-@pytest.fixture
-def run(tmp_path):
-    """Runs the series in a process of its own, over one notebook with the given cell, in a changed environment."""
-
-    def start(cell, *arguments, **environment):
-        notebooks = tmp_path / "notebooks"
-        notebooks.mkdir()
-        first = new_code_cell('profile = "demo"\nrun = None\ndata_dir = None\noverrides = {}')
-        first.metadata["tags"] = ["parameters"]
-        made = new_notebook(cells=[first, new_code_cell(cell)])
-        made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        (notebooks / "01_a.ipynb").write_text(json.dumps(made))
-        command = [sys.executable, "-c", RUN, str(notebooks), str(tmp_path / "runs"), *arguments]
-        changed = {**os.environ, "PYTHONPATH": str(paths.PROJECT_ROOT), **environment}
-        done = subprocess.run(command, capture_output=True, env=changed, check=False)
-        outputs = list((tmp_path / "runs").glob("*/01_a.ipynb"))
-        return done, [json.loads(path.read_text(encoding="utf-8")) for path in outputs]
-
-    return start
+CELL = """
+import json
+import sys
+from helpers import plots
+plots.use_style()
+import matplotlib.pyplot as plt
+plt.plot([1, 2])
+plt.show()
+print(json.dumps([sys.executable, plt.rcParams["axes.facecolor"], "surprise" in globals()]))
+"""
 
 
-def text_of(notebook):
-    return "".join("".join(out.get("text", "")) for cell in notebook["cells"] for out in cell.get("outputs", ()))
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run in a process of its own, in an environment that would change whatever asked it, and its notebook."""
+    folder = tmp_path_factory.mktemp("environment")
+    kernel, startup = folder / "jupyter" / "kernels" / "python3", folder / "ipython" / "profile_default" / "startup"
+    for each in (kernel, startup, folder / "notebooks"):
+        each.mkdir(parents=True)
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    (startup / "00.py").write_text("surprise = 1\n")
+    (folder / "matplotlibrc").write_text("axes.facecolor: black\n")
+    first = new_code_cell('profile = "demo"\nrun = None\ndata_dir = None\noverrides = {}')
+    first.metadata["tags"] = ["parameters"]
+    made = new_notebook(cells=[first, new_code_cell(CELL)])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    (folder / "notebooks" / "01_a.ipynb").write_text(json.dumps(made))
+    command = [sys.executable, "-c", RUN, str(folder / "notebooks"), str(folder / "runs"), "--run", "données"]
+    inherited = {"JUPYTER_PATH": folder / "jupyter", "IPYTHONDIR": folder / "ipython", "MATPLOTLIBRC": folder}
+    inherited |= {"PYTHONPATH": paths.PROJECT_ROOT, "MPLBACKEND": "Agg", "PYTHONIOENCODING": "ascii"}
+    environment = os.environ | {name: str(value) for name, value in inherited.items()}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    (output,) = (folder / "runs").glob("*/01_a.ipynb")
+    return done, [out for cell in json.loads(output.read_text())["cells"] for out in cell.get("outputs", ())]
+
+
+@pytest.fixture(scope="module")
+def printed(run):
+    """The kernel's interpreter, the colour behind a figure, and whether a startup file was run."""
+    return json.loads("".join("".join(output.get("text", "")) for output in run[1]))
 
 
 @pytest.mark.slow
 def test_a_name_that_the_terminal_cannot_show_does_not_end_a_finished_run(run):
-    done, (notebook,) = run("print('done')", "--run", "données", PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
-    assert b"donn\\xe9es" in done.stdout and text_of(notebook) == "done\n"
+    assert b"donn\\xe9es" in run[0].stdout
 
 
 @pytest.mark.slow
-def test_the_kernel_is_the_interpreter_that_runs_the_series(run, tmp_path):
-    kernel = tmp_path / "jupyter" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
-    (kernel / "kernel.json").write_text(json.dumps(spec))
-    done, (notebook,) = run("import sys; print(sys.executable)", JUPYTER_PATH=str(tmp_path / "jupyter"))
-    assert done.returncode == 0, done.stderr
-    assert text_of(notebook) == f"{sys.executable}\n"
+def test_the_kernel_is_the_interpreter_that_runs_the_series(printed):
+    assert printed[0] == sys.executable
 
 
 @pytest.mark.slow
-def test_figures_are_drawn_in_the_notebook_whatever_backend_is_inherited(run, tmp_path):
-    (tmp_path / "matplotlibrc").write_text("axes.facecolor: black\n")
-    cell = "from helpers import plots; plots.use_style()\nimport matplotlib.pyplot as plt\n"
-    cell += "plt.plot([1, 2])\nplt.show()\nprint(plt.rcParams['axes.facecolor'])"
-    done, (notebook,) = run(cell, MPLBACKEND="Agg", MATPLOTLIBRC=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    kinds = {kind for part in notebook["cells"] for out in part.get("outputs", ()) for kind in out.get("data", ())}
-    assert "image/png" in kinds and text_of(notebook) == "white\n"
+def test_figures_are_drawn_in_the_notebook_whatever_backend_is_inherited(run, printed):
+    assert "image/png" in {kind for output in run[1] for kind in output.get("data", ())} and printed[1] == "white"
 
 
 @pytest.mark.slow
-def test_the_users_ipython_startup_files_change_no_run(run, tmp_path):
-    startup = tmp_path / "ipython" / "profile_default" / "startup"
-    startup.mkdir(parents=True)
-    (startup / "00.py").write_text("surprise = 1\n")
-    done, (notebook,) = run("print('surprise' in globals())", IPYTHONDIR=str(tmp_path / "ipython"))
-    assert done.returncode == 0, done.stderr
-    assert text_of(notebook) == "False\n"
+def test_the_users_ipython_startup_files_change_no_run(printed):
+    assert printed[2] is False
 
 
 @pytest.mark.slow

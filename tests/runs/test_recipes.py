@@ -1,6 +1,7 @@
 """What the notebooks find of one another: models of other settings are used, and said to be of other settings."""
 
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from helpers.runs.recipes import find_or_make, fit_geometry, save_geometry, trai
 from helpers.runs.run import open_run
 from helpers.runs.settings import RunConfig
 from helpers.system.files import read_json
-from helpers.training import cca_search, plus
+from helpers.training import closed_forms, plus
 from helpers.training.folds import make_folds
 from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective
 from helpers.training.settings import PlusConfig
@@ -27,7 +28,7 @@ WIDTHS = {"text_dim": 12, "image_dim": 16}
 QUICK = {
     "linear": BaselineConfig(epochs=1),
     "bigjump_plus": PlusConfig(
-        epochs=1, hidden=4, members=1, temperatures=(0.05,), whitenings=(0.0,), cca_weights=(0.0,)
+        epochs=1, hidden=4, members=1, temperatures=(0.05,), whitenings=(0.0,), blocks=(0,), closed_forms=()
     ),
 }
 
@@ -54,6 +55,28 @@ def test_a_model_of_other_settings_is_kept_and_its_settings_are_said(run, capsys
     said = capsys.readouterr().err
     assert "procrustes: found in a/, made with other settings than the defaults: eps = 0.1." in said
     assert storage.weights_digest(run.directory, "procrustes") == before
+
+
+def test_what_is_replaced_is_said_before_with_what_it_was_made_of(run, capsys, monkeypatch):
+    train(run, "linear", QUICK["linear"])
+    save_geometry(run, fit_geometry(run, GeometryConfig()), GeometryConfig())
+    train(run, "linear", QUICK["linear"])
+    save_geometry(run, fit_geometry(run, GeometryConfig()), GeometryConfig())
+    assert capsys.readouterr().err == ""  # the same again is no news
+    monkeypatch.setattr(recipes.loop, "train_baseline", lambda *_: print("trained", file=sys.stderr) or [])
+    train(run, "linear", BaselineConfig(epochs=2, learning_rate=0.5))
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(
+        "linear: replaces the one in a/, which was made otherwise: epochs = 1, now 2; learning_rate = "
+    )
+    assert said[1:] == ["trained"]
+    other = open_run({"split_seed": 7}, profile="challenge", run="a", data_dir=run.config.data_dir)
+    save_geometry(other, fit_geometry(other, GeometryConfig(eps=0.5)), GeometryConfig(eps=0.5))
+    assert (
+        "procrustes: replaces the one in a/, which was made otherwise: another split; eps = " in capsys.readouterr().err
+    )
+    storage.model_path(run.directory, "linear").write_bytes(b"damaged")
+    train(run, "linear", QUICK["linear"])
 
 
 def test_a_missing_closed_form_takes_the_settings_of_the_one_that_is_there(run):
@@ -86,7 +109,7 @@ def test_weighted_cca_is_stored_with_what_its_folds_chose(run, capsys):
     assert capsys.readouterr().err == ""
     metadata = run.stored("cca")
     folds = make_folds(run.training_data, PlusConfig())
-    assert (metadata["setting"], metadata["fold_mrr"]) == cca_search.best_setting(folds)
+    assert {"setting": metadata["setting"], "mrr": metadata["fold_mrr"]} == closed_forms.best_cca(folds)
     assert run.mrr("cca") == np.mean(1 / run.ranks("cca")) > 0.2
 
 

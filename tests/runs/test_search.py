@@ -1,6 +1,8 @@
 """python -m helpers.search: a run's own index, other galleries, and the command line."""
 
 import json
+import multiprocessing
+import time
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from helpers.errors import CheckpointError, DataError
 from helpers.evaluation import hubness
 from helpers.models import storage
 from helpers.models.build import build_model
-from helpers.runs import open_run, search
-from helpers.runs.search import data_folder, main, open_index, picture_folder, run_folder
+from helpers.runs import galleries, open_run, search
+from helpers.runs.galleries import data_folder, picture_folder
+from helpers.runs.run_index import open_index, run_folder
+from helpers.runs.search import main
 from helpers.serving.index import PictureIndex
 from helpers.serving.translator import Translator
 
@@ -142,6 +146,91 @@ def test_a_data_folder_that_was_moved_is_found_where_the_user_says(run, files, c
     assert main(["mine", "a dog", "--data-dir", str(moved)]) == 0
 
 
+def page_of(run):
+    return (run.directory / "search.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_pictures_that_were_moved_away_are_found_all_the_same(run, files, monkeypatch, capsys, indexed):
+    if indexed:
+        assert main(["mine", "a dog"]) == 0
+    expected = capsys.readouterr().out
+    calls, photos = built(monkeypatch), files.folder / "photos"
+    photos.rename(files.folder / "moved")
+    assert main(["mine", "a dog"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count(f"{photos}: all {N_IMAGES} pictures are missing there") == 1 and "pictures.json" in said.err
+    assert page_of(run).count("picture missing") == N_IMAGES
+    assert len(calls) == (0 if indexed else 1) and (said.out == expected or not indexed)
+    (files.folder / "moved").rename(photos)
+    assert main(["mine", "a dog"]) == 0
+    assert page_of(run).count("data:image/") == N_IMAGES and len(calls) == (0 if indexed else 1)
+
+
+def test_pictures_that_were_deleted_are_counted_and_named(run, files, capsys):
+    for name in ("0.jpg", "2.jpg"):
+        (files.folder / "photos" / name).unlink()
+    assert main(["mine", "a dog", "two"]) == 0
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"{files.folder / 'photos'}: 2 of the {N_IMAGES} listed pictures (0.jpg, 2.jpg) are missing")
+    assert page_of(run).count("picture missing") == 4 and page_of(run).count("data:image/") == 2 * (N_IMAGES - 2)
+
+
+def test_a_place_of_pictures_that_makes_no_sense_is_still_an_error(run, files, capsys):
+    for content in ("[", "[" * 100_000, "[]", '{"folder": 7}', '{"sprite": "train.npz", "size": 1, "columns": 1}'):
+        (files.folder / "pictures.json").write_text(content)
+        assert main(["mine", "a dog"]) == 2
+        assert "pictures.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_a_folder_of_pictures_that_is_gone_is_searched_by_what_was_encoded(run, folder, monkeypatch, capsys, left):
+    arguments = ["mine", "a dog", "--images", str(folder), "-k", "2"]
+    assert main(arguments) == 0
+    expected = capsys.readouterr().out
+    calls, ImageEncoder.seen = built(monkeypatch), 0
+    folder.rename(folder.with_name("elsewhere"))
+    if left != "nothing":
+        folder.mkdir()
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.out == expected and f"{folder}: " in said.err and "are missing" in said.err
+    assert calls == [] and ImageEncoder.seen == 0 and page_of(run).count("picture missing") == 2
+    open_run({}, **json.loads((run.directory / "run.json").read_text())["config"])
+    other = {**ENCODERS, "images": {**ENCODERS["images"], "model": "n"}}
+    (run.directory / "encoders.json").write_text(json.dumps(other))
+    assert main(arguments) == 2  # what another encoder encoded is not searched
+
+
+def test_two_processes_build_one_index_once_and_leave_no_file_beside_it(run, capfd, monkeypatch):
+    context = multiprocessing.get_context("fork")
+    building, go_on = context.Event(), context.Event()
+    build = PictureIndex.build.__func__
+
+    def slow(cls, *given, **named):
+        building.set()
+        assert go_on.wait(60)
+        return build(cls, *given, **named)
+
+    monkeypatch.setattr(PictureIndex, "build", classmethod(slow))
+    first, second = (context.Process(target=open_index, args=(run.directory,)) for _ in range(2))
+    first.start()
+    assert building.wait(60)
+    second.start()
+    for _ in range(600):
+        if "another process builds an index; waiting for it" in (said := capfd.readouterr().err):
+            break
+        time.sleep(0.05)
+    assert "waiting for it" in said
+    go_on.set()
+    for process in (first, second):
+        process.join(60)
+        assert process.exitcode == 0
+    assert "is built once" not in capfd.readouterr().err  # by the first alone, which said so before the second waited
+    files = sorted(path.suffix for path in next(run.directory.glob("index/linear-*")).iterdir())
+    assert files == [".json", ".safetensors"]
+
+
 def test_a_query_without_words_is_refused_and_too_large_a_k_is_told(run, capsys):
     assert main(["mine", "a dog", "  "]) == 2
     assert "1 of 2 queries without words: number 2" in capsys.readouterr().err
@@ -208,7 +297,7 @@ def test_a_folder_is_searched_where_its_vectors_cannot_be_kept(run, folder, monk
     def full(*args):
         raise DataError("no room")
 
-    monkeypatch.setattr(search, "write_cache", full)
+    monkeypatch.setattr(galleries, "write_cache", full)
     assert len(open_index(run.directory, gallery=picture_folder(folder))) == 2
     assert "no room" in capsys.readouterr().err
 

@@ -341,6 +341,39 @@ def test_a_part_of_the_series_never_replaces_models_of_another_split(runs, capsy
     assert main([*sizes, "--run", "r"]) == 0 and len(ran) == 6  # the whole series makes all of it anew
 
 
+def test_models_that_other_settings_will_replace_are_said_before_anything_runs(runs, dry, capsys):
+    folder = runs / "r"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "bigjump.safetensors").write_bytes(b"")
+    assert main(["--run", "r", "-p", "epochs", "3", "-p", "queue_schedule", "[0, 7]"]) == 0
+    assert "replaced" not in capsys.readouterr().err  # nobody knows with what it was made
+    assert main(["--run", "r", "-p", "epochs", "3", "-p", "queue_schedule", "[0, 7]"]) == 0
+    assert "replaced" not in capsys.readouterr().err
+    assert main(["--run", "r", "-p", "epochs", "4"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "replaced" in line]
+    assert said == [
+        f"{folder}: made with other settings (epochs = 3, now 4; queue_schedule = [0, 7], now the default). Its "
+        "models (bigjump) are replaced where these notebooks make them. To keep them, stop now and give another --run."
+    ]
+    assert main(["--run", "r", "--only", "01", "-p", "val_ratio", "0.2"]) == 0
+    assert "val_ratio = the default, now 0.2" in capsys.readouterr().err
+    (folder / "manifest.json").write_text("[")
+    assert main(["--run", "r"]) == 0
+
+
+def test_models_of_other_data_that_the_series_will_replace_are_said(runs, capsys, monkeypatch):
+    monkeypatch.setattr(series, "run_notebook", lambda path, output, given: None)
+    monkeypatch.setattr(paths, "DATA_DIR", runs)
+    write_demo(runs / "emoji", n_images=60, text_dim=12, image_dim=16)
+    open_run({}, run="r", val_ratio=0.2).save()
+    assert main(["--run", "r"]) == 0
+    assert "replaced" not in capsys.readouterr().err  # it holds no model
+    (runs / "r" / "models").mkdir()
+    (runs / "r" / "models" / "mlp1.safetensors").write_bytes(b"")
+    assert main(["--run", "r"]) == 0
+    assert "r: made of other data or another split (val_ratio = 0.2). Its models (mlp1)" in capsys.readouterr().err
+
+
 def test_bad_captions_to_translate_are_said_before_anything_runs(runs, capsys, tmp_path, monkeypatch):
     ran = []
     data = SimpleNamespace(text_dim=6)

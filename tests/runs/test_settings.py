@@ -90,7 +90,10 @@ REFUSED = {
         "fold_ratio": (0, 1.0, -0.1, NAN),
         "temperatures": ((), (0,), (-0.1, 0.1), (0.2, 0.1), (NAN,)),
         "whitenings": ((), (-0.1, 0.1), (0.5, 0.0), (0.0, 1.1), (NAN,)),
-        "cca_weights": ((), (-0.1, 0.1), (0.2, 0.1), (0.5, 1.1), (NAN,)),
+        "blocks": ((), (-1, 1), (1, 0), (0.5,)),
+        "closed_forms": (("mlp1",), "cca"),
+        "landmarks": COUNT,
+        "budget": POSITIVE,
     },
     EvaluationConfig: {
         "bootstrap_samples": COUNT,

@@ -21,8 +21,15 @@ GALLERY = RNG.normal(size=(23, DY)).astype(np.float32) * 26
 ENSEMBLES = [
     {"members": 1},
     {"members": 3, "rank": 5},
-    {"members": 2, "cca_weight": 0.4},
-    {"members": 3, "rank": 5, "cca_weight": 0.4, "whitening": 0.5},
+    {"members": 2, "weights": {"networks": 0.6, "cca": 0.4}},
+    {"members": 2, "rank": 5, "blocks": 1, "weights": {"networks": 0.7, "kernel": 0.3}, "landmarks": 6},
+    {
+        "members": 3,
+        "rank": 5,
+        "whitening": 0.5,
+        "weights": {"networks": 0.5, "kernel": 0.3, "cca": 0.2},
+        "landmarks": 6,
+    },
 ]
 """Shapes that the recipe plus may choose; the other models have one."""
 

@@ -11,7 +11,6 @@ from judged import BANK, DX, DY, make_gallery, make_queries, make_run, names_of
 
 from helpers.errors import CheckpointError, DataError
 from helpers.models.build import build_model
-from helpers.serving import index as index_module
 from helpers.serving.index import PictureIndex
 from helpers.serving.translator import Translator
 
@@ -325,9 +324,8 @@ def test_why_says_what_it_lacks(translator, index):
 def test_blocks_change_nothing(monkeypatch, translator, index):
     queries = make_queries(9)
     expected, popularity = index.search(queries, 12), index.popularity
-    for name, size in (("GALLERY_BLOCK", 7), ("SEARCH_BLOCK", 5), ("RESCORED", 2)):
-        monkeypatch.setattr(index_module, name, size)
-    monkeypatch.setattr("helpers.serving.translator.GALLERY_BLOCK", 5)
+    for name, size in (("exact_search.GALLERY_BLOCK", 5), ("index.RESCORED", 2)):
+        monkeypatch.setattr(f"helpers.serving.{name}", size)
     again = PictureIndex.build(translator, make_gallery(30), names_of(30))
     np.testing.assert_allclose(again.popularity, popularity, atol=1e-6)
     np.testing.assert_array_equal(again.search(queries, 12)[0], expected[0])

@@ -100,7 +100,7 @@ def test_blocks_change_nothing(monkeypatch, index, tmp_path, format):  # noqa: A
     if format == "parquet":
         pytest.importorskip("pyarrow")
     index.export(tmp_path / "whole", format)
-    monkeypatch.setattr("helpers.serving.index.GALLERY_BLOCK", 7)
+    monkeypatch.setattr("helpers.serving.index_export.GALLERY_BLOCK", 7)
     index.export(tmp_path / "blocks", format)
     if format == "npy":
         whole, blocks = ((tmp_path / name / "vectors.npy").read_bytes() for name in ("whole", "blocks"))

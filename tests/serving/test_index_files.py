@@ -1,7 +1,9 @@
 """PictureIndex on disk: whole or not at all, moved, damaged, hostile, and of other weights."""
 
 import json
+import re
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from judged import BANK, DX, DY, make_gallery, make_queries, make_run, names_of
 
 from helpers.errors import CheckpointError
 from helpers.models.build import build_model
-from helpers.serving import index as index_module
-from helpers.serving.index import INDEX_FILE, PictureIndex
+from helpers.serving import index_files
+from helpers.serving.index import PictureIndex
+from helpers.serving.index_files import INDEX_FILE
 from helpers.serving.translator import Translator
 
 KINDS = ("flat", "hnsw", "int8", "binary")
@@ -157,7 +160,7 @@ def foreign(folder):
     path = next(folder.glob("*.safetensors"))
     path.write_bytes(b"\xff" * 4000)
     about = json.loads((folder / INDEX_FILE).read_text())
-    about["files"]["vectors"] = index_module._described(path)
+    about["files"]["vectors"] = index_files._described(path)
     (folder / INDEX_FILE).write_text(json.dumps(about))
 
 
@@ -227,6 +230,44 @@ def test_a_file_of_candidates_for_other_vectors_is_refused(translator, tmp_path)
         PictureIndex.load(folder)
 
 
+def start_with(name=None, width=None, rows=None):
+    """Another beginning of a file of faiss: the name of its kind, width, number of vectors."""
+
+    def fault(content):
+        found = struct.unpack("<4siq", content[:16])
+        given = [mine if new is None else new for mine, new in zip(found, (name, width, rows), strict=True)]
+        return struct.pack("<4siq", *given) + content[16:]
+
+    return fault
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "int8", "binary"])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (start_with(name=b"IxFI"), "is no {kind} index of this version of faiss: it starts with b'IxFI'"),
+        (start_with(width=10), "holds 30 vectors of width 10"),
+        (start_with(rows=2**40), "holds 1099511627776 vectors of width 9"),
+        (lambda content: content[:16], "has 16 bytes, but 30 vectors need"),
+        (lambda content: b"", "has 0 bytes"),
+    ],
+)
+def test_a_file_that_is_no_index_of_its_kind_never_reaches_faiss(
+    translator, tmp_path, monkeypatch, kind, fault, message
+):
+    faiss = pytest.importorskip("faiss")
+    folder = PictureIndex.build(translator, make_gallery(30), names_of(30), kind=kind).save(tmp_path / "index")
+    path, read = next(folder.glob("*.faiss")), []
+    path.write_bytes(fault(path.read_bytes()))
+    about = json.loads((folder / INDEX_FILE).read_text())
+    about["files"]["candidates"] = index_files._described(path)
+    (folder / INDEX_FILE).write_text(json.dumps(about))
+    monkeypatch.setattr(faiss, "read_index", read.append)
+    with pytest.raises(CheckpointError, match=re.escape(message.format(kind=kind))):
+        PictureIndex.load(folder)
+    assert read == []
+
+
 @pytest.mark.parametrize("fails", ["write_cache", "write_json"])
 def test_a_save_that_fails_leaves_the_earlier_index_and_nothing_else(monkeypatch, saved, fails):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
@@ -237,7 +278,7 @@ def test_a_save_that_fails_leaves_the_earlier_index_and_nothing_else(monkeypatch
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(index_module, fails, fail)
+        patched.setattr(index_files, fails, fail)
         with pytest.raises(CheckpointError, match="the index cannot be written .*No space left"):
             index.save(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
@@ -270,14 +311,14 @@ def test_an_index_that_is_open_survives_its_replacement(translator, saved):
 
 def test_an_index_that_is_replaced_while_it_is_loaded_is_loaded_as_it_is_then(translator, saved, monkeypatch):
     other = PictureIndex.build(translator, make_gallery(9, seed=7), names_of(9))
-    check, replaced = index_module._checked_file, []
+    check, replaced = index_files._checked_file, []
 
     def replace_first(*given):
         if not replaced:
             replaced.append(other.save(saved))
         return check(*given)
 
-    monkeypatch.setattr(index_module, "_checked_file", replace_first)
+    monkeypatch.setattr(index_files, "_checked_file", replace_first)
     assert len(PictureIndex.load(saved)) == 9
 
 

@@ -76,7 +76,14 @@ def test_nothing_is_loaded_from_anywhere(index):
 
 def test_a_picture_that_is_lost_is_no_reason_to_show_none(index):
     text = page(index, [Found("words", [2, 3, 0], [1, 0.5, 0])])
-    assert text.count("cannot be shown") == 2 and len(Elements(text).images) == 1
+    assert text.count("cannot be shown") == text.count("picture missing") == len(Elements(text).images) == 1
+
+
+def test_pictures_whose_folder_is_gone_are_placeholders(index, tmp_path):
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    elements = Elements(page(index, [Found("words", [1, 0], [1, 0.5])]))
+    assert elements.text.count("picture missing") == 2 and elements.images == [] and "sub/green.png" in elements.text
+    assert index.missing([1, 0, 1]) == ["sub/green.png", "red.png"]
 
 
 def test_a_gallery_without_pictures_shows_names(tmp_path):

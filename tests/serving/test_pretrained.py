@@ -1,6 +1,7 @@
 """A saved translator: all of it comes back from the folder alone, nothing is lost on the way, damage is told."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import struct
@@ -213,6 +214,72 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(saved, tmp_path, monke
         translator.save_pretrained(tmp_path / "new")
     assert tree_bytes(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def killed_save(translator, folder, where):
+    """Saves over `folder` in a process that is killed between its two renames, or after both."""
+
+    def save():
+        rename, remove = os.rename, shutil.rmtree
+        os.rename = lambda source, to: (
+            os._exit(9) if where == "between" and source.suffix == ".new" else rename(source, to)
+        )
+        shutil.rmtree = lambda path, *a, **b: os._exit(9) if path.suffix == ".before" else remove(path, *a, **b)
+        translator.save_pretrained(folder, overwrite=True)
+
+    process = multiprocessing.get_context("fork").Process(target=save)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+
+
+@pytest.mark.parametrize("next_call", ["load", "save", "overwrite"])
+def test_what_a_killed_process_put_aside_is_put_back(saved, tmp_path, next_call):
+    other = Translator.load(write_run(tmp_path / "run", ["linear"]))
+    before = tree_bytes(saved)
+    killed_save(other, saved, "between")
+    assert sorted(path.suffix for path in tmp_path.glob(".saved.*")) == [".before", ".new"] and not saved.exists()
+    if next_call == "load":
+        assert Translator.from_pretrained(saved).name == "mlp1"
+    elif next_call == "save":
+        with pytest.raises(CheckpointError, match="holds a translator"):
+            other.save_pretrained(saved)
+    else:
+        other.save_pretrained(saved, overwrite=True)
+    assert (tree_bytes(saved) == before) == (next_call != "overwrite")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "saved"]
+
+
+def test_what_a_killed_process_had_replaced_is_removed(saved, tmp_path):
+    other = Translator.load(write_run(tmp_path / "run", ["linear"]))
+    killed_save(other, saved, "after")
+    assert [path.suffix for path in tmp_path.glob(".saved.*")] == [".before"]
+    with pytest.raises(CheckpointError, match="holds a translator"):
+        other.save_pretrained(saved)
+    assert Translator.from_pretrained(saved).name == "linear"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "saved"]
+
+
+def test_what_lies_beside_another_folder_is_left_alone(run, tmp_path):
+    translator = Translator.load(run)
+    other = tmp_path / f".saved.more.{'0' * 32}.before"
+    other.mkdir()
+    translator.save_pretrained(tmp_path / "saved")
+    assert other.is_dir()
+
+
+def test_an_interruption_between_the_two_renames_leaves_what_was_there(saved, tmp_path, monkeypatch):
+    translator, before, rename = Translator.from_pretrained(saved), tree_bytes(tmp_path), os.rename
+
+    def interrupted(source, target):
+        if str(source).endswith(".new"):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        translator.save_pretrained(saved, overwrite=True)
+    assert tree_bytes(tmp_path) == before
 
 
 # What is saved is what was loaded.

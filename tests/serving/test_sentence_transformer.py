@@ -271,7 +271,14 @@ def test_the_real_text_encoder_of_the_demo_becomes_a_translator(tmp_path):
 
     encoder = load_text_encoder(PRESETS["small"]["text"])
     torch.manual_seed(0)
-    shape = {"text_dim": 384, "image_dim": 1280, "hidden": 64, "members": 2, "rank": 32, "cca_weight": 0.3}
+    shape = {
+        "text_dim": 384,
+        "image_dim": 1280,
+        "hidden": 64,
+        "members": 2,
+        "rank": 32,
+        "weights": {"networks": 0.7, "cca": 0.3},
+    }
     folder = tmp_path / "run"
     storage.save_model(folder, "bigjump_plus", build_model("bigjump_plus", **shape), {"architecture": shape})
     (folder / "encoders.json").write_text(json.dumps({"text": encoder.describe()}))

@@ -14,7 +14,7 @@ from helpers.evaluation import dot_product, hubness
 from helpers.models import storage
 from helpers.models.build import build_model
 from helpers.models.storage import model_path, save_model
-from helpers.serving import translator
+from helpers.serving import exact_search
 from helpers.serving.translator import Translator
 
 DX, DY = 6, 9
@@ -50,7 +50,7 @@ def test_translations_are_unit_vectors_in_float32_along_the_model_s_own():
 @pytest.mark.parametrize("block", [1, 3, 22, 23, 65536])
 @pytest.mark.parametrize("k", [1, 5, 23, 400])
 def test_search_equals_brute_force(monkeypatch, block, k):
-    monkeypatch.setattr(translator, "GALLERY_BLOCK", block)
+    monkeypatch.setattr(exact_search, "GALLERY_BLOCK", block)
     chosen = make()
     unit = GALLERY / np.linalg.norm(GALLERY.astype(float), axis=1, keepdims=True)
     scores = chosen.translate(QUERIES).astype(float) @ unit.T
@@ -171,7 +171,7 @@ def test_ten_results_unless_told_otherwise():
 
 @pytest.mark.parametrize("block", [1, 3, 65536])
 def test_each_row_comes_once_where_scores_are_equal(monkeypatch, block):
-    monkeypatch.setattr(translator, "GALLERY_BLOCK", block)
+    monkeypatch.setattr(exact_search, "GALLERY_BLOCK", block)
     signs = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [1, 1, -1, -1]], np.float32)  # exact in float32
     gallery = signs[[1, 0, 2, 1, 0, 1, 2]] * np.array([[1], [2], [1], [4], [1], [1], [8]], np.float32)
     index, scores = identity(4).search(signs[:1], gallery, 5)
@@ -182,7 +182,7 @@ def test_each_row_comes_once_where_scores_are_equal(monkeypatch, block):
 @pytest.mark.parametrize("block", [1, 2, 1000])
 def test_queries_in_blocks_give_the_same(monkeypatch, block):
     expected = make().search(QUERIES, GALLERY, 4)
-    monkeypatch.setattr(translator, "QUERY_BLOCK", block)
+    monkeypatch.setattr(exact_search, "QUERY_BLOCK", block)
     np.testing.assert_array_equal(make().search(QUERIES, GALLERY, 4)[0], expected[0])
 
 
@@ -243,7 +243,7 @@ def test_galleries_of_another_shape_are_an_error(shape):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_gallery_that_is_not_finite_is_an_error_that_says_where(monkeypatch, value):
-    monkeypatch.setattr(translator, "GALLERY_BLOCK", 10)
+    monkeypatch.setattr(exact_search, "GALLERY_BLOCK", 10)
     damaged = GALLERY.copy()
     damaged[22, 8] = value
     with pytest.raises(ValueError, match="between rows 20 and 23"):
@@ -257,7 +257,7 @@ def test_k_that_is_no_integer_from_one_on_is_an_error(k):
 
 
 def test_rows_of_zeros_in_a_gallery_are_an_error_that_names_them(monkeypatch, tmp_path):
-    monkeypatch.setattr(translator, "GALLERY_BLOCK", 10)
+    monkeypatch.setattr(exact_search, "GALLERY_BLOCK", 10)
     damaged = GALLERY.copy()
     damaged[[12, 22]] = 0
     with pytest.raises(ValueError, match=r"1 row\(s\) of zeros, without a direction: \[12\]"):
@@ -359,7 +359,7 @@ def test_search_against_hubness_subtracts_the_popularity(tmp_path):
     rng = np.random.default_rng(2)
     x, gallery = rng.normal(size=(9, 6)).astype(np.float32), rng.normal(size=(20, 5)).astype(np.float32) + 1
     popularity = ours.popularity(gallery)
-    expected = hubness.popularity(torch.from_numpy(ours.raw(bank)), gallery, 12.0).numpy()
+    expected = hubness.attention(torch.from_numpy(ours.raw(bank)), gallery, 12.0).popularity.numpy()
     np.testing.assert_allclose(popularity, expected, atol=1e-6)
     scores = ours.translate(x) @ (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).T - popularity
     index, found = ours.search(x, gallery, k=4, hubness=True)

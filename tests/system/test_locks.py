@@ -1,9 +1,8 @@
 """Two runs at once in one folder are refused; a dead owner holds nothing; a project that is read-only still runs."""
 
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
+import time
 
 import pytest
 
@@ -12,27 +11,26 @@ from helpers.runs import series
 from helpers.system import paths
 from helpers.system.locks import lock
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from helpers.system.locks import lock
-with lock(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+
+def hold(path, held):
+    with lock(path):
+        held.set()
+        time.sleep(60)
 
 
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds the run's folder."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "r")], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    process = context.Process(target=hold, args=(tmp_path / "r", held))
+    process.start()
+    assert held.wait(60)
     yield process
     process.kill()
-    process.wait()
+    process.join()
 
 
-@pytest.mark.slow
 def test_a_second_owner_is_refused_and_the_first_is_named(tmp_path, other):
     in_use = rf"r: in use by process {other.pid} on .*, started .*another run"
     with pytest.raises(RunInUseError, match=in_use), lock(tmp_path / "r"):
@@ -54,16 +52,14 @@ def test_one_training_of_a_model_at_a_time_beside_the_lock_of_the_series(tmp_pat
     assert not (tmp_path / "r").exists()  # no part of what the run holds
 
 
-@pytest.mark.slow
 def test_a_killed_owner_holds_nothing(tmp_path, other):
-    os.kill(other.pid, signal.SIGKILL)
-    other.wait()
+    other.kill()
+    other.join()
     with lock(tmp_path / "r"):
         assert (tmp_path / ".r.series.owner").exists()
     assert not (tmp_path / ".r.series.owner").exists() and not (tmp_path / "r").exists()
 
 
-@pytest.mark.slow
 def test_the_series_refuses_a_run_in_use(tmp_path, other, monkeypatch, capsys):
     executed = []
     monkeypatch.setenv("HELPERS_RUNS_DIR", "unused")  # restored after the test; --runs-dir replaces it

@@ -103,7 +103,7 @@ def test_losses_and_ranks_are_those_of_the_cpu():
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
     ranks = [metrics.ranks(z.to(device), bank.to(device), positive.to(device)) for device in (CPU, CUDA)]
     assert np.mean(ranks[0] == ranks[1]) > 0.98  # rounding may turn two near-equal scores
-    popularity = [hubness.popularity(z.to(device), bank.to(device), 20.0).cpu() for device in (CPU, CUDA)]
+    popularity = [hubness.attention(z.to(device), bank.to(device), 20.0).popularity.cpu() for device in (CPU, CUDA)]
     torch.testing.assert_close(*popularity, rtol=1e-3, atol=1e-5)
 
 
@@ -116,7 +116,7 @@ def training_on(device: torch.device, name: str) -> tuple[torch.nn.Module, Objec
     devices.seed_all(0)
     if name == "bigjump_plus":
         settings = plus.derived(PlusConfig(epochs=6, hidden=64, members=3, exclude_same_text=bool(exclude)), data)
-        model = plus.build_ensemble(data, settings)
+        model = plus.build_networks(data, settings, settings.members)
         return model, plus.PlusObjective(settings, data, model, 0.1, searching=False)
     bigjump = BigJumpConfig(queue_size=150, queue_schedule=(0, 40, 150), exclude_same_text=bool(exclude))
     config = bigjump if name == "bigjump" else BaselineConfig()

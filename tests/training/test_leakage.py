@@ -58,9 +58,13 @@ def other(run):
 
 
 @pytest.mark.slow
-def test_weighted_cca_and_the_choice_of_its_setting(run, other, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["cca", "kernel"])
+def test_a_closed_form_and_the_choice_of_its_setting(run, other, tmp_path, monkeypatch, name):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
-    one, two = ((recipes.save_cca(r, PlusConfig()), storage.weights_digest(r.directory, "cca")) for r in (run, other))
+    one, two = (
+        (recipes.save_closed_form(r, name, PlusConfig()), storage.weights_digest(r.directory, name))
+        for r in (run, other)
+    )
     assert one == two
 
 
@@ -162,7 +166,8 @@ def huge(run):
 def whole(run):
     """Fit, train, choose and judge everything as the notebooks do; the leaderboard without timings."""
     recipes.save_geometry(run, recipes.fit_geometry(run, GeometryConfig()), GeometryConfig())
-    recipes.save_cca(run, PlusConfig())
+    for name in ("cca", "kernel"):
+        recipes.save_closed_form(run, name, PlusConfig())
     for name in BASELINES:
         recipes.train(run, name, BaselineConfig(**SMALL))
     bigjump = BigJumpConfig(**SMALL, queue_size=100, queue_schedule=(0, 50, 100), unfreeze_epoch=2, refreeze_drop=0.0)

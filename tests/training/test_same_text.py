@@ -170,7 +170,7 @@ def test_every_member_of_the_ensemble_leaves_them_out(together):
     """Alone, as a CPU has it, or all in one product, as a GPU has it."""
     data, rows = training_data(TEXTS, POSITIVE, 6), torch.tensor([0, 3, 6])
     settings = PlusConfig(hidden=8, members=2, negative_share=1.0, dropout=0.0, exclude_same_text=True)
-    model = plus.build_ensemble(data, settings, 2)
+    model = plus.build_networks(data, settings, 2)
     objective = plus.PlusObjective(settings, data, model, 0.3, searching=False)
     prediction, positive = objective.predict(model, rows).detach(), data.positive[rows]
     if together:
