@@ -21,7 +21,7 @@ from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
 from helpers.evaluation import hubness, metrics
 
-SHARPNESS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
+SHARPNESS = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 4.5, 7.0)
 """beta times the spread of the cosines that one row of a bank has: grids in units of the model's own cosines."""
 
 
@@ -174,9 +174,12 @@ CORRECTIONS = (
         "nnn",
         "NNN",
         nnn,
-        grid(alpha=(0.25, 0.5, 0.75, 1.0, 1.25), nearest=(8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)),
+        grid(
+            alpha=(0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25),
+            nearest=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0),
+        ),
     ),
-    Correction("dual_is", "DualIS", dual_is, grid(sharpness=SHARPNESS, gallery_sharpness=(0.1, 0.3, *SHARPNESS[::2]))),
+    Correction("dual_is", "DualIS", dual_is, grid(sharpness=SHARPNESS, gallery_sharpness=(0.01, 0.03, *SHARPNESS))),
     Correction("sn", "SN, query bank", sinkhorn, ITERATED),
     Correction("dbsn", "DBSN", dbsn, ITERATED),
     Correction("ours", "ours", ours),
