@@ -44,19 +44,36 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         epilog='Example: python -m helpers.search demo "birthday party" -k 12',
     )
     parser.add_argument("run", metavar="RUN", help="name of a run in runs/, or its folder")
-    parser.add_argument("queries", metavar="WORDS", nargs="*", help="what to look for; quote it. Several are several")
-    parser.add_argument("-k", type=int, default=12, help="pictures to find (default 12)")
-    parser.add_argument("--model", metavar="NAME", help="row of the leaderboard (default: the best)")
-    parser.add_argument("--no-hubness", action="store_true", help="rank by cosine alone, without hubness reduction")
-    parser.add_argument("--index", choices=get_args(Kind), default="flat", help="kind of index (default: flat, exact)")
+    parser.add_argument(
+        "queries", metavar="WORDS", nargs="*", help="what to look for, in quotes; several texts are several searches"
+    )
+    parser.add_argument("-k", type=int, default=12, help="pictures to list for each search (default 12)")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a model of the run, such as bigjump_plus (default: the best of its leaderboard)",
+    )
+    parser.add_argument(
+        "--no-hubness", action="store_true", help="rank by cosine alone; pictures that fit almost any words may come up"
+    )
+    parser.add_argument(
+        "--index",
+        choices=get_args(Kind),
+        default="flat",
+        help="kind of index (default flat, which is exact; the others are faster from some 100,000 pictures on)",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--images", metavar="DIR", help="search the pictures of this folder in place of the run's own")
     where.add_argument(
-        "--data-dir", metavar="DIR", help="search the images of this data folder; also the run's own, moved"
+        "--data-dir",
+        metavar="DIR",
+        help="search the images of this data folder; of the run's own one, if it has moved, it says where it is now",
     )
     parser.add_argument("--out", metavar="FILE", help="the page (default: search.html in the run's folder)")
     parser.add_argument("--export", metavar="DIR", help="write the vectors for a vector database")
-    parser.add_argument("--format", choices=("parquet", "npy"), default="parquet", help="of --export (default parquet)")
+    parser.add_argument(
+        "--format", choices=("parquet", "npy"), default="parquet", help="of what --export writes (default parquet)"
+    )
     options = parser.parse_args(arguments)
     if not options.queries and not options.export:
         parser.error("give some words to look for, or --export")
@@ -92,14 +109,14 @@ def search(options: argparse.Namespace) -> None:
         Found(query, some.tolist(), values.tolist())
         for query, some, values in zip(options.queries, rows, scores, strict=True)
     ]
-    for one in found:
-        print(_text(index, one))
+    print("\n\n".join(_text(index, one) for one in found))
     listed = {row for one in found for row in one.rows}
     if index.pictures is not None and (missing := index.missing(sorted(listed))):  # all of them: told already
         say(missing_line(index, f"{len(missing)} of the {len(listed)} listed pictures ({first_five(missing)})"))
     how = "cosine less popularity (hubness reduction)" if hubness else "cosine"
     note = f"{len(index):,} pictures · model {index.model} · score: {how} · run {folder.name}"
-    print(f"\n{write_page(options.out or folder / 'search.html', index, found, note)}", flush=True)
+    written = write_page(options.out or folder / "search.html", index, found, note)
+    print(f"\n{note}\nPage with the pictures, for your browser: {written}", flush=True)
 
 
 def _text(index: PictureIndex, found: Found) -> str:

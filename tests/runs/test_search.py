@@ -12,11 +12,12 @@ from PIL import Image
 
 from helpers import encoders
 from helpers.data.vectors import MARKS
-from helpers.errors import CheckpointError, DataError
+from helpers.errors import CheckpointError, DataError, RequestError
 from helpers.evaluation import hubness
 from helpers.models import storage
 from helpers.models.build import build_model
 from helpers.runs import galleries, open_run, search
+from helpers.runs.app import open_gallery
 from helpers.runs.galleries import data_folder, picture_folder
 from helpers.runs.run_index import open_index, run_folder
 from helpers.runs.search import main
@@ -165,6 +166,15 @@ def test_pictures_that_were_moved_away_are_found_all_the_same(run, files, monkey
     (files.folder / "moved").rename(photos)
     assert main(["mine", "a dog"]) == 0
     assert page_of(run).count("data:image/") == N_IMAGES and len(calls) == (0 if indexed else 1)
+
+
+def test_the_local_page_opens_where_the_pictures_were_moved_away(run, files, capsys):
+    (files.folder / "photos").rename(files.folder / "moved")
+    gallery = open_gallery("mine")
+    assert f"all {N_IMAGES} pictures are missing" in capsys.readouterr().err
+    assert [hit.name for hit in gallery.search("a dog", "linear", 2)]
+    with pytest.raises(RequestError, match="pictures are gone"):
+        gallery.thumbnail(0, 64)
 
 
 def test_pictures_that_were_deleted_are_counted_and_named(run, files, capsys):
@@ -331,7 +341,7 @@ def test_the_images_of_another_data_folder_are_searched(run, files, tmp_path):
 def test_the_command_prints_the_hits_and_writes_a_page(run, capsys, tmp_path):
     assert main(["mine", "a dog", "<i>two</i>", "-k", "3", "--out", str(tmp_path / "page.html")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "a dog" and lines[4] == "<i>two</i>" and lines[-1] == str(tmp_path / "page.html")
+    assert lines[0] == "a dog" and lines[5] == "<i>two</i>" and lines[-1].endswith(f": {tmp_path / 'page.html'}")
     rows, scores = Translator.load(run.directory).search_text(["a dog"], run.data.images, 3, hubness=True)
     names = [run.data.image_names[row] for row in rows[0]]
     assert [line.split()[:3] for line in lines[1:4]] == [

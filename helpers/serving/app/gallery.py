@@ -256,7 +256,7 @@ class Gallery:
         if row >= self.n_own:
             return self._uploads.items[row - self.n_own].jpeg
         if self._pictures is None:
-            raise RequestError(404, "The run's data folder does not say where its pictures are.")
+            raise RequestError(404, "The run's pictures are gone, or its data folder does not say where they are.")
         try:
             return self._pictures.thumbnail(row, side)
         except (UserError, OSError, ValueError) as error:
