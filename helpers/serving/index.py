@@ -38,6 +38,7 @@ from helpers.serving.translator import Translator, Vectors, as_array, best_rows,
 from helpers.system.devices import exact_float32
 from helpers.system.files import LEFTOVER_AGE, atomic_write, read_json, reading, write_json
 from helpers.system.libraries import library
+from helpers.system.paths import absolute
 
 if TYPE_CHECKING:
     from helpers.data.pictures import Pictures
@@ -170,7 +171,7 @@ class PictureIndex:
         Raises:
             CheckpointError: missing, damaged, of another version of this package, or built for other weights.
         """
-        folder = Path(folder).expanduser().absolute()
+        folder = absolute(folder)
         while True:
             named = _named_files(folder)
             try:
@@ -228,7 +229,7 @@ class PictureIndex:
         Raises:
             CheckpointError: it cannot be written; what was there before is intact.
         """
-        folder = Path(folder).expanduser().absolute()
+        folder = absolute(folder)
         before, names = _named_files(folder), {"vectors": f"{uuid.uuid4().hex}.safetensors"}
         arrays: dict[str, Tensor] = {
             "vectors": ("F32", self.vectors.shape, _blocks(self.vectors)),
@@ -409,7 +410,7 @@ class PictureIndex:
             DataError: another format, or the files cannot be written.
             MissingLibraryError: parquet needs pyarrow.
         """
-        folder = Path(folder).expanduser().absolute()
+        folder = absolute(folder)
         if format not in ("parquet", "npy"):
             raise DataError(f"format = {format!r}: `parquet` or `npy` is needed.")
         about = {
@@ -618,7 +619,7 @@ def _location(given: Mapping[str, Any] | str | Path | None) -> dict[str, Any] | 
         return None
     location = dict(given) if isinstance(given, Mapping) else {"folder": str(given)}
     for key in {"folder", "sprite"} & set(location):
-        location[key] = str(Path(location[key]).expanduser().absolute())
+        location[key] = str(absolute(location[key]))
     return json.loads(json.dumps(location))
 
 

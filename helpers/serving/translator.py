@@ -20,6 +20,7 @@ from helpers.models.build import predict
 from helpers.serving import onnx_export, pretrained, sentence_transformer, text_encoders
 from helpers.system.devices import exact_float32
 from helpers.system.files import read_json, reading
+from helpers.system.paths import absolute
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -144,7 +145,7 @@ class Translator:
         Raises:
             CheckpointError: no leaderboard, a damaged one or one of other weights, no such model, or damaged weights.
         """
-        run = Path(run).expanduser().absolute()
+        run = absolute(run)
         if model is None:
             model = _best_model(run)
         digest = storage.weights_digest(run, model)
