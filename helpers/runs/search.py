@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ import numpy as np
 
 from helpers.data.cache import read_cache, write_cache
 from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE, PairedEmbeddings, load_pairs
-from helpers.data.pictures import Pictures, is_inside
-from helpers.errors import CheckpointError, DataError, UserError, first_five
+from helpers.data.picture_files import find_pictures, identity
+from helpers.data.pictures import Pictures
+from helpers.errors import CheckpointError, DataError, first_five
 from helpers.evaluation import hubness as hubness_reduction
 from helpers.runs.run import RUN_FILE, Run, read_run, say
 from helpers.runs.settings import RunConfig
@@ -24,7 +24,7 @@ from helpers.serving.index import Kind, PictureIndex
 from helpers.serving.page import Found, write_page
 from helpers.serving.translator import Translator
 from helpers.system import paths
-from helpers.system.console import print_anything
+from helpers.system.console import run_command
 from helpers.system.files import read_json, reading
 
 INDEX_DIR = "index"
@@ -59,8 +59,8 @@ def run_folder(run: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such run; the message says which there are.
     """
-    named = os.path.expanduser(run)
-    for folder in (paths.runs_dir() / named, Path(named).absolute()):
+    named = paths.expanded(run)
+    for folder in (paths.runs_dir() / named, named.absolute()):
         if os.path.isfile(folder / RUN_FILE):  # Path's own raises where a name is too long, such as a sentence
             return folder
     there = sorted(path.parent.name for path in paths.runs_dir().glob(f"*/{RUN_FILE}"))
@@ -84,7 +84,7 @@ def data_of(folder: Path, moved_to: str | Path | None = None) -> Run:
         config, made_of = dict(origin["config"]), (origin["data"], origin["split"])
     place = RunConfig(**config)
     if not place.is_demo and not (place.data_path / TRAIN_FILE).exists():
-        there = None if moved_to is None else Path(moved_to).expanduser().absolute()
+        there = None if moved_to is None else paths.absolute(moved_to)
         if there is None or not (there / TRAIN_FILE).exists():
             raise DataError(
                 f"{place.data_path / TRAIN_FILE}: no such file, and run {folder.name} was made from it. Put it back, "
@@ -120,7 +120,7 @@ def open_index(
         CheckpointError: a part of the run is missing or damaged.
         DataError: the data are gone, or do not fit the model.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = paths.absolute(folder)
     translator = Translator.load(folder, model)
     run = data_of(folder, moved_to)
     chosen = _own_gallery(run) if gallery is None else gallery(folder, translator)
@@ -171,7 +171,7 @@ def image_encoder_of(folder: Path) -> dict[str, Any]:
 
 def data_folder(data_dir: str | Path) -> Callable[[Path, Translator], Gallery]:
     """The images of another data folder, as a gallery for `open_index`; encoded as the run's images were."""
-    path = Path(data_dir).expanduser().absolute()
+    path = paths.absolute(data_dir)
 
     def gallery(folder: Path, translator: Translator) -> Gallery:
         data = load_pairs(path, text_dim=translator.text_dim, image_dim=translator.image_dim)
@@ -193,20 +193,20 @@ def picture_folder(images: str | Path) -> Callable[[Path, Translator], Gallery]:
 
     Pictures that cannot be encoded are named and left out.
     """
-    path = Path(images).expanduser().absolute()
+    path = paths.absolute(images)
 
     def gallery(folder: Path, translator: Translator) -> Gallery:
-        from helpers.encoders import find_pictures
-
-        names = [name for name in find_pictures(path) if is_inside(path, name)]
+        names, unreadable = find_pictures(path)
+        if unreadable:
+            say(f"{len(unreadable)} folder(s) cannot be read and are not searched: {first_five(unreadable)}")
         description = image_encoder_of(folder)
         if description["kind"] == "unknown":
             raise CheckpointError(
                 f"{folder / ENCODERS_FILE}: does not say what encoded the images of the run. Encode the pictures "
                 "yourself, as those were, and give the data folder with --data-dir."
             )
-        stats = [(name, (path / name).stat().st_size, (path / name).stat().st_mtime_ns) for name in names]
-        made_of = {"pictures": _short_digest(str([str(path), stats, description]), 32)}
+        files = [identity(path, name) for name in names]
+        made_of = {"pictures": _short_digest(str([str(path), files, description]), 32)}
         kept = folder / INDEX_DIR / f"{_short_digest(str(path))}.encoded"
         encoded: list[dict[str, Any]] = []
 
@@ -238,19 +238,8 @@ def picture_folder(images: str | Path) -> Callable[[Path, Translator], Gallery]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search as the command line asks for; returns the exit status."""
-    print_anything()
     options = parse_arguments(arguments)
-    try:
-        search(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # nobody reads on, as behind `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: search(options))
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
