@@ -25,7 +25,7 @@ from benchmarks.ablation.variants import Fold, Shared, Variant
 from benchmarks.store import Store
 from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import make_split
-from helpers.data.synthetic import write_demo
+from helpers.data.synthetic import write_synthetic
 from helpers.errors import UserError
 from helpers.evaluation.leaderboard import format_table
 from helpers.system.devices import choose_device, matmul_dtype
@@ -195,7 +195,7 @@ def show(result: dict) -> None:
 def smoke(options: argparse.Namespace) -> dict:
     """Everything at tiny sizes with two seeds, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        source = write_demo(Path(folder, "data"), **accuracy.SMOKE)
+        source = write_synthetic(Path(folder, "data"), **accuracy.SMOKE)
         data = load_pairs(source, cache_dir=Path(folder, "cache"))
         options.splits, options.seeds = [0], 2
         return measure(data, "smoke", options, Path(folder, "results"), choose_device(), SMOKE_SHARED)
@@ -205,12 +205,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--demo", action="store_true", help="the demo data, written on first use")
+    parser.add_argument("--demo", action="store_true", help="synthetic data, written on first use")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="trainings of every variant, on every split")
     parser.add_argument("--splits", type=int, nargs="+", default=SPLITS, help="seeds of the splits by image")
     parser.add_argument("--epochs", type=int, help="shorten every training; the schedules span so many epochs")
     parser.add_argument("--only", nargs="+", choices=CLAIMS, default=[], metavar="CLAIM", help=", ".join(CLAIMS))
-    parser.add_argument("--smoke", action="store_true", help="everything at tiny sizes, on demo data")
+    parser.add_argument("--smoke", action="store_true", help="everything at tiny sizes, on synthetic data")
     options = parser.parse_args(arguments)
     if not (options.smoke or options.demo or options.data_dir):
         parser.error("--data-dir is needed (or --demo, or --smoke)")

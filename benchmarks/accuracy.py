@@ -24,7 +24,7 @@ from benchmarks.baselines.method import Method
 from benchmarks.store import Store
 from helpers.data.duplicates import Grouped, duplicate_groups
 from helpers.data.pairs import PairedEmbeddings, load_pairs
-from helpers.data.synthetic import write_demo
+from helpers.data.synthetic import write_synthetic
 from helpers.errors import UserError
 from helpers.evaluation.leaderboard import format_table
 from helpers.system import paths
@@ -34,7 +34,7 @@ from helpers.system.files import write_json
 SPLITS, SEEDS = [0, 1], 3
 """Where the command names none; the table of docs/results.md has three splits and five seeds."""
 DEMO_WIDTHS = {"text_dim": 384, "image_dim": 512}
-"""Of the demo data here: as narrow as the vectors of today's small encoders, and fast."""
+"""Of the synthetic data here: as narrow as the vectors of today's small encoders, and fast."""
 SMOKE = {"n_images": 60, "text_dim": 12, "image_dim": 16}
 
 
@@ -85,7 +85,7 @@ def projected(data: PairedEmbeddings, text_dim: int, image_dim: int) -> PairedEm
 
 
 def demo_name(text_dim: int, image_dim: int) -> str:
-    """Name of the tables of demo data."""
+    """Name of the tables of synthetic data."""
     return f"demo_{text_dim}_{image_dim}"
 
 
@@ -93,7 +93,7 @@ def named_data(options: argparse.Namespace) -> tuple[str, PairedEmbeddings]:
     """What the command line names, and a name for its tables: the folder's, or `demo` with its widths."""
     if options.demo:
         return demo_name(**DEMO_WIDTHS), load_pairs(
-            write_demo(paths.DATA_DIR / demo_name(**DEMO_WIDTHS), **DEMO_WIDTHS)
+            write_synthetic(paths.DATA_DIR / demo_name(**DEMO_WIDTHS), **DEMO_WIDTHS)
         )
     return options.data_dir.resolve().name, load_pairs(options.data_dir)
 
@@ -194,7 +194,7 @@ def table_name(name: str, options: argparse.Namespace, device: torch.device) -> 
 def smoke(options: argparse.Namespace) -> list[dict]:
     """Everything once at tiny sizes, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        data = load_pairs(write_demo(Path(folder, "data"), **SMOKE), cache_dir=Path(folder, "cache"))
+        data = load_pairs(write_synthetic(Path(folder, "data"), **SMOKE), cache_dir=Path(folder, "cache"))
         options.splits, options.seeds, options.project, options.results_dir = [0], 1, None, Path(folder, "results")
         methods = [method.tiny() for method in METHODS.values()]
         return compare(data, "smoke", methods, options, choose_device())
@@ -204,7 +204,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--demo", action="store_true", help="the demo data, written on first use")
+    parser.add_argument("--demo", action="store_true", help="synthetic data, written on first use")
     positive = common.at_least(1)
     parser.add_argument("--splits", type=common.at_least(0), nargs="+", default=SPLITS, help="seeds of the splits")
     parser.add_argument("--seeds", type=positive, default=SEEDS, help="seeds of a training, on every split")
@@ -218,7 +218,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--group-duplicates", action="store_true", help="keep near-duplicate images in one split, and in one fold"
     )
     parser.add_argument("--results-dir", type=Path, default=common.RESULTS_DIR, help="where results are kept")
-    parser.add_argument("--smoke", action="store_true", help="everything once at tiny sizes, on demo data")
+    parser.add_argument("--smoke", action="store_true", help="everything once at tiny sizes, on synthetic data")
     options = parser.parse_args(arguments)
     if not (options.smoke or options.demo or options.data_dir):
         parser.error("--data-dir is needed (or --demo, or --smoke)")

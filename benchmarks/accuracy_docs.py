@@ -166,7 +166,7 @@ def dot_product_table(rows: Sequence[Row]) -> str:
 
 
 def demo_table(rows: Sequence[Row]) -> str:
-    """Every method on the demo data."""
+    """Every method on the synthetic data."""
     header = ["method", "MRR (95 % interval)", "BigJump plus leads by"]
     cells = [[_name(row), _interval(row, "mrr"), _lead(row) if place else "-"] for place, row in enumerate(rows)]
     return markdown(header, cells)

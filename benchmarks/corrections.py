@@ -145,7 +145,8 @@ def judged(scene: Scene, setting: Setting) -> np.ndarray:
 
 
 def _popularity(scene: Scene, setting: Setting, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-    return hubness.popularity(queries, gallery, setting["sharpness"] * scene.betas[0], int(setting["iterations"]))
+    beta = setting["sharpness"] * scene.betas[0]
+    return hubness.attention(queries, gallery, beta, int(setting["iterations"])).popularity
 
 
 @dataclass(frozen=True)

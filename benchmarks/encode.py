@@ -1,16 +1,18 @@
-"""What encoding a folder costs beside the encoders themselves, and how its memory grows with the number of pictures.
+"""What encoding a folder costs beside the encoders themselves, or how its memory grows with the number of pictures.
 
 `python -m benchmarks.encode`: preset small on photos of Flickr's size with five captions each, made here. `bare` runs
 both networks over batches that lie ready in memory; `encode` opens, decodes and scales the pictures as well, and writes
-the data folder. Both run in turn. Memory is that of whole processes, whose networks are replaced by stand-ins of the
-same widths, since what they take does not depend on the number of pictures.
+the data folder. Both run in turn.
+
+`python -m benchmarks.encode --memory 5000 100000`: the most memory that is held while so many pictures are encoded,
+each number in a process of its own. The pictures are tiny, and stand-ins of the networks give vectors of preset small's
+widths, since what pictures and networks take while they are worked on does not depend on how many there are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -31,6 +33,8 @@ from helpers.encoders import open_picture as opened
 from helpers.encoders.preprocessing import Preprocessing
 
 WORDS = "a the two of on in dog man woman child red blue runs jumps plays through over grass water street with".split()
+TINY, FILES = 16, 2000
+"""Side of a tiny picture, and how many files stand for all: a file system allows some ten thousand links to one."""
 
 
 def make(root: Path, n: int, size: tuple[int, int], each: int) -> None:
@@ -62,7 +66,7 @@ def throughput(root: Path, n: int, repeats: int, device: str) -> dict:
     make(root, n, (500, 375), 5)
     text = load_text_encoder(PRESETS["small"]["text"], device)
     images = load_image_encoder(PRESETS["small"]["images"], device)
-    names = find_pictures(root / "photos")
+    names, _ = find_pictures(root / "photos")
     ready = [images.prepare(opened(root / "photos" / name)) for name in names]
     texts = [line.split(",", 1)[1] for line in (root / "captions.txt").read_text().splitlines()[1:]]
 
@@ -101,8 +105,8 @@ class StandIn:
     """A network that takes no time: vectors of the right width, of what a picture or text is."""
 
     def __init__(self, dim: int) -> None:
-        self.dim, self.sees, self.batch, self.readers = dim, 224, 8, 2
-        self._seen = Preprocessing(224, 0.875, "bicubic", (0.5,) * 3, (0.5,) * 3)
+        self.dim, self.sees, self.batch, self.readers = dim, TINY, 8, 2
+        self._seen = Preprocessing(TINY, 0.875, "bicubic", (0.5,) * 3, (0.5,) * 3)
 
     def prepare(self, picture: Image.Image) -> torch.Tensor:
         return self._seen.pixels(picture)
@@ -117,27 +121,53 @@ class StandIn:
         return {"kind": "stand-in", "dim": self.dim}
 
 
+def make_tiny(root: Path, n: int) -> None:
+    """Tiny pictures, most of them links to one file of many, and five captions of each, no two alike."""
+    (root / "photos").mkdir()
+    generator = np.random.default_rng(0)
+    said = [" ".join(generator.choice(WORDS, length)) for length in generator.integers(6, 20, FILES)]
+    files: list[Path] = []
+    with (root / "captions.txt").open("w", encoding="utf-8") as captions:
+        captions.write("image,caption\n")
+        for i in range(n):
+            path = root / "photos" / f"{i:06d}.png"
+            if i < FILES:
+                Image.fromarray(generator.integers(0, 256, (TINY, TINY, 3), dtype=np.uint8)).save(path)
+                files.append(path)
+            else:
+                path.hardlink_to(files[i % FILES])
+            captions.writelines(f"{path.name},{said[(5 * i + j) % FILES]} {5 * i + j}\n" for j in range(5))
+
+
 def peak(n: int) -> None:
-    """In a process of its own: megabytes at the start and at the most, while `n` pictures are encoded."""
+    """In a process of its own: anonymous memory at the start, and the most while `n` pictures are encoded."""
     with tempfile.TemporaryDirectory() as where:
         root = Path(where)
-        make(root, n, (48, 48), 5)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        make_tiny(root, n)
+        started, before = time.perf_counter(), common.anonymous_memory_mb()
         with (
             mock.patch.object(folder, "load_text_encoder", return_value=StandIn(384)),
             mock.patch.object(folder, "load_image_encoder", return_value=StandIn(1280)),
+            common.PeakMemory() as held,
         ):
             encode_folder(root / "photos", root / "captions.txt", root / "data")
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        seconds = time.perf_counter() - started
         size = (root / "data" / "train.npz").stat().st_size
-    print(json.dumps({"pictures": n, "before_mb": before / 1e3, "peak_mb": after / 1e3, "written_mb": size / 1e6}))
+    row = {"pictures": n, "captions": 5 * n, "before_mb": before, "peak_mb": held.mb}
+    print(json.dumps(row | {"written_mb": size / 1e6, "seconds": seconds}))
 
 
 def memory(counts: Sequence[int]) -> list[dict]:
     rows = []
     for n in counts:
         command = [sys.executable, "-m", "benchmarks.encode", "--peak", str(n)]
-        rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+        row = rows[-1]
+        print(
+            f"{row['pictures']:7,d} pictures, {row['captions']:,d} captions: {row['before_mb']:.0f} MB before, "
+            f"{row['peak_mb']:.0f} MB at most, {row['written_mb']:.0f} MB written ({row['seconds']:.0f} s)",
+            flush=True,
+        )
     return rows
 
 
@@ -147,11 +177,16 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--pictures", type=common.at_least(8), default=512)
     parser.add_argument("--repeats", type=common.at_least(1), default=3)
-    parser.add_argument("--memory", type=common.at_least(8), nargs="*", default=[5_000, 20_000])
+    parser.add_argument("--memory", type=common.at_least(8), nargs="+", metavar="N", help="measure memory, of so many")
     parser.add_argument("--peak", type=common.at_least(8), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
         peak(options.peak)
+        return
+    if options.memory:
+        command = f"python -m benchmarks.encode --memory {' '.join(map(str, options.memory))}"
+        content = {"command": command, "memory": memory(options.memory)}
+        common.save("encode_memory", options.size, options.device, content)
         return
     with tempfile.TemporaryDirectory() as where:
         found = throughput(Path(where), options.pictures, options.repeats, options.device)
@@ -160,13 +195,7 @@ def main() -> None:
         f"encode {found['encode_seconds']:.1f} s: {found['share_of_bare']:.0%} of the encoders' own throughput "
         f"({found['share_of_bare_in_cpu_time']:.0%} in CPU time)"
     )
-    rows = memory(options.memory)
-    for row in rows:
-        print(
-            f"{row['pictures']:7,d} pictures: {row['before_mb']:.0f} MB before, {row['peak_mb']:.0f} MB at most, "
-            f"{row['written_mb']:.0f} MB written"
-        )
-    common.save("encode", options.size, options.device, {"throughput": found, "memory": rows})
+    common.save("encode", options.size, options.device, {"throughput": found})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from benchmarks.baselines.method import SEARCH_SEED, Method
 from benchmarks.corrections import CORRECTIONS, Correction, Scene
 from benchmarks.store import Store
 from helpers.data.pairs import PairedEmbeddings, load_pairs
-from helpers.data.synthetic import write_demo
+from helpers.data.synthetic import write_synthetic
 from helpers.errors import UserError
 from helpers.evaluation import metrics
 from helpers.evaluation.leaderboard import format_table
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods = [METHODS[name] for name in options.methods]
     if options.smoke:
         with tempfile.TemporaryDirectory() as folder:
-            data = load_pairs(write_demo(Path(folder, "data"), **accuracy.SMOKE), cache_dir=Path(folder, "cache"))
+            data = load_pairs(write_synthetic(Path(folder, "data"), **accuracy.SMOKE), cache_dir=Path(folder, "cache"))
             options.results_dir = Path(folder, "results")
             compare(data, "smoke", [method.tiny() for method in methods], options)
         return

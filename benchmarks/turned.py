@@ -1,7 +1,7 @@
-"""For which data a claim that fails might hold: one comparison a claim, on demo data with one property changed.
+"""For which data a claim that fails might hold: one comparison a claim, on synthetic data with one property changed.
 
 `python -m benchmarks.turned [--seeds 3]`. Runs are kept as those of `benchmarks.ablations`, with which those
-on the demo data as they are are shared.
+on the synthetic data as they are are shared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TURNS: Mapping[str, Mapping[str, float]] = {
     "1 caption": {"captions_per_image": 1},
     "12 captions": {"captions_per_image": 12},
 }
-"""Arguments of `write_demo` that differ from its defaults: `linear` has no non-linear part."""
+"""Arguments of `write_synthetic` that differ from its defaults: `linear` has no non-linear part."""
 ASKED = {
     "start": "start_least_squares",
     "freeze": "free",
@@ -49,7 +49,7 @@ ASKED = {
 
 
 def turn_name(turn: str, sizes: Mapping[str, int]) -> str:
-    """Name of the table of a turn: that of the demo data, and what is changed."""
+    """Name of the table of a turn: that of the synthetic data, and what is changed."""
     name = accuracy.demo_name(sizes["text_dim"], sizes["image_dim"])
     return name if not TURNS[turn] else f"{name}_{turn.replace(' ', '_')}"
 
@@ -76,7 +76,7 @@ def measure(
     asked, rows = claims(), []
     for name, turn in turns.items():
         with tempfile.TemporaryDirectory() as folder:
-            source = synthetic.write_demo(Path(folder, "data"), **{**sizes, **turn})
+            source = synthetic.write_synthetic(Path(folder, "data"), **{**sizes, **turn})
             data = load_pairs(source, cache_dir=Path(folder, "cache"))
             problem = protocol.make_problem(data, 0, device)
             store = ablations.store_of(turn_name(name, sizes), results)

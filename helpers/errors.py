@@ -7,7 +7,13 @@ from itertools import islice
 
 
 class UserError(Exception):
-    """What the user of a command can mend: it is said in one line, without a traceback."""
+    """What the user of a command can mend: it is said in one line, without a traceback.
+
+    Attributes:
+        exit_status: of a command that it ends.
+    """
+
+    exit_status = 2
 
 
 class ConfigError(UserError, ValueError):
@@ -43,7 +49,7 @@ class MissingLibraryError(UserError, ImportError):
 
 
 class RunInUseError(UserError, RuntimeError):
-    """Another process works in the run's folder, or trains the same model of it."""
+    """Another process works in the folder, or trains the same model of a run."""
 
 
 class EncoderError(UserError, RuntimeError):
@@ -56,6 +62,8 @@ class PictureError(DataError):
 
 class NotebookError(UserError, RuntimeError):
     """A notebook of the series failed; the message names it and the cell."""
+
+    exit_status = 1
 
 
 _SHOWN = 80  # characters of a case that an error message shows

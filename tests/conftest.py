@@ -55,6 +55,22 @@ def threads_as_they_were() -> Iterator[None]:
 
 
 @pytest.fixture
+def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a folder one that may not be read, also by a superuser, whom permissions do not concern."""
+    scandir = os.scandir
+
+    def forbid(folder: Path) -> None:
+        def refused(path: int | str | Path = ".") -> Iterator[os.DirEntry[str]]:
+            if not isinstance(path, int) and Path(path) == folder:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refused)
+
+    return forbid
+
+
+@pytest.fixture
 def files(tmp_path: Path) -> DataFiles:
     """A valid data folder, for the test to change and to write."""
     return DataFiles(tmp_path / "data")

@@ -25,7 +25,7 @@ COLOURS = {"helps": plots.BLUE, "harms": plots.MODEL_COLOURS["bigjump"], "not cl
 MARKERS = {"helps": "o", "harms": "s", "not clear": "o"}
 LEGEND = {"helps": "first choice helps", "harms": "first choice harms", "not clear": "not clear (interval covers 0)"}
 TURNED_NAME = "turned_demo.json"
-"""Results of `benchmarks.turned`: one comparison a claim, on demo data with one property changed."""
+"""Results of `benchmarks.turned`: one comparison a claim, on synthetic data with one property changed."""
 LINEAR = 0.01
 """Half the width of the linear part of an axis of differences; beyond it is logarithmic: they span three decades."""
 FULL = 0.6
@@ -218,7 +218,7 @@ def caption_table(result: dict, shown: int = 3) -> str:
 
 
 def load_turned(directory: str | Path = RESULTS_DIR) -> dict | None:
-    """The stored results on turned demo data, or None where there are none."""
+    """The stored results on turned synthetic data, or None where there are none."""
     path = Path(directory) / TURNED_NAME
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
@@ -245,7 +245,7 @@ def turned_figure(result: dict) -> Figure:
     ax.tick_params(length=0)
     ax.set(xlim=(-0.5, len(turns) - 0.5), ylim=(len(order) - 0.5, -0.5))
     ax.grid(visible=False)
-    ax.set_xlabel(f"demo data with one property changed; difference in MRR, mean of {result['seeds']} seeds")
+    ax.set_xlabel(f"synthetic data with one property changed; difference in MRR, mean of {result['seeds']} seeds")
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[name], alpha=FULL) for name in ("helps", "harms")]
     labels = [f"{LEGEND[name]} (full colour from {LINEAR} on)" for name in ("helps", "harms")]
     fig.legend(handles, labels, loc="outside lower right", ncols=2)

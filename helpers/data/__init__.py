@@ -15,7 +15,7 @@ from helpers.data.pairs import PairedEmbeddings, QueryEmbeddings, load_pairs, lo
 from helpers.data.pictures import Pictures
 from helpers.data.repeats import Repeats, count_repeats
 from helpers.data.split import SPLITS, Part, Split, check_disjoint, make_split
-from helpers.data.synthetic import write_demo
+from helpers.data.synthetic import write_synthetic
 from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
 
@@ -41,5 +41,5 @@ __all__ = [
     "normalise",
     "parse_captions",
     "write_data_folder",
-    "write_demo",
+    "write_synthetic",
 ]

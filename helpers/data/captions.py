@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.errors import DataError, first_five
+from helpers.system.paths import absolute
 
 _SEPARATOR = re.compile(r"[|,\t]")
 _NUMBER = re.compile(r"#\d+$")  # of a caption among those of its image, as some caption files have it: a.jpg#0
@@ -44,7 +45,7 @@ def parse_captions(path: str | Path) -> list[tuple[str, str]]:
         DataError: the file is missing or not UTF-8, holds no caption, or lines are empty, have no separator, no
             first field or no text; the message gives the count and the first five line numbers, counted from 1.
     """
-    path = Path(path).expanduser().absolute()
+    path = absolute(path)
     # Only "\n" ends a line: str.splitlines would also cut captions at U+2028, \x0b, \x1c and others.
     lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     if lines[-1] == "":

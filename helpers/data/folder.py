@@ -25,6 +25,7 @@ from helpers.data import pairs
 from helpers.data.npz import BLOCK_BYTES
 from helpers.errors import DataError, first_five
 from helpers.system.files import atomic_write, json_text, write_json
+from helpers.system.paths import absolute
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 """Date of every member: the first that a zip can hold, so that equal content makes equal bytes."""
@@ -90,7 +91,7 @@ def write_data_folder(
         DataError: the arguments do not fit one another, a row cannot be normalised (NaN, infinite, zero, too large for
             its type), a text cannot be stored, or the folder cannot be written; what was there is intact then.
     """
-    folder = Path(out).expanduser().absolute()
+    folder = absolute(out)
     path = folder / pairs.TRAIN_FILE
     vectors = {key: _vectors(path, key, given) for key, given in ((pairs.TEXT_KEY, text), (pairs.IMAGE_KEY, images))}
     texts = {pairs.CAPTIONS_KEY: captions, pairs.NAMES_KEY: names} | ({} if split is None else {pairs.SPLIT_KEY: split})

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from helpers.errors import DataError, shorten
+from helpers.system.paths import absolute
 
 BLOCK_BYTES = 2**20
 """Bytes decompressed at a time: enough for the overhead of a step not to count, few enough for a core's cache."""
@@ -68,7 +69,7 @@ class NpzReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = absolute(path)
         self._zip = _open_zip(self.path)
         entries = [info for info in self._zip.infolist() if info.filename.endswith(".npy")]
         self._entries = {info.filename.removesuffix(".npy"): info for info in entries}

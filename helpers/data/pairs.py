@@ -135,7 +135,7 @@ def load_pairs(
         DataError: a file is missing or damaged, its content is not what data/README.md describes, or the cache cannot
             be written.
     """
-    folder = Path(data_dir).expanduser().absolute()
+    folder = paths.absolute(data_dir)
     with NpzReader(folder / TRAIN_FILE) as archive:
         named = ROWS_KEY not in archive.keys and (folder / CAPTIONS_FILE).exists()
         captions_path = folder / CAPTIONS_FILE if named else None
@@ -146,7 +146,7 @@ def load_pairs(
         content = archive.directory(), digest
         stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (archive.path, captions_path) if path]
         name = f"{_digest(CACHE_VERSION, stats, *content)[:32]}.safetensors"
-        cache = Path(cache_dir or paths.cache_dir()).expanduser().absolute() / name
+        cache = paths.absolute(cache_dir or paths.cache_dir()) / name
         data = read_cache(cache, _CACHED) or _convert(cache, archive, captions_path, sizes)
     given_split = data.pop("given_split")
     return PairedEmbeddings(

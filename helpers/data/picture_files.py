@@ -1,14 +1,21 @@
-"""Picture files: found below a folder, and opened as plain RGB whatever they hold."""
+"""Picture files: found below a folder, named, and opened as plain RGB whatever they hold.
+
+One rule for links, wherever pictures are encoded, shown or searched: a link is what it leads to, also outside the
+folder. Who can put a link there can put the picture itself there, photos often lie on another disk, and a data folder's
+`pictures.json` may name any folder anyway. Names are another matter: they come from files that others wrote, and one
+that is absolute or holds `..` is refused, see `picture_path`. What a name leads to is only ever decoded as a picture.
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections import deque
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from helpers.errors import PictureError
+from helpers.errors import PictureError, first_five
 
 ENDINGS = frozenset(".avif .bmp .gif .jfif .jpe .jpeg .jpg .png .ppm .pgm .tif .tiff .webp".split())
 """What is taken for a picture, by the end of its name. Anything else in the folder is not looked at."""
@@ -73,23 +80,80 @@ def upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def find_pictures(folder: str | os.PathLike[str]) -> list[str]:
-    """Names of the pictures below a folder: posix paths relative to it, sorted; what is hidden is skipped.
+def find_pictures(folder: str | os.PathLike[str]) -> tuple[list[str], dict[str, str]]:
+    """The pictures below a folder, at any depth; what is hidden is skipped.
+
+    Links are followed, see above. A linked folder is looked into under its own name, unless its pictures are found
+    under another anyway, or it lies around this folder, which would go round in a circle.
+
+    Returns:
+        Names, posix paths relative to the folder, sorted; and of each subfolder that cannot be read, why.
 
     Raises:
-        PictureError: there is no such folder, or no picture in it.
+        PictureError: there is no such folder, it cannot be read, or there is no picture in it.
     """
     root = Path(folder)
     if not root.is_dir():
         raise PictureError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}. Pictures are needed.")
-    names = []
-    for at, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        found = [name for name in files if Path(name).suffix.lower() in ENDINGS and not name.startswith(".")]
-        names += [(Path(at) / name).relative_to(root).as_posix() for name in found]
+    names: list[str] = []
+    unreadable: dict[str, str] = {}
+    seen: set[str] = set()  # where each folder is in truth
+    around = {str(place) for place in Path(os.path.realpath(root)).parents}
+    own, linked = deque([""]), deque[str]()  # folders of their own first, so that none is taken for a link's
+    while own or linked:
+        at = own.popleft() if own else linked.popleft()
+        place = os.path.realpath(root / at)
+        if place in seen or place in around:
+            continue
+        seen.add(place)
+        try:
+            found = sorted(os.scandir(root / at), key=lambda entry: entry.name)
+        except OSError as error:
+            unreadable[at] = f"cannot be read ({error.strerror or error})"
+            continue
+        for entry in found:
+            if entry.name.startswith((".", "__MACOSX")):
+                continue
+            name = f"{at}/{entry.name}" if at else entry.name
+            if _is_folder(entry):
+                (linked if entry.is_symlink() else own).append(name)
+            elif os.path.splitext(entry.name)[1].lower() in ENDINGS:
+                names.append(name)
+    if "" in unreadable:
+        raise PictureError(f"{root}: {unreadable['']}. Give a folder that you can read.")
     if not names:
-        raise PictureError(f"{root}: holds no picture ({' '.join(sorted(ENDINGS))}). Give the folder that does.")
-    return sorted(names)
+        also = f" {len(unreadable)} folder(s) in it cannot be read: {first_five(unreadable)}." if unreadable else ""
+        raise PictureError(f"{root}: holds no picture ({' '.join(sorted(ENDINGS))}).{also} Give the folder that does.")
+    return sorted(names), unreadable
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # what a link leads to may not be looked at: said when it is opened
+        return False
+
+
+def picture_path(folder: str | os.PathLike[str], name: str) -> Path:
+    """The file of a picture by its name; the file may be missing, or a link to anywhere.
+
+    Raises:
+        PictureError: the name is absolute, goes up, or is none.
+    """
+    parts, windows = PurePosixPath(name), PureWindowsPath(name)
+    plain = not (parts.is_absolute() or windows.drive or windows.root) and ".." not in (*parts.parts, *windows.parts)
+    if not plain or "\0" in name or parts == PurePosixPath("."):
+        raise PictureError(f"{name!r}: no name of a picture below {folder}. Names are relative, without `..`.")
+    return Path(folder, name)
+
+
+def identity(folder: str | os.PathLike[str], name: str) -> str:
+    """What tells a picture file from another, or from itself once it was changed: its name, size and time."""
+    try:
+        found = os.stat(os.path.join(folder, name))
+    except OSError:  # a link to nothing
+        return f"{name}\0gone"
+    return f"{name}\0{found.st_size}\0{found.st_mtime_ns}"
 
 
 def _draft(opened: Image.Image, at_least: int | None) -> None:

@@ -11,14 +11,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
 
 from helpers.data.pairs import PICTURES_FILE
-from helpers.data.picture_files import PIXEL_LIMIT, open_picture
-from helpers.errors import DataError, first_five
+from helpers.data.picture_files import PIXEL_LIMIT, open_picture, picture_path
+from helpers.errors import ConfigError, DataError, first_five
+from helpers.system.paths import absolute, expanded
 
 _FORMS = '{"folder": "photos"} or {"sprite": "sprite.webp", "size": 64, "columns": 44}'
 JPEG_QUALITY = 85  # of thumbnails; PIL's own 75 shows blocks around edges
@@ -39,7 +40,7 @@ class Pictures:
             DataError: the location is of neither form, what it names is not there, or the sprite does not hold them.
         """
         self.names = list(names)
-        found = _checked(location, Path(base).expanduser().absolute())
+        found = _checked(location, absolute(base))
         self._path: Path = found["path"]
         if found["kind"] == "folder":
             self._size = self._columns = 0
@@ -56,7 +57,7 @@ class Pictures:
         Raises:
             DataError: as for `Pictures`; or the file is no JSON.
         """
-        path = Path(data_dir).expanduser().absolute() / PICTURES_FILE
+        path = absolute(data_dir) / PICTURES_FILE
         try:
             location = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -82,7 +83,8 @@ class Pictures:
         """The picture of an image row, as RGB: turned as its EXIF says, on white where it is transparent.
 
         Raises:
-            DataError: its name leaves the folder, or its file is missing or broken. IndexError: there is no such row.
+            DataError: its name is none of a picture below the folder, or its file is missing or broken.
+            IndexError: there is no such row.
         """
         row = self._row(row)
         if self._size:
@@ -106,14 +108,20 @@ class Pictures:
         """The file of an image row; of a sprite, the sprite.
 
         Raises:
-            DataError: the name of the row leads out of the folder, also by a link.
+            PictureError: the name of the row is none of a picture below the folder, see `picture_path`.
         """
         name = self.names[self._row(row)]
-        return self._path if self._size else safe_path(self._path, name)
+        return self._path if self._size else picture_path(self._path, name)
 
     def missing(self) -> list[str]:
-        """Names whose file is not there, or would be outside the folder; none for a sprite."""
-        return [] if self._size else [name for name in self.names if not is_inside(self._path, name)]
+        """Names whose file is not there, or that are none, see `picture_path`; none for a sprite."""
+        return [] if self._size else [name for name in self.names if not self._is_there(name)]
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            return picture_path(self._path, name).is_file()
+        except (DataError, OSError):
+            return False
 
     def _row(self, row: int) -> int:
         """A plain index from 0; a negative one would be a silent mistake of a ranking."""
@@ -138,30 +146,6 @@ class Pictures:
     @cached_property
     def _sprite(self) -> Image.Image:
         return _open(self._path)
-
-
-def safe_path(folder: Path, name: str) -> Path:
-    """The file `name` below `folder`.
-
-    Raises:
-        DataError: the name is absolute, goes up, or reaches outside the folder by a symbolic link.
-    """
-    parts, windows = PurePosixPath(name), PureWindowsPath(name)
-    plain = not (parts.is_absolute() or windows.drive or windows.root) and ".." not in (*parts.parts, *windows.parts)
-    if not plain or "\0" in name or parts == PurePosixPath("."):
-        raise DataError(f"{name!r}: no name of a picture below {folder}. Names are relative, without `..`.")
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{path}: is a link that leads out of the folder. Put the pictures themselves there.")
-    return path
-
-
-def is_inside(folder: Path, name: str) -> bool:
-    """Whether a name is that of a file below a folder, also behind any link."""
-    try:
-        return safe_path(folder, name).is_file()
-    except (DataError, OSError):
-        return False
 
 
 def save_sprite(pictures: Sequence[Image.Image], path: str | Path, size: int, columns: int) -> dict[str, Any]:
@@ -200,7 +184,10 @@ def _checked(location: Any, base: Path) -> dict[str, Any]:
     value = location[kind]
     if not isinstance(value, str) or not value or "\0" in value:
         raise DataError(f"{kind} = {value!r}: a path is needed, as in {_FORMS}.")
-    path = base / os.path.expanduser(value)
+    try:
+        path = base / expanded(value)
+    except ConfigError as error:
+        raise DataError(f"{kind} = {value!r}: {error}") from error
     if kind == "folder":
         if not os.path.isdir(path):  # Path's own raises where a name is too long
             raise DataError(f"{path}: no such folder of pictures. Give the folder's place after `folder`.")

@@ -1,4 +1,4 @@
-"""The demo data: a seeded stand-in for paired embeddings, written in the challenge's own format.
+"""Synthetic data for tests and benchmarks: a seeded stand-in for paired embeddings, in the challenge's own format.
 
 Images are points of a clustered latent space whose scales follow a power law. A caption keeps a random part of its
 image's latents, as a sentence names a part of a photo, and adds a style of its own. One linear + ReLU map a space
@@ -19,10 +19,11 @@ from filelock import FileLock
 
 from helpers.errors import DataError
 from helpers.system.devices import one_blas_thread
+from helpers.system.paths import absolute
 
 VERSION = 5
-"""Part of what `demo.json` records: raise it when the output of the generator changes."""
-FILES = ("train.npz", "captions.txt", "test.clean.npz", "demo.json")
+"""Part of what `synthetic.json` records: raise it when the output of the generator changes."""
+FILES = ("train.npz", "captions.txt", "test.clean.npz", "synthetic.json")
 
 # Fitted to the order of methods on real data (Flickr8k, docs/results.md: chance << least squares < Procrustes,
 # regression networks below Procrustes, BigJump clearly above, median rank of a few), not to any single number. The
@@ -158,19 +159,19 @@ def _write_set(folder: Path, settings: dict[str, Any]) -> None:
     arrays |= {"captions/ids": np.arange(1, n_queries + 1), "captions/embeddings": to_text(rng, described)}
     arrays |= {"captions/text": np.array([_sentence(rng, row) for row in kept])}
     np.savez(folder / "test.clean.npz", **arrays)
-    (folder / "demo.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / "synthetic.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_current(folder: Path, settings: dict[str, Any]) -> bool:
     try:
-        recorded = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+        recorded = json.loads((folder / "synthetic.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return recorded == settings and all((folder / name).is_file() for name in FILES)
 
 
 @one_blas_thread()
-def write_demo(
+def write_synthetic(
     directory: str | Path,
     *,
     n_images: int = 1200,
@@ -182,11 +183,11 @@ def write_demo(
     relu_weight: float = RELU_WEIGHT,
     noise_share: float = NOISE_SHARE,
 ) -> Path:
-    """Write the demo set: `train.npz`, `captions.txt`, `test.clean.npz` and `demo.json`, all or none.
+    """Write a synthetic set: `train.npz`, `captions.txt`, `test.clean.npz` and `synthetic.json`, all or none.
 
     Args:
         directory: folder to hold the set. A complete set of the same settings is left as it is; any other earlier
-            demo set is replaced.
+            synthetic set is replaced.
         n_images, captions_per_image: size of the training set.
         text_dim, image_dim: widths of the embeddings.
         n_queries: captions of the test set, of images that the training set does not hold.
@@ -198,9 +199,9 @@ def write_demo(
         `directory`, absolute.
 
     Raises:
-        DataError: the folder holds files that are no part of a demo set; they are never overwritten.
+        DataError: the folder holds files that are no part of a synthetic set; they are never overwritten.
     """
-    directory = Path(directory).expanduser().absolute()
+    directory = absolute(directory)
     settings: dict[str, Any] = {"version": VERSION, "n_images": n_images, "captions_per_image": captions_per_image}
     settings |= {"text_dim": text_dim, "image_dim": image_dim, "n_queries": n_queries, "seed": seed}
     settings |= {"relu_weight": relu_weight, "noise_share": noise_share}
@@ -218,8 +219,10 @@ def write_demo(
 def _replace_set(directory: Path, settings: dict) -> None:
     """Write the set beside its place and move it there, whole."""
     found = sorted(path.name for path in directory.iterdir()) if directory.exists() else []
-    if found and ("demo.json" not in found or not set(found) <= set(FILES)):
-        raise DataError(f"{directory}: holds other files ({', '.join(found[:5])}). Give the demo set its own folder.")
+    if found and ("synthetic.json" not in found or not set(found) <= set(FILES)):
+        raise DataError(
+            f"{directory}: holds other files ({', '.join(found[:5])}). Give a synthetic set its own folder."
+        )
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
         made = Path(scratch, "made")
         made.mkdir()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from helpers.data.importers import import_embeddings
 from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE
@@ -15,9 +12,10 @@ from helpers.encoders.folder import encode_folder, where_from
 from helpers.encoders.images import POOLINGS
 from helpers.encoders.presets import PRESETS
 from helpers.encoders.sources import PRECISIONS
-from helpers.errors import EncoderError, UserError
-from helpers.system.console import print_anything
+from helpers.errors import EncoderError
+from helpers.system.console import run_command
 from helpers.system.files import read_json, write_json
+from helpers.system.paths import absolute
 
 DESCRIPTION = """Encode a folder of pictures and their captions into the data folder that the series reads.
 Killed at any time, the same call goes on where it was."""
@@ -65,10 +63,10 @@ def run(options: argparse.Namespace) -> str:
     if options.sources is None:
         given = {name: value for name, value in vars(options).items() if name not in ("sources", "names")}
         return encode_folder(**given).report()
-    path = Path(options.out).expanduser().absolute()
+    path = absolute(options.out)
     if (path / TRAIN_FILE).exists() and not options.overwrite:
         raise EncoderError(f"{path}: holds a {TRAIN_FILE} already. Give another --out, or --overwrite.")
-    root = Path(options.images).expanduser().absolute() if options.images else None
+    root = absolute(options.images) if options.images else None
     if root is not None:
         find_pictures(root)  # that there are any
     imported = import_embeddings(
@@ -87,19 +85,5 @@ def run(options: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; returns the exit status."""
-    print_anything()
     options = parse_arguments(arguments)
-    try:
-        print(run(options))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # on a file of ours, such as another user's
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = f"{'Free some space, or give' if full else 'Give'} a folder that you can write with --out."
-        print(f"error: {error.filename or options.out}: {error.strerror}. {remedy}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same call goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: run(options), "--out", "interrupted; the same call goes on from here")

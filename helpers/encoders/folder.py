@@ -1,43 +1,37 @@
-"""From a folder of pictures and a file of captions to the data folder that the series reads."""
+"""From a folder of pictures and a file of captions to the data folder that the series reads.
+
+What is to be encoded, what has been left out and what is recorded; `encoding` does the encoding.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from filelock import FileLock, Timeout
 
 from helpers.data.captions import lookalike, match_captions
 from helpers.data.folder import Blocks, write_data_folder
 from helpers.data.importers import read_captions
-from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE, UNPRINTABLE
-from helpers.data.picture_files import find_pictures, open_picture
-from helpers.encoders.ahead import ahead
-from helpers.encoders.images import ImageEncoder, load_image_encoder
+from helpers.data.pairs import ENCODERS_FILE, TRAIN_FILE
+from helpers.data.picture_files import find_pictures, identity
+from helpers.encoders.encoding import caption_shards, picture_shards
+from helpers.encoders.images import load_image_encoder
 from helpers.encoders.presets import PRESETS
-from helpers.encoders.shards import Shard, shards_of
-from helpers.encoders.text import TextEncoder, load_text_encoder
+from helpers.encoders.shards import vectors_of, working_folder
+from helpers.encoders.text import load_text_encoder
 from helpers.errors import ConfigError, DataError, EncoderError, PictureError, first_five
-from helpers.system.bars import encoding_bar
 from helpers.system.files import write_json
+from helpers.system.paths import absolute
 
-WORK = ".encoding"
-"""In the data folder while it is made: the shards. It goes when all is written."""
 LEFT_OUT_FILE = "left_out.json"
 COUNTS = ("pictures", "captions", "captions_left_out", "without_caption")
-PICTURES_A_SHARD, CAPTIONS_A_SHARD = 512, 2048
-"""What a killed call has to do again at most: some seconds of either, and hundreds of files for a million."""
 ENCODED = "encoded"
 """In encoders.json: a digest of the pictures, captions and encoders, by which the same call finds its work done."""
 
@@ -52,6 +46,7 @@ class Encoded:
         captions_left_out: captions of such pictures.
         without_caption: pictures in it that no caption describes; they are in the gallery alone.
         seconds: that this call took. new: False where an earlier call had done it all.
+        unreadable: why a subfolder could not be looked into, by name; nobody knows what pictures it holds.
     """
 
     folder: Path
@@ -62,6 +57,7 @@ class Encoded:
     without_caption: int
     seconds: float
     new: bool
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def report(self) -> str:
         """What a person wants to know, in a few lines."""
@@ -69,8 +65,10 @@ class Encoded:
         if not self.new:
             lines = [f"{self.folder}: done before: {self.pictures} pictures and {self.captions} captions"]
         if self.left_out:
-            shown = first_five(f"{name} ({reason})" for name, reason in self.left_out.items())
-            lines.append(f"left out: {len(self.left_out)} picture(s), see {LEFT_OUT_FILE}: {shown}")
+            lines.append(f"left out: {len(self.left_out)} picture(s), see {LEFT_OUT_FILE}: {_reasons(self.left_out)}")
+        if self.unreadable:
+            found = _reasons(self.unreadable)
+            lines.append(f"not looked into: {len(self.unreadable)} folder(s), see {LEFT_OUT_FILE}: {found}")
         if self.captions_left_out:
             lines.append(f"left out with them: {self.captions_left_out} caption(s)")
         if self.without_caption:
@@ -124,35 +122,30 @@ def encode_folder(
         UserError: anything that the caller can mend, in one line; what is encoded so far is kept.
     """
     started = time.perf_counter()
-    root, folder = (Path(path).expanduser().absolute() for path in (images, out))
+    root, folder = (absolute(path) for path in (images, out))
     chosen = _descriptions(preset, text_model, image_model, pooling)
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size}: at least 1 is needed.")
-    names = find_pictures(root)
-    given = _read(Path(captions).expanduser().absolute(), root, names)
+    names, unreadable = find_pictures(root)
+    given = _read(absolute(captions), root, names)
     text = load_text_encoder(chosen["text"], device, precision)
     image = load_image_encoder(chosen["images"], device, precision)
     encoders = {"text": text.describe(), "images": image.describe(), "preset": chosen["preset"]}
-    files = [_identity(root, name) for name in names]
-    digest = _digest(encoders, files, given)
-    with _alone(folder) as work:
+    files = [identity(root, name) for name in names]
+    digest = _digest(encoders, files, given, unreadable)
+    with working_folder(folder) as work:
         if done := _done(folder, work, digest, overwrite):
             return replace(done, seconds=time.perf_counter() - started)
-        how = json.dumps([encoders["images"], batch_size, str(getattr(image, "device", ""))])
-        shards = list(shards_of(work, "pictures", how, files, PICTURES_A_SHARD))
-        _encode_pictures(root, names, shards, image, batch_size)
+        shards = picture_shards(work, root, names, files, image, batch_size)
         left_out = {names[row]: reason for shard in shards for row, reason in shard.left_out().items()}
         kept = [row for row, name in enumerate(names) if name not in left_out]
         if not kept:
-            why = first_five(f"{name} ({reason})" for name, reason in left_out.items())
-            raise PictureError(f"{root}: none of the {len(names)} pictures can be encoded: {why}")
+            raise PictureError(f"{root}: none of the {len(names)} pictures can be encoded: {_reasons(left_out)}")
         described = np.isin(given.rows, kept)
         texts = [text for text, keep in zip(given.texts, described, strict=True) if keep]
         if not texts:
             raise DataError(f"{captions}: each of its captions describes a picture that cannot be encoded, see above.")
-        how = json.dumps([encoders["text"], batch_size, str(getattr(text, "device", ""))])
-        text_shards = list(shards_of(work, "captions", how, texts, CAPTIONS_A_SHARD))
-        _encode_texts(texts, text_shards, text, batch_size)
+        text_shards = caption_shards(work, texts, text, batch_size)
         lost = [reason for shard in text_shards for reason in shard.left_out().values()]
         if lost:
             raise EncoderError(f"{captions}: {len(lost)} caption(s) have no vector: {first_five(lost)}")
@@ -166,12 +159,13 @@ def encode_folder(
             without_caption=len(kept) - len(np.unique(rows)),
             seconds=0.0,
             new=True,
+            unreadable=unreadable,
         )
         _write_left_out(result)
         write_data_folder(
             folder,
-            text=Blocks((len(texts), text.dim), np.float32, _vectors(text_shards)),
-            images=Blocks((len(kept), image.dim), np.float32, _vectors(shards)),
+            text=Blocks((len(texts), text.dim), np.float32, vectors_of(text_shards)),
+            images=Blocks((len(kept), image.dim), np.float32, vectors_of(shards)),
             caption_image=rows,
             captions=texts,
             names=[names[row] for row in kept],
@@ -231,47 +225,18 @@ def _stem(name: str) -> str:
     return base.rpartition(".")[0] or base
 
 
-def _identity(root: Path, name: str) -> str:
-    """What tells a picture file from another, or from itself once it was changed."""
-    try:
-        found = (root / name).stat()
-    except OSError:  # a link to nothing
-        return f"{name}\0gone"
-    return f"{name}\0{found.st_size}\0{found.st_mtime_ns}"
+def _reasons(left_out: Mapping[str, str]) -> str:
+    return first_five(f"{name} ({reason})" for name, reason in left_out.items())
 
 
-def _digest(encoders: Mapping[str, Any], files: Sequence[str], given: _Captions) -> str:
+def _digest(encoders: Mapping[str, Any], files: Sequence[str], given: _Captions, unreadable: Mapping[str, str]) -> str:
     content = [encoders, list(files), given.texts, given.rows.tolist(), given.split, list(given.missing)]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[Path]:
-    """The folder of the shards, for this process alone; it goes where nothing was raised.
-
-    Raises:
-        EncoderError: another process encodes into the folder, or it cannot be written.
-    """
-    work = folder / WORK
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        held = FileLock(work / "lock")
-        held.acquire(timeout=0)
-    except Timeout:
-        raise EncoderError(f"{folder}: another process encodes into it. Wait until it is done.") from None
-    except OSError as error:
-        raise EncoderError(f"{folder}: cannot be written ({error.strerror}). Give another --out.") from error
-    try:
-        yield work
-    except BaseException:
-        held.release()
-        with contextlib.suppress(OSError):  # nothing was begun: no empty folder is left behind
-            if not any(work.glob("*.safetensors")):
-                shutil.rmtree(work)
-                folder.rmdir()
-        raise
-    held.release()
-    shutil.rmtree(work, ignore_errors=True)
+    if unreadable:
+        content.append(list(unreadable))
+    total = hashlib.sha256()
+    for part in json.JSONEncoder(sort_keys=True).iterencode(content):  # `dumps` would hold it all at once
+        total.update(part.encode())
+    return total.hexdigest()
 
 
 def _done(folder: Path, work: Path, digest: str, overwrite: bool) -> Encoded | None:
@@ -289,7 +254,8 @@ def _done(folder: Path, work: Path, digest: str, overwrite: bool) -> Encoded | N
     except (OSError, ValueError, LookupError, TypeError):
         same = False
     if same and not any(work.glob("*.safetensors")):  # else it was killed after the last shard
-        return Encoded(folder, **counts, left_out=_read_left_out(folder), seconds=0.0, new=False)
+        left_out, unreadable = _read_left_out(folder)
+        return Encoded(folder, **counts, left_out=left_out, seconds=0.0, new=False, unreadable=unreadable)
     if same or overwrite:
         return None
     raise EncoderError(
@@ -297,140 +263,22 @@ def _done(folder: Path, work: Path, digest: str, overwrite: bool) -> Encoded | N
     )
 
 
-def encode_pictures(root: Path, names: Sequence[str], encoder: ImageEncoder) -> tuple[np.ndarray, dict[str, str]]:
-    """Vectors of a folder's pictures in memory, as `encode_folder` makes them.
-
-    Returns:
-        (kept, dim) float32 in the order of the names, and why each other picture has none, by its name.
-    """
-    with _looking(root, names, range(len(names)), encoder, encoder.batch) as (seen, tell):
-        vectors, left_out = _encode_next(len(names), seen, encoder, encoder.batch, tell)
-    return vectors, {names[row]: reason for row, reason in left_out.items()}
-
-
-def _encode_pictures(
-    root: Path, names: Sequence[str], shards: Sequence[Shard], encoder: ImageEncoder, batch_size: int | None
-) -> None:
-    """Make the shards that are missing."""
-    wanted = [shard for shard in shards if not shard.is_there()]
-    rows = [row for shard in wanted for row in range(shard.first, shard.last)]
-    size = batch_size or encoder.batch
-    with _looking(root, names, rows, encoder, size) as (seen, tell):
-        for shard in wanted:
-            shard.write(*_encode_next(shard.size, seen, encoder, size, tell))
-
-
-Seen = Iterator[torch.Tensor | PictureError]
-"""What the network sees of one picture after the other, or why it can see none."""
-
-
-@contextlib.contextmanager
-def _looking(
-    root: Path, names: Sequence[str], rows: Sequence[int], encoder: ImageEncoder, size: int
-) -> Iterator[tuple[Seen, Callable[[int], object]]]:
-    """The pictures of some rows, made ready by threads ahead of a network that takes `size`, and what moves a bar."""
-    width = 2 * encoder.sees
-
-    def see(row: int) -> torch.Tensor | PictureError:
-        path = root / names[row]
-        if UNPRINTABLE.search(names[row]):
-            return PictureError("its name is not UTF-8")
-        try:
-            return encoder.prepare(open_picture(path, at_least=width))
-        except PictureError as error:
-            return PictureError(str(error).removeprefix(f"{path}: "))
-        except (ValueError, TypeError, ArithmeticError, MemoryError) as error:
-            return PictureError(f"cannot be scaled ({type(error).__name__}: {error})")
-
-    threads = encoder.readers
-    with (
-        warnings.catch_warnings(),
-        encoding_bar("pictures", len(names), len(names) - len(rows)) as bar,
-        _memory(size),
-    ):
-        warnings.filterwarnings("ignore", module="PIL")  # of what is odd in a file; what cannot be read is listed
-        yield ahead(see, rows, 2 * size + threads, threads), bar.update
-
-
-def _encode_next(
-    count: int, seen: Seen, encoder: ImageEncoder, size: int, tell: Callable[[int], object]
-) -> tuple[np.ndarray, dict[int, str]]:
-    """The vectors of the next pictures, and why others have none; the batches depend on these pictures alone."""
-    vectors: list[np.ndarray] = [np.zeros((0, encoder.dim), np.float32)]
-    left_out: dict[int, str] = {}
-    batch: list[torch.Tensor] = []
-    items: list[int] = []
-
-    def encode() -> None:
-        made = encoder.encode_prepared(batch)
-        good = _sound(made)
-        left_out.update((items[row], "its vector has no direction") for row in np.flatnonzero(~good).tolist())
-        vectors.append(made[good])
-        batch.clear()
-        items.clear()
-
-    for item in range(count):
-        one = next(seen)
-        if isinstance(one, PictureError):
-            left_out[item] = str(one)
-        else:
-            batch.append(one)
-            items.append(item)
-        if len(batch) == size:
-            encode()
-        tell(1)
-    if batch:
-        encode()
-    return np.concatenate(vectors), left_out
-
-
-def _encode_texts(texts: Sequence[str], shards: Sequence[Shard], encoder: TextEncoder, batch_size: int | None) -> None:
-    """Make the shards that are missing."""
-    wanted = [shard for shard in shards if not shard.is_there()]
-    done = len(texts) - sum(shard.size for shard in wanted)
-    with encoding_bar("captions", len(texts), done) as bar, _memory(batch_size or 256):
-        for shard in wanted:
-            made = encoder.encode(texts[shard.first : shard.last], batch_size)
-            bad = np.flatnonzero(~_sound(made)).tolist()
-            shard.write(made, {row: repr(texts[shard.first + row]) for row in bad})
-            bar.update(shard.size)
-
-
-def _sound(vectors: np.ndarray) -> np.ndarray:
-    """(N,) whether a vector has a direction."""
-    return np.isfinite(vectors).all(1) & vectors.any(1)
-
-
-@contextlib.contextmanager
-def _memory(batch_size: int) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        smaller = max(1, batch_size // 2)
-        raise EncoderError(
-            f"the device has no memory for {batch_size} at a time. Use --batch-size {smaller}, or --device cpu."
-        ) from error
-
-
-def _vectors(shards: Sequence[Shard]) -> Iterator[np.ndarray]:
-    for shard in shards:
-        if len(vectors := shard.vectors()):
-            yield vectors
-
-
 def _write_left_out(result: Encoded) -> None:
     path = result.folder / LEFT_OUT_FILE
-    if result.left_out:
-        write_json(path, {"pictures": result.left_out, "captions": result.captions_left_out})
+    if result.left_out or result.unreadable:
+        folders = {"folders": result.unreadable} if result.unreadable else {}
+        write_json(path, {"pictures": result.left_out, "captions": result.captions_left_out} | folders)
     else:
         path.unlink(missing_ok=True)
 
 
-def _read_left_out(folder: Path) -> dict[str, str]:
+def _read_left_out(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Pictures and folders, each with the reason."""
     try:
-        return dict(json.loads((folder / LEFT_OUT_FILE).read_text(encoding="utf-8"))["pictures"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
+        written = json.loads((folder / LEFT_OUT_FILE).read_text(encoding="utf-8"))
+        return dict(written["pictures"]), dict(written.get("folders", {}))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}, {}
 
 
 def where_from(root: Path, folder: Path) -> str:

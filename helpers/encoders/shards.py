@@ -6,8 +6,10 @@ encoder, are another key, and that shard alone is made again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,10 @@ import safetensors.numpy
 
 from helpers.errors import EncoderError
 from helpers.system.files import atomic_write
+from helpers.system.locks import encoding_lock
+
+WORK = ".encoding"
+"""In the data folder while it is made: the shards. It goes when all is written."""
 
 VECTORS, KEY, LEFT_OUT = "vectors", "key", "left_out"
 
@@ -93,6 +99,39 @@ def shards_of(folder: Path, what: str, made_by: str, items: Sequence[str], size:
         part = list(items[first : first + size])
         key = hashlib.sha256(json.dumps([made_by, part]).encode()).hexdigest()
         yield Shard(folder / f"{what}-{number:06d}.safetensors", first, first + len(part), key)
+
+
+def vectors_of(shards: Sequence[Shard]) -> Iterator[np.ndarray]:
+    """(kept, dim) float32 of one shard after the other, those without any left out."""
+    for shard in shards:
+        if len(vectors := shard.vectors()):
+            yield vectors
+
+
+@contextlib.contextmanager
+def working_folder(folder: Path) -> Iterator[Path]:
+    """The folder of the shards in a data folder, for this process alone; it goes where nothing was raised.
+
+    Raises:
+        RunInUseError: another process encodes into the data folder.
+        EncoderError: it cannot be written.
+    """
+    work = folder / WORK
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(encoding_lock(folder))
+            work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EncoderError(f"{folder}: cannot be written ({error.strerror}). Give another --out.") from error
+        try:
+            yield work
+        except BaseException:
+            with contextlib.suppress(OSError):  # nothing was begun: no empty folder is left behind
+                if not any(work.glob("*.safetensors")):
+                    shutil.rmtree(work)
+                    folder.rmdir()
+            raise
+        shutil.rmtree(work, ignore_errors=True)  # while it is held: it is nobody else's yet
 
 
 def _as_bytes(value: object) -> np.ndarray:

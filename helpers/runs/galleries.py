@@ -13,11 +13,13 @@ import numpy as np
 
 from helpers.data.cache import read_cache, write_cache
 from helpers.data.pairs import ENCODERS_FILE, PICTURES_FILE, PairedEmbeddings, load_pairs
-from helpers.data.pictures import Pictures, is_inside
+from helpers.data.picture_files import find_pictures, identity
+from helpers.data.pictures import Pictures
 from helpers.errors import CheckpointError, DataError, PictureError, first_five
 from helpers.runs.run import Run, say
 from helpers.serving.translator import Translator
 from helpers.system.files import read_json, reading
+from helpers.system.paths import absolute, expanded
 
 INDEX_DIR = "index"
 """Folder in a run's folder: what is made there can be made again, so no manifest lists it."""
@@ -63,7 +65,7 @@ def image_encoder_of(folder: Path) -> dict[str, Any]:
 
 def data_folder(data_dir: str | Path) -> Callable[[Path, Translator], Gallery]:
     """The images of another data folder, as a gallery for `open_index`; encoded as the run's images were."""
-    path = Path(data_dir).expanduser().absolute()
+    path = absolute(data_dir)
 
     def gallery(folder: Path, translator: Translator) -> Gallery:
         data = load_pairs(path, text_dim=translator.text_dim, image_dim=translator.image_dim)
@@ -85,11 +87,9 @@ def picture_folder(images: str | Path) -> Callable[[Path, Translator], Gallery]:
 
     Pictures that cannot be encoded are named and left out.
     """
-    path = Path(images).expanduser().absolute()
+    path = absolute(images)
 
     def gallery(folder: Path, translator: Translator) -> Gallery:
-        from helpers.encoders import find_pictures
-
         description = image_encoder_of(folder)
         if description["kind"] == "unknown":
             raise CheckpointError(
@@ -100,14 +100,15 @@ def picture_folder(images: str | Path) -> Callable[[Path, Translator], Gallery]:
         encoded: list[dict[str, Any]] = []
         by = _short_digest(str(description), 32)
         try:
-            names = [name for name in find_pictures(path) if is_inside(path, name)]
-            stats = [(name, (path / name).stat().st_size, (path / name).stat().st_mtime_ns) for name in names]
-            digest = _short_digest(str([str(path), stats, description]), 32)
+            names, unreadable = find_pictures(path)
+            digest = _short_digest(str([str(path), [identity(path, name) for name in names], description]), 32)
         except PictureError:  # gone, such as with a disk: what was encoded before is searched
             before = read_cache(kept, _KEPT)
             if before is None or before["encoder"] != [by]:
                 raise
-            names, digest = before["names"], before["made_of"][0]
+            names, digest, unreadable = before["names"], before["made_of"][0], {}
+        if unreadable:
+            say(f"{len(unreadable)} folder(s) cannot be read and are not searched: {first_five(unreadable)}")
 
         def stored() -> dict[str, Any]:
             if not encoded:
@@ -167,7 +168,7 @@ def _gone(data_dir: Path) -> dict[str, Any] | None:
     try:
         location = dict(read_json(data_dir / PICTURES_FILE))
         key = "folder" if "folder" in location else "sprite"
-        place = data_dir / os.path.expanduser(location[key])
+        place = data_dir / expanded(location[key])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return None if os.path.lexists(place) else {**location, key: str(place)}

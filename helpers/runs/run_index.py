@@ -33,8 +33,8 @@ def run_folder(run: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such run; the message says which there are.
     """
-    named = os.path.expanduser(run)
-    for folder in (paths.runs_dir() / named, Path(named).absolute()):
+    named = paths.expanded(run)
+    for folder in (paths.runs_dir() / named, named.absolute()):
         if os.path.isfile(folder / RUN_FILE):  # Path's own raises where a name is too long, such as a sentence
             return folder
     there = sorted(path.parent.name for path in paths.runs_dir().glob(f"*/{RUN_FILE}"))
@@ -58,7 +58,7 @@ def data_of(folder: Path, moved_to: str | Path | None = None) -> Run:
         config, made_of = dict(origin["config"]), (origin["data"], origin["split"])
     place = RunConfig(**config)
     if not place.is_demo and not (place.data_path / TRAIN_FILE).exists():
-        there = None if moved_to is None else Path(moved_to).expanduser().absolute()
+        there = None if moved_to is None else paths.absolute(moved_to)
         if there is None or not (there / TRAIN_FILE).exists():
             raise DataError(
                 f"{place.data_path / TRAIN_FILE}: no such file, and run {folder.name} was made from it. Put it back, "
@@ -98,7 +98,7 @@ def open_index(
         CheckpointError: a part of the run is missing or damaged.
         DataError: the data are gone, or do not fit the model.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = paths.absolute(folder)
     translator = Translator.load(folder, model)
     run = data_of(folder, moved_to)
     chosen = own_gallery(run) if gallery is None else gallery(folder, translator)

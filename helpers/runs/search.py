@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from typing import get_args
 
-from helpers.errors import UserError, first_five
+from helpers.errors import first_five
 from helpers.evaluation import hubness as hubness_reduction
 from helpers.runs.galleries import data_folder, picture_folder
 from helpers.runs.run import say
@@ -16,24 +14,13 @@ from helpers.runs.run_index import missing_line, open_index, run_folder
 from helpers.serving.index import PictureIndex
 from helpers.serving.index_files import Kind
 from helpers.serving.page import Found, write_page
-from helpers.system.console import print_anything
+from helpers.system.console import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search as the command line asks for; returns the exit status."""
-    print_anything()
     options = parse_arguments(arguments)
-    try:
-        search(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # nobody reads on, as behind `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: search(options))
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from helpers.data.pairs import QUERY_FILE, load_queries
-from helpers.errors import CheckpointError, ConfigError, NotebookError, UserError, first_five
+from helpers.errors import CheckpointError, ConfigError, NotebookError, first_five
 from helpers.evaluation.leaderboard import ACCURACY_COLUMNS, format_table
 from helpers.models import storage
 from helpers.runs import manifest
@@ -35,7 +34,7 @@ from helpers.runs.run import RUN_FILE, Run, read_run, say
 from helpers.runs.settings import RunConfig
 from helpers.system import paths
 from helpers.system.bars import LOG_INTERVAL
-from helpers.system.console import print_anything
+from helpers.system.console import run_command
 from helpers.system.devices import choose_device
 from helpers.system.files import read_json, reading
 from helpers.system.locks import lock
@@ -255,46 +254,42 @@ def given_parameters(options: argparse.Namespace) -> Given:
     for flag in ("profile", "data_dir", "run"):
         if flag in given:
             raise ConfigError(f"-p {flag}: use --{flag.replace('_', '-')} instead.")
-    data_dir = str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else None
+    data_dir = str(paths.expanded(options.data_dir).resolve()) if options.data_dir else None
     profile = options.profile or ("challenge" if data_dir else "demo")
     return given | {"profile": profile, "run": options.run, "data_dir": data_dir}
 
 
-def print_leaderboards(run_dir: Path) -> None:
-    """Print the validation leaderboard of a run and, where it has one, that of its test split."""
+def leaderboards(run_dir: Path) -> str:
+    """The validation leaderboard of a run and, where it has one, that of its test split."""
+    found = ""
     for name, title in ((LEADERBOARD, ""), (TEST_LEADERBOARD, "test, which no choice has seen:\n")):
         if (run_dir / name).exists():
-            print("\n" + title + format_table(read_json(run_dir / name), ACCURACY_COLUMNS))
+            found += f"\n{title}{format_table(read_json(run_dir / name), ACCURACY_COLUMNS)}\n"
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; returns the exit status."""
-    print_anything()
     options = parse_arguments(arguments)
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    interrupted = "interrupted; an unfinished training goes on when the series runs again"
+    return run_command(lambda: run_series(options), "--runs-dir", interrupted)
+
+
+def run_series(options: argparse.Namespace) -> int | str:
+    """Verify a run (returns the exit status), or run the notebooks (returns what to print).
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
     started = time.perf_counter()
     if options.runs_dir:  # kernels inherit it
-        os.environ["HELPERS_RUNS_DIR"] = str(Path(options.runs_dir).expanduser().resolve())
-    try:
-        if options.verify is not None:
-            return verify(options.verify)
-        dealt = deal(given_parameters(options), notebooks(options.only))
-        config = execute(dealt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, NotebookError) else 2
-    except OSError as error:  # on a file of ours, such as another user's
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = f"{'Free some space, or give' if full else 'Give'} a folder that you can write with --runs-dir."
-        print(f"error: {error.filename or paths.runs_dir()}: {error.strerror}. {remedy}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; an unfinished training goes on when the series runs again", file=sys.stderr)
-        return 130
-    try:
-        if any(path.name.startswith("05") for path in dealt):  # the leaderboards are of this call
-            print_leaderboards(config.run_dir)
-        print(f"\n{config.run_dir}  ({time.perf_counter() - started:.0f} s)", flush=True)
-    except BrokenPipeError:  # nobody reads on, as behind `| head`; the run is done all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        os.environ["HELPERS_RUNS_DIR"] = str(paths.expanded(options.runs_dir).resolve())
+    if options.verify is not None:
+        return verify(options.verify)
+    dealt = deal(given_parameters(options), notebooks(options.only))
+    config = execute(dealt)
+    ended = f"\n{config.run_dir}  ({time.perf_counter() - started:.0f} s)"
+    if any(path.name.startswith("05") for path in dealt):  # the leaderboards are of this call
+        return leaderboards(config.run_dir) + ended
+    return ended

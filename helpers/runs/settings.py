@@ -70,6 +70,6 @@ class RunConfig:
     def data_path(self) -> Path:
         if self.is_demo:
             return paths.DATA_DIR / "emoji"
-        given = Path(self.data_dir or paths.DATA_DIR / self.profile).expanduser()
+        given = paths.expanded(self.data_dir or paths.DATA_DIR / self.profile)
         candidates = (given.absolute(), paths.PROJECT_ROOT / given)
         return next((path for path in candidates if path.exists()), candidates[0])

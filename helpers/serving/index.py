@@ -34,6 +34,7 @@ from helpers.serving.index_files import Kind, Parts
 from helpers.serving.popularity import PopularityBeside
 from helpers.serving.translator import Translator
 from helpers.system.devices import exact_float32
+from helpers.system.paths import absolute
 
 if TYPE_CHECKING:
     from helpers.data.pictures import Pictures
@@ -141,7 +142,7 @@ class PictureIndex:
         Raises:
             CheckpointError: missing, damaged, of another version of this package, or built for other weights.
         """
-        folder = Path(folder).expanduser().absolute()
+        folder = absolute(folder)
         while True:
             named = index_files.named_files(folder)
             try:
@@ -159,7 +160,7 @@ class PictureIndex:
         Raises:
             CheckpointError: it cannot be written; what was there before is intact.
         """
-        folder = Path(folder).expanduser().absolute()
+        folder = absolute(folder)
         loaded = self._translator.loaded_weights if self._translator is not None else None
         about = {**self._about, "run": str(loaded[0]) if loaded is not None else self._about.get("run")}
         captions = self.captions if any(self.captions) else []
@@ -490,5 +491,5 @@ def _location(given: Mapping[str, Any] | str | Path | None) -> dict[str, Any] | 
         return None
     location = dict(given) if isinstance(given, Mapping) else {"folder": str(given)}
     for key in _PLACES & set(location):
-        location[key] = str(Path(location[key]).expanduser().absolute())
+        location[key] = str(absolute(location[key]))
     return json.loads(json.dumps(location))

@@ -13,6 +13,7 @@ from helpers.errors import DataError
 from helpers.serving.folding import folded
 from helpers.system.files import atomic_write, write_json
 from helpers.system.libraries import library
+from helpers.system.paths import absolute
 
 Format = Literal["parquet", "npy"]
 
@@ -34,7 +35,7 @@ def export(
         DataError: another format, or the files cannot be written.
         MissingLibraryError: parquet needs pyarrow.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = absolute(folder)
     if format not in ("parquet", "npy"):
         raise DataError(f"format = {format!r}: `parquet` or `npy` is needed.")
     shape = len(names), vectors.shape[1] + 1

@@ -19,6 +19,7 @@ from helpers.errors import CheckpointError
 from helpers.system.devices import exact_float32
 from helpers.system.files import atomic_write
 from helpers.system.libraries import library
+from helpers.system.paths import absolute
 
 INPUT, OUTPUT = "text_embedding", "image_embedding"
 TOLERANCE = 1e-4
@@ -42,7 +43,7 @@ class UnitTranslation(nn.Module):
 def export(path: str | Path, name: str, model: nn.Module, text_dim: int) -> Path:
     """Write an ONNX file, run it once, and compare; see `Translator.export_onnx`."""
     onnxruntime, _ = library("onnxruntime", "export"), library("onnxscript", "export")  # torch.onnx needs the second
-    target = Path(path).expanduser().absolute()
+    target = absolute(path)
     translation = UnitTranslation(copy.deepcopy(model).cpu().float()).eval()
     size = sum(tensor.numel() * 4 for tensor in translation.state_dict().values())
     if size > LARGEST:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from helpers.errors import DataError
 from helpers.serving.index import PictureIndex
 from helpers.system.files import atomic_write
+from helpers.system.paths import absolute
 
 if TYPE_CHECKING:
     from helpers.data.pictures import Pictures
@@ -61,7 +62,7 @@ def write_page(path: str | Path, index: PictureIndex, found: Sequence[Found], no
     Raises:
         DataError: the file cannot be written.
     """
-    path = Path(path).expanduser().absolute()
+    path = absolute(path)
     text = page(index, found, note)
     try:
         # A name of a file may hold what UTF-8 does not.

@@ -42,6 +42,7 @@ from helpers.serving.text_encoders import (
     text_encoder_description,
 )
 from helpers.system.files import LEFTOVER_AGE, atomic_write, read_json, read_tensors, reading, write_json
+from helpers.system.paths import absolute
 
 CONFIG, CARD = "config.json", "README.md"
 LEADERBOARD, TEST_LEADERBOARD = "leaderboard.json", "test_leaderboard.json"
@@ -75,7 +76,7 @@ def save(folder: str | Path, run: Path, name: str, model: nn.Module, options: Op
         run: the folder that the model was loaded from: a run's, or one that `save` wrote.
         name, model: the row of the leaderboard, and its network, whose weights must be those in `run`.
     """
-    target = Path(folder).expanduser().absolute()
+    target = absolute(folder)
     source = storage.model_path(run, name)
     with _new_folder(target, options.overwrite) as new:
         with reading(source, f"not a readable model {name!r}", "Load the translator again."):
@@ -105,7 +106,7 @@ def checked(folder: str | Path) -> tuple[Path, str]:
     Raises:
         CheckpointError: no such folder, none of a translator, of a newer format, or damaged.
     """
-    path = Path(folder).expanduser().absolute()
+    path = absolute(folder)
     if not path.exists():
         _put_back(path)
     if not (path / CONFIG).is_file() or (path / "modules.json").exists():

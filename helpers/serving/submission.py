@@ -11,6 +11,7 @@ import numpy as np
 
 from helpers.errors import SubmissionError, first_five
 from helpers.system.files import atomic_write
+from helpers.system.paths import absolute
 
 HEADER = ("id", "embedding")
 MAX_FIELD = 2**24
@@ -28,7 +29,7 @@ def write_submission(path: str | Path, ids: np.ndarray, embeddings: np.ndarray) 
     Raises:
         SubmissionError: the arrays do not fit each other, ids repeat, or rows are zero or not finite.
     """
-    path = Path(path).expanduser().absolute()
+    path = absolute(path)
     ids, embeddings = _validated(path, ids, embeddings)
 
     def write(temporary: Path) -> None:
@@ -54,7 +55,7 @@ def read_submission(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         SubmissionError: the file is missing, or a line is not an id and a JSON list of numbers, all of one length;
             or the content could not have been written by `write_submission`.
     """
-    path = Path(path).expanduser().absolute()
+    path = absolute(path)
     ids: list[int] = []
     rows: list[np.ndarray] = []
     for line, number, row in _parsed_lines(path):
@@ -78,7 +79,7 @@ def check_submission(path: str | Path, ids: np.ndarray, embeddings: np.ndarray) 
     Raises:
         SubmissionError: as `read_submission`, or ids, shape or values differ; the message says which.
     """
-    path = Path(path).expanduser().absolute()
+    path = absolute(path)
     ids, embeddings = _validated(path, ids, embeddings)
     found_ids, found = read_submission(path)
     if found.shape != embeddings.shape:

@@ -21,6 +21,7 @@ from helpers.serving import onnx_export, popularity, pretrained, sentence_transf
 from helpers.serving.exact_search import Vectors, as_array, best_rows, checked_block, checked_k
 from helpers.system.devices import exact_float32
 from helpers.system.files import read_json, reading
+from helpers.system.paths import absolute
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -81,7 +82,7 @@ class Translator:
         Raises:
             CheckpointError: no leaderboard, a damaged one or one of other weights, no such model, or damaged weights.
         """
-        run = Path(run).expanduser().absolute()
+        run = absolute(run)
         if model is None:
             model = _best_model(run)
         digest = storage.weights_digest(run, model)

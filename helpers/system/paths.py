@@ -7,11 +7,38 @@ from pathlib import Path
 
 import platformdirs
 
+from helpers.errors import ConfigError
+
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 """Of a checkout; installed as a wheel, the folder that packages lie in, to which nothing is ever written."""
 NOTEBOOKS_DIR = PROJECT_ROOT / "notebooks"
 FIGURES_DIR = PROJECT_ROOT / "figures"
 DATA_DIR = PROJECT_ROOT / "data"
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path as a person writes it, `~` and `~name` replaced by the home folder that they stand for.
+
+    Raises:
+        ConfigError: there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no user has this name, or the system tells no home folder
+        start = Path(path).parts[0]
+        raise ConfigError(
+            f"{path}: {start} stands for the home folder of a user whom this machine does not know. Write the path in "
+            f"full, or ./{path} for a folder that is called {start}."
+        ) from error
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """`expanded`, from the root on; links in it stay as they are.
+
+    Raises:
+        ConfigError: as `expanded`.
+    """
+    return expanded(path).absolute()
 
 
 def in_checkout() -> bool:
@@ -30,9 +57,13 @@ def is_writable(folder: Path) -> bool:
 
 
 def runs_dir() -> Path:
-    """The folder that holds one folder a run: `$HELPERS_RUNS_DIR`, or `runs/` in the checkout or the current folder."""
+    """The folder that holds one folder a run: `$HELPERS_RUNS_DIR`, or `runs/` in the checkout or the current folder.
+
+    Raises:
+        ConfigError: that variable begins with the `~name` of nobody.
+    """
     if given := os.environ.get("HELPERS_RUNS_DIR"):
-        return Path(given).expanduser().resolve()
+        return expanded(given).resolve()
     return (PROJECT_ROOT if in_checkout() else Path.cwd()) / "runs"
 
 

@@ -23,7 +23,7 @@ from benchmarks.accuracy_table import Finished
 from benchmarks.store import Store
 from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.split import make_split
-from helpers.data.synthetic import write_demo
+from helpers.data.synthetic import write_synthetic
 from helpers.models.build import build_model
 from helpers.system.devices import matmul_dtype, seed_all
 from helpers.training import losses
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> PairedEmbeddings:
     folder = tmp_path_factory.mktemp("ablations")
-    source = write_demo(folder / "data", n_images=60, text_dim=12, image_dim=16)
+    source = write_synthetic(folder / "data", n_images=60, text_dim=12, image_dim=16)
     return load_pairs(source, cache_dir=folder / "cache")
 
 

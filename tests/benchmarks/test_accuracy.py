@@ -26,7 +26,7 @@ from helpers.data.duplicates import Grouped, duplicate_groups, near_duplicates
 from helpers.data.pairs import PairedEmbeddings, load_pairs
 from helpers.data.repeats import count_repeats
 from helpers.data.split import make_split
-from helpers.data.synthetic import write_demo
+from helpers.data.synthetic import write_synthetic
 from helpers.evaluation import metrics
 from helpers.system import bars as bar
 from helpers.system.devices import seed_all
@@ -39,7 +39,7 @@ OPTIONS = accuracy.parse(["--data-dir", "DIR", "--splits", "0", "--seeds", "1"])
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> PairedEmbeddings:
     folder = tmp_path_factory.mktemp("accuracy")
-    source = write_demo(folder / "data", n_images=60, text_dim=12, image_dim=16)
+    source = write_synthetic(folder / "data", n_images=60, text_dim=12, image_dim=16)
     return load_pairs(source, cache_dir=folder / "cache")
 
 

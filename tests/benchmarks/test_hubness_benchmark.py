@@ -19,7 +19,7 @@ from benchmarks.baselines.closed import ClosedForm, grid, solve_cca
 from benchmarks.corrections import CORRECTIONS, Correction, Scene
 from benchmarks.store import Store
 from helpers.data.pairs import load_pairs
-from helpers.data.synthetic import write_demo
+from helpers.data.synthetic import write_synthetic
 from helpers.models import cca
 
 BY_NAME = {correction.name: correction for correction in CORRECTIONS}
@@ -163,7 +163,9 @@ def test_settings_are_chosen_on_the_fold_and_scored_once():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hubness")
-    return load_pairs(write_demo(folder / "data", n_images=60, text_dim=12, image_dim=16), cache_dir=folder / "cache")
+    return load_pairs(
+        write_synthetic(folder / "data", n_images=60, text_dim=12, image_dim=16), cache_dir=folder / "cache"
+    )
 
 
 def test_the_benchmark_writes_a_table_a_translator_and_shares_the_searches_of_the_comparison(data, tmp_path, capsys):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks import common
-from helpers.data.synthetic import write_demo
+from helpers.data.synthetic import write_synthetic
 
 indexes = pytest.importorskip("benchmarks.indexes", reason="needs faiss", exc_type=ImportError)
 
@@ -35,7 +35,7 @@ def call(monkeypatch, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    return write_demo(tmp_path / "photos", n_images=60, text_dim=12, image_dim=16)
+    return write_synthetic(tmp_path / "photos", n_images=60, text_dim=12, image_dim=16)
 
 
 def test_only_the_kinds_that_are_asked_for_are_measured_and_the_others_stay(call, photos, tmp_path):

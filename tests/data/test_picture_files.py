@@ -1,13 +1,14 @@
 import contextlib
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
 from helpers.data import picture_files
-from helpers.data.picture_files import find_pictures, open_picture
+from helpers.data.picture_files import find_pictures, open_picture, picture_path
 from helpers.errors import PictureError
 
 RED, HALF_RED = (255, 0, 0), (255, 0, 0, 128)
@@ -145,7 +146,34 @@ def test_pictures_are_found_at_any_depth_but_hidden_ones(tmp_path):
     for name in ("b.PNG", "a/c.jpeg", "a/d e/f.webp", ".hidden.png", ".cache/x.png", "__MACOSX/y.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert find_pictures(tmp_path) == ["a/c.jpeg", "a/d e/f.webp", "b.PNG"]
+    assert find_pictures(tmp_path) == (["a/c.jpeg", "a/d e/f.webp", "b.PNG"], {})
+
+
+def test_links_to_pictures_and_folders_anywhere_are_followed_each_folder_once(tmp_path):
+    for name in ("in/a.png", "in/sub/b.png", "out/c.png", "out/more/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    links = {"in/link.png": "out/c.png", "in/linked": "out", "in/again": "in/sub", "in/up": ".", "out/round": "in"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(tmp_path / target)
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = ["a.png", "gone.png", "link.png", "linked/c.png", "linked/more/d.png", "sub/b.png"]
+    assert find_pictures(tmp_path / "in") == (found, {})
+    assert [picture_path(tmp_path / "in", name).name for name in found] == [Path(name).name for name in found]
+
+
+def test_folders_that_cannot_be_read_are_named(tmp_path, forbidden):
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    forbidden(tmp_path / "sub")
+    assert find_pictures(tmp_path) == (["a.png"], {"sub": "cannot be read (Permission denied)"})
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(PictureError, match=r"holds no picture .* 1 folder\(s\) in it cannot be read: sub"):
+        find_pictures(tmp_path)
+    forbidden(tmp_path)
+    with pytest.raises(PictureError, match=r"cannot be read \(Permission denied\). Give a folder that you can read"):
+        find_pictures(tmp_path)
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path):

@@ -1,5 +1,7 @@
 import json
 import multiprocessing
+import os
+import shutil
 import time
 from functools import partial
 
@@ -9,17 +11,19 @@ from PIL import Image
 from tiny_encoders import save_captions, save_pictures
 
 from helpers.data.pairs import load_pairs
+from helpers.data.pictures import Pictures
 from helpers.encoders import (
     EncoderError,
     PictureError,
     encode_folder,
-    folder,
+    encoding,
     load_image_encoder,
     load_text_encoder,
 )
 from helpers.encoders import open_picture as plainly_opened
-from helpers.errors import ConfigError, DataError
-from helpers.system import bars
+from helpers.encoders.shards import Shard, working_folder
+from helpers.errors import ConfigError, DataError, RunInUseError
+from helpers.system import bars, locks
 
 
 @pytest.fixture
@@ -87,6 +91,29 @@ def test_pictures_that_cannot_be_read_are_listed_and_their_captions_go_with_them
         and "00000.png (is empty" in report
         and "1 picture(s) have no caption" in report
     )
+
+
+def test_folders_that_cannot_be_read_are_counted_and_named(encode, album, forbidden):
+    forbidden(album / "photos" / "sub")
+    result = encode()
+    assert result.unreadable == {"sub": "cannot be read (Permission denied)"} and result.pictures == 6
+    assert len(result.left_out) == 6 and result.left_out["sub/00001.png"] == "missing"  # as the captions tell
+    assert "not looked into: 1 folder(s), see left_out.json: sub (cannot be read (Permission" in result.report()
+    listed = json.loads((album / "data" / "left_out.json").read_text())
+    assert listed == {"pictures": result.left_out, "captions": 12, "folders": result.unreadable}
+    again = encode()
+    assert (again.new, again.left_out, again.unreadable) == (False, result.left_out, result.unreadable)
+
+
+def test_a_picture_behind_a_link_is_encoded_and_shown_and_one_that_is_gone_is_left_out(encode, album):
+    (album / "elsewhere").mkdir()
+    (album / "photos" / "00000.png").rename(album / "elsewhere" / "zero.png")
+    (album / "photos" / "00000.png").symlink_to(album / "elsewhere" / "zero.png")
+    (album / "photos" / "gone.png").symlink_to(album / "nowhere.png")
+    result = encode()
+    assert result.pictures == 12 and result.left_out == {"gone.png": "no such file"}
+    pictures = Pictures.of(album / "data", load_pairs(album / "data").image_names)
+    assert pictures.missing() == [] and pictures.image(0).size == (24, 20)
 
 
 def test_a_missing_picture_that_another_spelling_would_find_is_told(encode, album):
@@ -185,7 +212,7 @@ def test_a_data_folder_that_was_brought_is_not_overwritten(encode, album):
 
 def interrupted(encode, monkeypatch, after):
     """Encode until so many shards are written, then fail as a lost machine does."""
-    write, written = folder.Shard.write, []
+    write, written = Shard.write, []
 
     def once_more(self, *what):
         if len(written) == after:
@@ -194,7 +221,7 @@ def interrupted(encode, monkeypatch, after):
         write(self, *what)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder.Shard, "write", once_more)
+        patch.setattr(Shard, "write", once_more)
         with pytest.raises(KeyboardInterrupt):
             encode()
     return written
@@ -202,8 +229,8 @@ def interrupted(encode, monkeypatch, after):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(folder, "PICTURES_A_SHARD", 5)
-    monkeypatch.setattr(folder, "CAPTIONS_A_SHARD", 7)
+    monkeypatch.setattr(encoding, "PICTURES_A_SHARD", 5)
+    monkeypatch.setattr(encoding, "CAPTIONS_A_SHARD", 7)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 5, 6])
@@ -212,8 +239,8 @@ def test_an_interrupted_call_goes_on_and_ends_with_the_same_bytes(encode, album,
     written = interrupted(encode, monkeypatch, after)
     assert len(written) == after and not (album / "data" / "train.npz").exists()
     before = {path: path.stat().st_mtime_ns for path in written}
-    made, write = [], folder.Shard.write
-    monkeypatch.setattr(folder.Shard, "write", lambda self, *what: (made.append(self.path), write(self, *what)))
+    made, write = [], Shard.write
+    monkeypatch.setattr(Shard, "write", lambda self, *what: (made.append(self.path), write(self, *what)))
     encode()
     assert not set(made) & set(before)  # nothing was done twice
     encode("whole")
@@ -223,9 +250,9 @@ def test_an_interrupted_call_goes_on_and_ends_with_the_same_bytes(encode, album,
 def test_a_shard_of_a_picture_that_has_changed_is_made_again(encode, album, monkeypatch, small_shards):
     interrupted(encode, monkeypatch, 2)
     Image.new("RGB", (9, 9), "red").save(album / "photos" / "00000.png")
-    made, write = [], folder.Shard.write
+    made, write = [], Shard.write
     with monkeypatch.context() as patch:
-        patch.setattr(folder.Shard, "write", lambda self, *what: (made.append(self.path.name), write(self, *what)))
+        patch.setattr(Shard, "write", lambda self, *what: (made.append(self.path.name), write(self, *what)))
         encode()
     assert "pictures-000000.safetensors" in made and "pictures-000001.safetensors" not in made
     encode("whole")
@@ -249,7 +276,7 @@ def test_a_damaged_shard_is_made_again(encode, album, monkeypatch, small_shards)
 
 def test_a_call_that_was_killed_after_its_last_shard_writes_the_same(encode, album, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(folder.shutil, "rmtree", lambda *a, **k: None)  # killed before it tidied up
+        patch.setattr(shutil, "rmtree", lambda *a, **k: None)  # killed before it tidied up
         encode()
     (album / "data" / "train.npz").write_bytes(b"half")
     assert encode().new and not (album / "data" / ".encoding").exists()
@@ -262,8 +289,8 @@ def test_a_process_that_is_killed_twice_ends_with_the_bytes_of_one_that_was_not(
     names = save_pictures(album / "photos", 400)
     (album / "photos" / "00007.png").write_bytes(b"broken")
     save_captions(album / "captions.txt", names, each=4)
-    monkeypatch.setattr(folder, "PICTURES_A_SHARD", 16)
-    monkeypatch.setattr(folder, "CAPTIONS_A_SHARD", 64)
+    monkeypatch.setattr(encoding, "PICTURES_A_SHARD", 16)
+    monkeypatch.setattr(encoding, "CAPTIONS_A_SHARD", 64)
     work = album / "data" / ".encoding"
     for what, total in (("pictures", 25), ("captions", 25)):
         process = multiprocessing.get_context("fork").Process(target=encode)
@@ -281,8 +308,31 @@ def test_a_process_that_is_killed_twice_ends_with_the_bytes_of_one_that_was_not(
 
 
 def test_one_process_at_a_time_encodes_into_a_folder(encode, album):
-    with folder._alone(album / "data"), pytest.raises(EncoderError, match="another process encodes into it"):
+    in_use = rf"data: in use by process {os.getpid()} .* give another --out"
+    with working_folder(album / "data"), pytest.raises(RunInUseError, match=in_use):
         encode()
+    assert encode().new  # it is free again
+
+
+def test_a_folder_is_held_until_its_shards_are_gone(encode, album, monkeypatch):
+    remove, refused = shutil.rmtree, []
+
+    def meanwhile(path, **more):  # another process begins just as this one tidies up
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        with pytest.raises(RunInUseError) as error:
+            encode()
+        refused.append(error)
+        remove(path, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    assert encode().new and refused and not encode().new
+
+
+def test_a_folder_whose_parent_cannot_be_written_is_held_all_the_same(encode, album, monkeypatch):
+    monkeypatch.setattr(locks, "is_writable", lambda folder: folder != album)
+    with working_folder(album / "data"), pytest.raises(RunInUseError):
+        encode()
+    assert encode().new and not list(album.glob(".*"))
 
 
 def test_progress_shows_the_time_that_is_left(encode, capsys, monkeypatch):
@@ -294,15 +344,15 @@ def test_progress_shows_the_time_that_is_left(encode, capsys, monkeypatch):
 
 def test_what_is_opened_ahead_is_bounded(encode, album, monkeypatch):
     opened, most = 0, 0
-    open_one = folder.open_picture
+    open_one = encoding.open_picture
 
     def count(*args, **more):
         nonlocal opened
         opened += 1
         return open_one(*args, **more)
 
-    monkeypatch.setattr(folder, "open_picture", count)
-    run = folder._encode_next
+    monkeypatch.setattr(encoding, "open_picture", count)
+    run = encoding._encode_next
 
     def watched(count, seen, *rest):
         def taken():
@@ -313,7 +363,7 @@ def test_what_is_opened_ahead_is_bounded(encode, album, monkeypatch):
 
         return run(count, taken(), *rest)
 
-    monkeypatch.setattr(folder, "_encode_next", watched)
+    monkeypatch.setattr(encoding, "_encode_next", watched)
     encode(batch_size=2)
     assert opened == 12 and most <= 2 * 2 + 2
 

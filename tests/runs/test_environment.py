@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
@@ -14,10 +15,11 @@ from helpers.system import paths
 RUN = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from helpers.runs import series
 from helpers.system import paths
 paths.NOTEBOOKS_DIR = Path(sys.argv[1])
-series.read_inputs = lambda config: None
+series.read_inputs = lambda config: SimpleNamespace(directory=config.run_dir)
 sys.exit(series.main(["--runs-dir", sys.argv[2], *sys.argv[3:]]))
 """
 
@@ -111,7 +113,7 @@ def test_a_file_that_cannot_be_written_is_one_line_with_the_way_out(tmp_path, mo
         raise PermissionError(13, "Permission denied", str(tmp_path / "runs" / ".demo.series.lock"))
 
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "runs"))
-    monkeypatch.setattr(series, "read_inputs", lambda config: None)
+    monkeypatch.setattr(series, "read_inputs", lambda config: SimpleNamespace(directory=config.run_dir))
     monkeypatch.setattr(series, "lock", refused)
     assert series.main([]) == 2
     said = capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def finished(tmp_path, monkeypatch):
     """A finished run `r` of notebooks that are replaced by one that writes `number` to the run's folder."""
     written = {"number": 1}
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path))
-    monkeypatch.setattr(series, "read_inputs", lambda config: None)
+    monkeypatch.setattr(series, "read_inputs", lambda config: SimpleNamespace(directory=config.run_dir))
     monkeypatch.setattr(
         series, "run_notebook", lambda path, output, given: files.write_json(output.parent / "x.json", written)
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.data.duplicates import Grouped
-from helpers.data.synthetic import write_demo
+from helpers.data.synthetic import write_synthetic
 from helpers.errors import CheckpointError
 from helpers.models import storage
 from helpers.models.geometry import GeometryConfig
@@ -36,7 +36,7 @@ QUICK = {
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_RUNS_DIR", str(tmp_path / "runs"))
-    folder = write_demo(tmp_path / "data", n_images=40, **WIDTHS)
+    folder = write_synthetic(tmp_path / "data", n_images=40, **WIDTHS)
     return open_run({}, profile="challenge", run="a", data_dir=folder)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from helpers.data.synthetic import write_demo
+from helpers.data.synthetic import write_synthetic
 from helpers.errors import ConfigError
 from helpers.evaluation.settings import EvaluationConfig
 from helpers.models.geometry import GeometryConfig
@@ -328,7 +328,7 @@ def test_a_part_of_the_series_never_replaces_models_of_another_split(runs, capsy
     monkeypatch.setattr(series, "run_notebook", lambda path, output, given: ran.append(path.name))
     sizes = ["-p", "text_dim", "12", "-p", "image_dim", "16"]
     monkeypatch.setattr(paths, "DATA_DIR", runs)
-    write_demo(runs / "emoji", n_images=60, text_dim=12, image_dim=16)
+    write_synthetic(runs / "emoji", n_images=60, text_dim=12, image_dim=16)
     open_run({"text_dim": 12, "image_dim": 16}, run="r", val_ratio=0.2, test_ratio=0.1).save()
     assert main([*sizes, "--run", "r", "--only", "05"]) == 2
     said = capsys.readouterr().err
@@ -364,7 +364,7 @@ def test_models_that_other_settings_will_replace_are_said_before_anything_runs(r
 def test_models_of_other_data_that_the_series_will_replace_are_said(runs, capsys, monkeypatch):
     monkeypatch.setattr(series, "run_notebook", lambda path, output, given: None)
     monkeypatch.setattr(paths, "DATA_DIR", runs)
-    write_demo(runs / "emoji", n_images=60, text_dim=12, image_dim=16)
+    write_synthetic(runs / "emoji", n_images=60, text_dim=12, image_dim=16)
     open_run({}, run="r", val_ratio=0.2).save()
     assert main(["--run", "r"]) == 0
     assert "replaced" not in capsys.readouterr().err  # it holds no model

@@ -125,8 +125,8 @@ def test_an_export_that_cannot_be_written_is_named(index, tmp_path):
 def test_a_missing_library_is_one_line_that_says_what_to_install(monkeypatch, translator, index, tmp_path):
     for name in ("pyarrow", "faiss"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-    with pytest.raises(MissingLibraryError, match=r'pip install "embedding-translation\[search\]"'):
+    with pytest.raises(MissingLibraryError, match=r'pip install -e ".*\[search\]"'):
         index.export(tmp_path, "parquet")
-    with pytest.raises(MissingLibraryError, match=r'pip install "embedding-translation\[search\]"'):
+    with pytest.raises(MissingLibraryError, match=r'pip install -e ".*\[search\]"'):
         PictureIndex.build(translator, make_gallery(5), names_of(5), kind="hnsw")
     assert PictureIndex.load(index.save(tmp_path)).search(make_queries(1)[0], 3)[0].shape == (3,)  # flat needs neither

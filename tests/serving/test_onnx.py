@@ -95,5 +95,5 @@ def test_a_model_beyond_two_gigabytes_is_refused_before_it_is_exported(tmp_path,
 
 def test_without_the_libraries_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"embedding-translation\[export\]"):
+    with pytest.raises(UserError, match=r"pip install -e .*\[export\]"):
         make().export_onnx(tmp_path / "model.onnx")

@@ -259,7 +259,7 @@ def test_a_text_encoder_of_another_width_is_a_clear_error(encoder, tmp_path):
 
 def test_without_the_library_the_message_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(UserError, match=r"embedding-translation\[export\]"):
+    with pytest.raises(UserError, match=r"pip install -e .*\[export\]"):
         Translator.load(run).as_sentence_transformer()
 
 

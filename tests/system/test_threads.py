@@ -118,11 +118,11 @@ def test_intervals():
     assert len(found) == 1
 
 
-def test_demo_data(tmp_path):
+def test_synthetic_data(tmp_path):
     files = []
     for limit in (1, 2):
         with threadpool_limits(limits=limit, user_api="blas"):
-            folder = synthetic.write_demo(tmp_path / str(limit), n_images=300, text_dim=256, image_dim=384)
+            folder = synthetic.write_synthetic(tmp_path / str(limit), n_images=300, text_dim=256, image_dim=384)
         files.append((folder / "train.npz").read_bytes())
     assert files[0] == files[1]
 

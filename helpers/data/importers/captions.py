@@ -23,6 +23,7 @@ from helpers.data.captions import parse_captions, read_text
 from helpers.data.importers import columns, tables
 from helpers.data.pairs import LONGEST_TEXT, UNPRINTABLE
 from helpers.errors import DataError, first_five
+from helpers.system.paths import absolute
 
 METADATA_FILES = "metadata.jsonl", "metadata.csv", "metadata.parquet", "captions.txt"
 """What is looked for where a folder is given: the first three are Hugging Face's imagefolder's."""
@@ -72,7 +73,7 @@ def read_captions(path: str | Path) -> Captions:
         DataError: the file is missing, of no known format, or holds records without image, without text, or of more
             than one split; the message names the file, the kind of place, the count and the first five.
     """
-    path = Path(os.path.expanduser(path)).absolute()
+    path = absolute(path)
     if os.path.isdir(path):
         found = [name for name in METADATA_FILES if (path / name).exists()]
         if not found:

@@ -28,16 +28,26 @@ IMAGE_VECTORS = (
 VECTORS = "embeddings embedding emb vectors vector features arr_0".split()
 """Names of vectors in a file of one side alone."""
 NAME_ARRAYS = ["images/names", *IMAGE[:6], "image_names", "names", "filenames", "file_names", "paths", "image_paths"]
+IMAGE_ID_ARRAYS, ID_ARRAYS = "image_ids image_id img_ids img_id".split(), "ids id keys key".split()
+"""Numbers or texts by which images are known; the second may as well be the captions' own."""
 TEXT_ARRAYS = ["captions/text", *TEXT]
-ROW_ARRAYS = "captions/image caption_image image_index image_idx image_row targets target".split()
+ROW_COLUMNS = "captions/image caption_image image_index image_idx image_row".split()
+ROW_ARRAYS = [*ROW_COLUMNS, "targets", "target"]
+"""Of the row of each caption's image; as columns of a table, the last two may as well be labels of a class."""
 SPLIT_ARRAYS = ["images/split", "split", "splits"]
-"""Names of arrays of texts and rows beside vectors in an npz."""
+"""Names of arrays, or columns, of texts and rows beside vectors."""
 
 
 def find(wanted: Iterable[str], present: Iterable[str]) -> str | None:
     """The name in `present` that comes first in `wanted`, whatever its case and blanks; None where there is none."""
     by_key = {" ".join(name.lower().split()).replace(" ", "_"): name for name in reversed(list(present))}
     return next((by_key[key] for key in wanted if key in by_key), None)
+
+
+def find_all(wanted: Iterable[str], present: Iterable[str]) -> list[str]:
+    """All names in `present` that are in `wanted`, in the order of `wanted`."""
+    left = list(present)
+    return [name for key in wanted if (name := find([key], left)) is not None]
 
 
 def find_texts(present: Iterable[str]) -> list[str]:

@@ -90,13 +90,27 @@ class Source:
 
     def texts(self, wanted: Iterable[str]) -> list[str] | None:
         """An array of texts by one of its names; None where there is none."""
-        name = columns.find(wanted, self.names)
-        return None if name is None or self.values is None else [str(value) for value in self.values(name)]
+        return next(iter(self.all_texts(wanted)), None)
 
-    def numbers(self, wanted: Iterable[str]) -> np.ndarray | None:
-        """An array of integers by one of its names; None where there is none."""
+    def all_texts(self, wanted: Iterable[str]) -> list[list[str]]:
+        """Every array of texts with one of these names, in the order of `wanted`."""
+        if self.values is None:
+            return []
+        return [[str(value) for value in self.values(name)] for name in columns.find_all(wanted, self.names)]
+
+    def numbers(self, wanted: Iterable[str]) -> tuple[str, np.ndarray] | None:
+        """Name and values of an array of integers by one of its names; None where there is none.
+
+        Raises:
+            DataError: its values are no whole numbers.
+        """
         name = columns.find(wanted, self.names)
-        return None if name is None or self.values is None else np.asarray(self.values(name))
+        if name is None or self.values is None:
+            return None
+        found = np.asarray(self.values(name))
+        if found.dtype.kind not in "iu" or found.ndim != 1:
+            raise DataError(f"{self.path}: '{name}' is {found.dtype}: whole numbers, rows from 0 on, are needed.")
+        return name, found
 
 
 def open_source(path: Path) -> Source:
@@ -173,6 +187,11 @@ def _npz(path: Path) -> Source:
 
 def _safetensors(path: Path) -> Source:
     arrays: dict[str, Vectors] = {}
+    others: list[str] = []
+
+    def values(name: str) -> Any:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.get_tensor(name).tolist()
 
     def read(name: str, shape: tuple[int, int]) -> Iterator[np.ndarray]:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -190,9 +209,11 @@ def _safetensors(path: Path) -> Source:
                 if len(shape) == 2 and dtype in ("F16", "BF16", "F32", "F64"):
                     stored = np.float16 if dtype == "F16" else np.float32
                     arrays[name] = Vectors(f"{path}: '{name}'", shape, stored, partial(read, name, shape))
+                elif len(shape) == 1 and dtype[0] in "IU":
+                    others.append(name)
     except (OSError, safetensors.SafetensorError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Copy or export it again.") from error
-    return Source(path, arrays)
+    return Source(path, arrays, others, values)
 
 
 def _table(path: Path) -> Source:
@@ -200,7 +221,11 @@ def _table(path: Path) -> Source:
     arrays = {}
     for name in table.vector_columns():
         arrays[name] = _column(table, name)
-    return Source(path, arrays, [name for name in table.names if name not in arrays], table=table)
+
+    def values(name: str) -> Any:
+        return [value for batch in table.batches([name]) for value in batch.column(0).to_pylist()]
+
+    return Source(path, arrays, [name for name in table.names if name not in arrays], values, table)
 
 
 def _column(table: Table, name: str) -> Vectors:

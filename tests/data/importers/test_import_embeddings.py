@@ -61,7 +61,8 @@ def test_one_image_vector_a_caption_as_clip_retrieval_writes_them(tmp_path, capt
     for row, (_, image) in enumerate(found.values()):
         np.testing.assert_array_equal(image, (IMAGES[IMAGE] + noise)[[0, 0, 2, 3, 3]][row])
     assert (made.n_captions, made.n_images, made.text_dim, made.image_dim) == (5, 3, 6, 4)
-    assert str(made) == f"{tmp_path / 'out'}: 5 captions (6) of 3 images (4)"
+    by_position = "caption i describes image i, by position: 5 pairs"
+    assert str(made) == f"{tmp_path / 'out'}: 5 captions (6) of 3 images (4)\n{by_position}"
     unknown = {"kind": "unknown"}
     recorded = json.loads((made.folder / "encoders.json").read_text())
     assert recorded == {"text": unknown | {"dim": 6}, "images": unknown | {"dim": 4}, "preset": None}
@@ -106,8 +107,9 @@ def test_one_vector_an_image_needs_names_unless_its_order_can_be_but_one(tmp_pat
         import_embeddings(sources, tmp_path / "out", captions=captions)
     assert not (tmp_path / "out").exists()
     captions.write_text(captions.read_text().replace("c.jpg", "0.jpg"))
-    folder = import_embeddings(sources, tmp_path / "out", captions=captions).folder
-    assert [name for _, name in loaded(folder, tmp_path)] == ["0.jpg", "0.jpg", "a.jpg", "b.jpg", "b.jpg"]
+    made = import_embeddings(sources, tmp_path / "out", captions=captions)
+    assert [name for _, name in loaded(made.folder, tmp_path)] == ["0.jpg", "0.jpg", "a.jpg", "b.jpg", "b.jpg"]
+    assert made.by_position.endswith("the i-th of the captions' images in alphabetical order, by position: 3 images")
 
 
 def test_rows_in_another_order_than_the_captions_are_noticed(tmp_path, captions):
@@ -118,10 +120,81 @@ def test_rows_in_another_order_than_the_captions_are_noticed(tmp_path, captions)
 
 def test_pairs_without_captions_are_told_by_their_rows(tmp_path):
     sources = save_npy(tmp_path, text=TEXT[:3], images=IMAGES)
-    folder = import_embeddings(sources, tmp_path / "out").folder
-    assert list(loaded(folder, tmp_path)) == [("row 0", "0"), ("row 1", "1"), ("row 2", "2")]
+    made = import_embeddings(sources, tmp_path / "out")
+    assert list(loaded(made.folder, tmp_path)) == [("row 0", "0"), ("row 1", "1"), ("row 2", "2")]
+    assert str(made).endswith("\ncaption i describes image i, by position: 3 pairs")
     with pytest.raises(DataError, match="5 rows for 3 images, and nothing says which image each caption describes"):
         import_embeddings(save_npy(tmp_path, text=TEXT, images=IMAGES), tmp_path / "out")
+
+
+SIDES = {  # what lies beside the vectors of captions, and of images, whose rows stand in the order 2, 0, 1
+    "names": ({"image_name": np.array(NAMES)[IMAGE]}, {"names": np.array(NAMES)[[2, 0, 1]]}),
+    "ids": ({"image_id": 10 * IMAGE}, {"ids": 10 * np.array([2, 0, 1])}),
+    "ids of the images on both sides": ({"ids": 10 * IMAGE}, {"ids": 10 * np.array([2, 0, 1])}),
+    "rows": ({"caption_image": np.array([1, 2, 0])[IMAGE]}, {}),
+    "rows beside ids of their own": ({"caption_image": np.array([1, 2, 0])[IMAGE], "ids": np.arange(5)}, {}),
+    "rows and names": ({"image_row": np.array([1, 2, 0])[IMAGE], "file_name": np.array(NAMES)[IMAGE]}, {}),
+}
+
+
+@pytest.mark.parametrize("case", SIDES)
+def test_names_ids_and_rows_beside_the_vectors_pair_them_in_any_order(tmp_path, case):
+    of_captions, of_images = SIDES[case]
+    np.savez(tmp_path / "text.npz", embeddings=TEXT, **of_captions)
+    np.savez(tmp_path / "images.npz", embeddings=IMAGES[[2, 0, 1]], **of_images)
+    made = import_embeddings([tmp_path / "text.npz", tmp_path / "images.npz"], tmp_path / "out")
+    pairs = [image for _, image in loaded(made.folder, tmp_path).values()]
+    np.testing.assert_array_equal(pairs, IMAGES[IMAGE])
+    assert made.by_position == ""
+
+
+def test_equal_counts_are_paired_by_ids_and_not_by_position(tmp_path):
+    np.savez(tmp_path / "text.npz", embeddings=TEXT[:3], ids=np.array([7, 8, 9]))
+    np.savez(tmp_path / "images.npz", embeddings=IMAGES, ids=np.array([9, 7, 8]))
+    made = import_embeddings([tmp_path / "text.npz", tmp_path / "images.npz"], tmp_path / "out")
+    pairs = [image for _, image in loaded(made.folder, tmp_path).values()]
+    np.testing.assert_array_equal(pairs, IMAGES[[1, 2, 0]])
+    np.savez(tmp_path / "text.npz", embeddings=TEXT[:3], ids=np.arange(3))  # the captions' own: other ones
+    made = import_embeddings([tmp_path / "text.npz", tmp_path / "images.npz"], tmp_path / "out")
+    assert made.by_position == "caption i describes image i, by position: 3 pairs"
+
+
+def test_rows_of_a_safetensors_file_and_of_a_table_count(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    [images] = save_npy(tmp_path, images=IMAGES)
+    safetensors.numpy.save_file({"text": TEXT, "caption_image": IMAGE}, tmp_path / "text.safetensors")
+    parquet.write_table(arrow.table({"text": list(TEXT), "image_index": IMAGE}), tmp_path / "text.parquet")
+    for source in ("text.safetensors", "text.parquet"):
+        made = import_embeddings([tmp_path / source, images], tmp_path / "out")
+        pairs = [image for _, image in loaded(made.folder, tmp_path).values()]
+        np.testing.assert_array_equal(pairs, IMAGES[IMAGE])
+        assert made.by_position == ""
+
+
+def test_rows_of_a_captions_file_that_contradict_the_rows_of_the_vectors_are_an_error(tmp_path, captions):
+    np.savez(tmp_path / "a.npz", text=TEXT, images=IMAGES, targets=IMAGE)
+    made = import_embeddings([tmp_path / "a.npz"], tmp_path / "out", captions=captions)
+    assert_right(made.folder, tmp_path)
+    np.savez(tmp_path / "a.npz", text=TEXT, images=IMAGES, targets=[0, 1, 1, 2, 2])
+    with pytest.raises(
+        DataError, match=r"'targets': of 2 caption\(s\) it tells another image than the names do: 1, 2 "
+    ):
+        import_embeddings([tmp_path / "a.npz"], tmp_path / "out", captions=captions)
+
+
+def test_captions_in_another_order_than_their_vectors_are_an_error(tmp_path, captions):
+    np.savez(tmp_path / "a.npz", text_emb=TEXT, images=IMAGES[IMAGE], captions=np.array(TEXTS)[[1, 0, 2, 3, 4]])
+    with pytest.raises(DataError, match="2 of 5 captions stand in another row than beside the vectors .*: 0, 1 "):
+        import_embeddings([tmp_path / "a.npz"], tmp_path / "out", captions=captions)
+
+
+def two_npz(text, **beside):
+    def make(folder):
+        np.savez(folder / "text.npz", embeddings=text, **beside)
+        np.savez(folder / "images.npz", embeddings=IMAGES, names=np.array(NAMES))
+        return [folder / "text.npz", folder / "images.npz"]
+
+    return make
 
 
 @pytest.mark.parametrize("keys", ["ours", "plain"])
@@ -275,7 +348,8 @@ BAD = {
     "names unknown": (npz_of(left=TEXT, right=IMAGES), "no array of captions .* found: left, right. Name it text_emb"),
     "one side": (npz_of(text=TEXT), "no array of images with a known name; arrays of vectors found: text"),
     "NaN": (npy_of(np.full((3, 4), np.nan, np.float32)), r"'captions/embeddings' has 3 row\(s\) that hold NaN"),
-    "rows outside": (npz_of(text=TEXT, images=IMAGES, targets=IMAGE + 1), "'captions/image' has 2 row"),
+    "rows outside": (npz_of(text=TEXT, images=IMAGES, targets=IMAGE + 1),
+                     r"'targets' has 2 row\(s\) outside of 0, ..., 2, .*: 3, 4 "),
     "fewer texts": (npz_of(text=TEXT[:3], images=IMAGES, captions=np.array(TEXTS)), "holds 5 texts for 3 vectors"),
     "fewer names": (npz_of(text=TEXT[:3], images=IMAGES, names=np.array(NAMES[:2])), "3 rows for 2 names of images"),
     "widths that differ": (table_of(text_embedding=[[1.0] * (2 + (row == 3)) for row in range(5)]),
@@ -284,6 +358,10 @@ BAD = {
                      r"2 row\(s\) of another width than the first's 2: 0, 1 "),
     "null captions": (table_of(caption=["a", None, "c", "d", "e"]), r"1 row\(s\) with an empty caption.*: 1\."),
     "null images": (table_of(image=["a", "b", None, "d", "e"]), r"1 row\(s\) without the name of an image: 2\."),
+    "other counts": (two_npz(TEXT), "5 rows for 3 images, and nothing says which image each caption describes"),
+    "fewer keys": (two_npz(TEXT, image_id=IMAGE[:4]), "5 rows for 4 names of their images. Name the image of each"),
+    "fewer rows": (two_npz(TEXT, caption_image=IMAGE[:4]), "has 4 rows of images for 5 captions. One for each"),
+    "rows of floats": (two_npz(TEXT[:3], caption_image=np.array(["a", "b", "c"])), "'caption_image' is <U1: whole num"),
     "a data folder": (lambda folder: [written("train.npz", b"")(folder)[0].parent], "is a data folder already. Use it"),
     "an empty folder": (lambda folder: [folder], "holds neither parquet files nor a dataset that save_to_disk wrote"),
 }  # fmt: skip
