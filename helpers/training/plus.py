@@ -36,7 +36,7 @@ from helpers.training.selection import Step
 from helpers.training.settings import PlusConfig
 from helpers.training.state import Progress
 
-VERSION = 10
+VERSION = 11
 """Of the recipe: raise it where this module, `plus_search`, or what they choose with (`cca`, `kernel`, `geometry`,
 `folds`, `selection`) changes what it computes, beyond rounding, for data like those of the committed results."""
 CLEAR_GAIN = 0.005
@@ -190,7 +190,9 @@ class Choice:
         epochs: passes over the training captions that were best for one network.
         mrr: of one network alone, mean over the folds at that point; a fold's gallery is smaller than the real.
         curves: one for each candidate.
-        closed_forms: of `cca` and `kernel`, the setting that ranks best, and its mean MRR over the folds.
+        closed_forms: of `cca` and `kernel`, the setting that ranks best, and its mean MRR over the folds, with few
+            landmarks.
+        alone: mean MRR over the folds of the networks and of each closed form, as they are weighed.
         weights: of the networks and of the closed forms that join them, of sum 1.
         path: how the weights were found, see `selection.choose_weights`.
         members: networks to train.
@@ -204,6 +206,7 @@ class Choice:
     mrr: float
     curves: list[Curve]
     closed_forms: dict[str, Found]
+    alone: dict[str, float]
     weights: dict[str, float]
     path: list[Step]
     members: int

@@ -19,7 +19,7 @@ import torch
 from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
 from helpers.training import loop
-from helpers.training.closed_forms import FITS, SEARCH_LANDMARKS, SEARCHES, Found
+from helpers.training.closed_forms import FITS, SEARCHES, Found
 from helpers.training.folds import make_folds
 from helpers.training.plus import (
     CLEAR_GAIN,
@@ -32,7 +32,7 @@ from helpers.training.plus import (
     epochs_of_training,
     members_for,
 )
-from helpers.training.selection import choose_weights
+from helpers.training.selection import choose_weights, mrr_of
 from helpers.training.settings import PlusConfig
 
 NEAR = 0.03
@@ -113,17 +113,19 @@ def search(data: TrainingData, settings: PlusConfig, known: Mapping[str, Found] 
     members = int(max(1, min(most, clock.left() / each)))
     if members < most:
         left_out.append(f"{most - members} of {most} networks")
-    weights, path = choose_weights(
-        {"networks": _scores(mean_of_near(tried, chosen), folds)}
-        | {name: _closed_form_scores(name, found, folds) for name, found in closed_forms.items()},
-        [fold.val_positive for fold in folds],
-        first="networks",
-    )
+    scores = {"networks": _scores(mean_of_near(tried, chosen), folds)}
+    for name, found in closed_forms.items():
+        scores[name] = _closed_form_scores(name, found, folds, settings.landmarks)
+    positive = [fold.val_positive for fold in folds]
+    alone = {name: sum(map(mrr_of, of, positive)) / len(folds) for name, of in scores.items()}
+    weights, path = choose_weights(scores, positive, first="networks")
     curves: list[Curve] = [
         {"temperature": at.temperature, "whitening": at.whitening, "blocks": at.blocks, "mrr": tried[at].mrr}
         for at in sorted(tried)
     ]
-    return Choice(*chosen, epoch, of_chosen.mrr[epoch - 1], curves, closed_forms, weights, path, members, left_out)
+    return Choice(
+        *chosen, epoch, of_chosen.mrr[epoch - 1], curves, closed_forms, alone, weights, path, members, left_out
+    )
 
 
 def search_networks(
@@ -263,6 +265,6 @@ def _scores(translations: Sequence[torch.Tensor], folds: Sequence[TrainingData])
     return [normalise(of) @ normalise(fold.val_images).T for of, fold in zip(translations, folds, strict=True)]
 
 
-def _closed_form_scores(name: str, found: Found, folds: Sequence[TrainingData]) -> list[torch.Tensor]:
-    models = (FITS[name](fold, found["setting"], SEARCH_LANDMARKS) for fold in folds)
+def _closed_form_scores(name: str, found: Found, folds: Sequence[TrainingData], landmarks: int) -> list[torch.Tensor]:
+    models = (FITS[name](fold, found["setting"], landmarks) for fold in folds)
     return _scores([loop.translations(model, fold.val_text) for model, fold in zip(models, folds, strict=True)], folds)
