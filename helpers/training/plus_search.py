@@ -117,7 +117,7 @@ def search(data: TrainingData, settings: PlusConfig, known: Mapping[str, Found] 
     for name, found in closed_forms.items():
         scores[name] = _closed_form_scores(name, found, folds, settings.landmarks)
     positive = [fold.val_positive for fold in folds]
-    alone = {name: sum(map(mrr_of, of, positive)) / len(folds) for name, of in scores.items()}
+    alone = {name: float(np.mean(list(map(mrr_of, of, positive)))) for name, of in scores.items()}
     weights, path = choose_weights(scores, positive, first="networks")
     curves: list[Curve] = [
         {"temperature": at.temperature, "whitening": at.whitening, "blocks": at.blocks, "mrr": tried[at].mrr}
