@@ -114,10 +114,10 @@ def search(data: TrainingData, settings: PlusConfig, known: Mapping[str, Found] 
     if members < most:
         left_out.append(f"{most - members} of {most} networks")
     scores = {"networks": _scores(mean_of_near(tried, chosen), folds)}
-    for name, found in closed_forms.items():
-        scores[name] = _closed_form_scores(name, found, folds, settings.landmarks)
+    for part, found in closed_forms.items():
+        scores[part] = _closed_form_scores(part, found, folds, settings.landmarks)
     positive = [fold.val_positive for fold in folds]
-    alone = {name: sum(map(mrr_of, of, positive)) / len(folds) for name, of in scores.items()}
+    alone = {part: float(np.mean(list(map(mrr_of, of, positive)))) for part, of in scores.items()}
     weights, path = choose_weights(scores, positive, first="networks")
     curves: list[Curve] = [
         {"temperature": at.temperature, "whitening": at.whitening, "blocks": at.blocks, "mrr": tried[at].mrr}
