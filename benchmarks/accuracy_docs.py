@@ -52,8 +52,6 @@ def all_tables() -> dict[str, str]:
     one_split = _rows("flickr8k_split_0_5_seeds")
     return {
         "leaderboard": leaderboard_table(gpu),
-        "families_emoji": accuracy_table(_rows("emoji_split_0_1_2_1_seeds")),
-        "families_flickr8k": accuracy_table(_rows("flickr8k_split_0_1_seeds")),
         "accuracy": accuracy_table(gpu),
         "accuracy_splits": splits_table(gpu),
         "accuracy_cpu": cpu_table(_rows("flickr8k_split_0_1_2_5_seeds"), _rows("flickr8k")),
