@@ -209,9 +209,9 @@ def solve(moments: Moments, settings: Sequence[Setting]) -> list[Solution]:
             left = scipy.linalg.solve_triangular(
                 root, white @ (v / correlations), lower=True, trans="T", check_finite=False
             )  # (L, k)
-            for setting in of_eps:
-                coloured = vectors @ (ridged[:, None] ** (setting["scale"] / 2) * v)  # (r, k)
-                solutions.append(Solution(left, (coloured * correlations ** setting["power"]).T))
+            for scale, of_scale in itertools.groupby(of_eps, key=lambda setting: setting["scale"]):
+                coloured = vectors @ (ridged[:, None] ** (scale / 2) * v)  # (r, k)
+                solutions += [Solution(left, (coloured * correlations ** each["power"]).T) for each in of_scale]
     return solutions
 
 
