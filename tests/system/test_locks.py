@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_a_killed_owner_holds_nothing(tmp_path, other):
 def test_the_series_refuses_a_run_in_use(tmp_path, other, monkeypatch, capsys):
     executed = []
     monkeypatch.setenv("HELPERS_RUNS_DIR", "unused")  # restored after the test; --runs-dir replaces it
-    monkeypatch.setattr(series, "read_inputs", lambda config: None)
+    monkeypatch.setattr(series, "read_inputs", lambda config: SimpleNamespace(directory=config.run_dir))
     monkeypatch.setattr(series, "run_notebook", lambda path, output, given: executed.append(output))
     assert series.main(["--runs-dir", str(tmp_path), "--run", "r"]) == 2
     assert f"in use by process {other.pid}" in capsys.readouterr().err and not executed
