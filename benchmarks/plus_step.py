@@ -20,6 +20,8 @@ from helpers.system import memory
 from helpers.system.devices import COLUMN_MULTIPLE, matmul_dtype
 from helpers.training import plus
 from helpers.training.loop import make_optimiser
+from helpers.training.plus_choice import Networks
+from helpers.training.plus_objective import PlusObjective
 from helpers.training.settings import PlusConfig
 from helpers.training.steps import Steps
 
@@ -37,11 +39,13 @@ def rank_of(size: common.Size) -> int:
 def training(data: TrainingData, settings: PlusConfig, members: int, rank: int) -> Callable[[], None]:
     """The next `STEPS` steps of an ensemble of `members`."""
     basis, _ = torch.linalg.qr(torch.randn(data.images.shape[1], rank, generator=torch.Generator().manual_seed(2)))
-    model = plus.build_networks(data, settings, members, basis=basis.numpy())
+    middle = settings.temperatures[len(settings.temperatures) // 2]
+    kinds: dict[str, Networks] = {
+        "networks": {"temperature": middle, "whitening": 0.0, "blocks": 0, "epochs": 1, "members": members}
+    }
+    model = plus.build_networks(data, settings, kinds, basis=basis.numpy())
     fit_standardisation(model, data.text)
-    objective = plus.PlusObjective(
-        settings, data, model, settings.temperatures[len(settings.temperatures) // 2], searching=True
-    )
+    objective = PlusObjective(settings, data, model, kinds)
     optimiser = make_optimiser(model, settings)
     batches = itertools.cycle(torch.randperm(len(data.positive)).to(data.device).split(settings.batch_size))
 

@@ -28,6 +28,8 @@ from helpers.system.files import write_json
 from helpers.training import loop, plus
 from helpers.training.folds import make_fold
 from helpers.training.objectives import BigJumpConfig, Objective
+from helpers.training.plus_choice import Networks
+from helpers.training.plus_objective import PlusObjective
 from helpers.training.same_text import SameText
 from helpers.training.settings import PlusConfig
 
@@ -38,8 +40,9 @@ Start = tuple[torch.nn.Module, Objective]
 def network_of_plus(fold: TrainingData, seed: int, epochs: int, temperature: float, exclude: bool) -> Start:
     """One network of the recipe plus, which is judged by its best epoch."""
     settings = plus.derived(PlusConfig(epochs=epochs, patience=epochs, seed=seed, exclude_same_text=exclude), fold)
-    model = plus.build_networks(fold, settings, 1)
-    return model, plus.PlusObjective(settings, fold, model, temperature, searching=True)
+    kind: Networks = {"temperature": temperature, "whitening": 0.0, "blocks": 0, "epochs": epochs, "members": 1}
+    model = plus.build_networks(fold, settings, {"networks": kind})
+    return model, PlusObjective(settings, fold, model, {"networks": kind}, keeps_last=False)
 
 
 def bigjump(fold: TrainingData, seed: int, epochs: int, temperature: float, exclude: bool) -> Start:

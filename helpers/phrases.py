@@ -14,7 +14,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from helpers.models.build import ROWS
-from helpers.training.plus import Choice
+from helpers.training.plus_choice import Choice
 
 LEVEL = 0.0005
 """Scores that differ by less read alike at three digits, and are called level."""
@@ -86,16 +86,25 @@ def lead(difference: Mapping[str, Any]) -> str:
     return f"{best} leads {other} by {by}: the interval holds 0, so these captions do not tell the two apart."
 
 
+def kind(networks: Mapping[str, Any]) -> str:
+    """Depth and whitening of networks of the recipe plus: `one hidden layer, whitened`."""
+    depth = counted(networks["blocks"], "residual block") if networks["blocks"] else "one hidden layer"
+    return depth + (", whitened" if networks["whitening"] else "")
+
+
 def choice(made: Choice) -> str:
     """What the folds chose for the recipe `plus`, as a list of a few words each."""
-    whitening = f"whitened to the power {made.whitening:g}" if made.whitening else "not whitened"
-    depth = counted(made.blocks, "residual block") if made.blocks else "one hidden layer"
-    parts = {name: weight for name, weight in made.weights.items() if name != "networks"}
+    kinds = [
+        f"{counted(of['members'], 'network')} of {kind(of)} (temperature {of['temperature']:g}, "
+        f"{counted(of['epochs'], 'epoch')})"
+        for of in made.networks.values()
+    ]
+    closed = {name: weight for name, weight in made.weights.items() if name not in made.networks}
     beside = "no closed form joins them"
-    if parts:
-        joined = listed(f"{label(name)} with a weight of {weight:.2g}" for name, weight in parts.items())
-        beside = f"{joined} {'join' if len(parts) > 1 else 'joins'} them"
-    said = f"temperature {made.temperature:g}, {counted(made.epochs, 'epoch')}, {depth}, captions {whitening}; {beside}"
+    if closed:
+        joined = listed(f"{label(name)} with a weight of {weight:.2g}" for name, weight in closed.items())
+        beside = f"{joined} {'join' if len(closed) > 1 else 'joins'} them"
+    said = f"{listed(kinds)}; {beside}"
     return said + (f"; the budget left no time for {listed(made.left_out)}" if made.left_out else "")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,12 +25,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
+from helpers import phrases
 from helpers.errors import DataError
 from helpers.models.build import ROWS
 from helpers.models.geometry import effective_rank
 from helpers.system import paths
 from helpers.system.files import atomic_write
 from helpers.system.settings import require
+from helpers.training.plus_choice import Choice, kind_name
 
 MODEL_LABELS = {name: row.label for name, row in ROWS.items()}
 MODEL_COLOURS = {
@@ -336,30 +338,36 @@ def _ring(ax: Axes, x: float, y: float, label: str) -> None:
     ax.plot(x, y, "o", ms=12, mfc="none", mec=DARK, mew=1.6, label=label)
 
 
-def search_curves(ax: Axes, curves: Rows, chosen: tuple[float, float, int], epochs: int) -> Axes:
-    """MRR on folds by epoch for each candidate {temperature, whitening, blocks, mrr}, with the chosen point ringed.
+def search_curves(ax: Axes, curves: Rows, chosen: Iterable[Mapping[str, Any]]) -> Axes:
+    """MRR on folds by epoch for each candidate of the recipe plus, with the points chosen ringed.
 
     Args:
-        chosen: temperature, whitening and blocks.
+        curves: see `training.Curve`.
+        chosen: see `training.Networks`.
     """
+    rings = {tuple(kind[key] for key in ("temperature", "whitening", "blocks")): kind["epochs"] for kind in chosen}
+    said = "chosen"
     for index, curve in enumerate(curves):
         steps = np.arange(1, len(curve["mrr"]) + 1)
-        name = f"temperature {curve['temperature']:g}" + (", whitened" if curve["whitening"] else "")
-        name += f", {curve['blocks']} block" if curve["blocks"] else ""
+        name = f"temperature {curve['temperature']:g}, {phrases.kind(curve)}"
         ax.plot(steps, curve["mrr"], marker="o", ms=3, **_curve(name, index))
-        if (curve["temperature"], curve["whitening"], curve["blocks"]) == chosen:
-            _ring(ax, epochs, curve["mrr"][epochs - 1], f"chosen: epoch {epochs}")
+        epochs = rings.get((curve["temperature"], curve["whitening"], curve["blocks"]))
+        if epochs is not None:
+            _ring(ax, epochs, curve["mrr"][epochs - 1], said)
+            said = "_nolegend_"
     return _finish(ax, "epoch", "MRR on cross-validation folds (0 to 1)", loc="lower right")
 
 
-def blend(ax: Axes, alone: Mapping[str, float], weights: Mapping[str, float], together: float) -> Axes:
+def blend(ax: Axes, choice: Choice) -> Axes:
     """MRR on folds of each part of an ensemble alone, with its weight in the mean, and of the mean."""
-    bars = [(f"{MODEL_LABELS.get(name, name)}, weight {weights.get(name, 0):.2f}", name) for name in alone]
-    values = [*alone.values(), together]
-    for index, ((_, name), value) in enumerate(zip([*bars, ("", "bigjump_plus")], values, strict=True)):
+    names = [*choice.alone, "bigjump_plus"]
+    values = [*choice.alone.values(), choice.together]
+    for index, (name, value) in enumerate(zip(names, values, strict=True)):
         ax.barh(index, value, color=_look(name, index)["color"], height=0.7)
         ax.annotate(f"{value:.3f}", (value, index), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(range(len(values)), [*(text for text, _ in bars), "together"])
+    labels = MODEL_LABELS | {kind_name(of["whitening"], of["blocks"]): phrases.kind(of) for of in choice.curves}
+    parts = [f"{labels[name]}, weight {choice.weights.get(name, 0):.2f}" for name in choice.alone]
+    ax.set_yticks(range(len(values)), [*parts, "together"])
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
     ax.set_xlim(0, 1.15 * max(values))

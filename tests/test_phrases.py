@@ -63,23 +63,38 @@ def test_equal_lengths_have_no_spread():
     assert phrases.spread(np.array([1.0, 3.0])) == "2.0 ± 1.0"
 
 
+@pytest.mark.parametrize(
+    ("blocks", "whitening", "text"),
+    [
+        (0, 0.0, "one hidden layer"),
+        (0, 0.5, "one hidden layer, whitened"),
+        (1, 0.0, "1 residual block"),
+        (2, 0.5, "2 residual blocks, whitened"),
+    ],
+)
+def test_networks_are_told_by_depth_and_whitening(blocks, whitening, text):
+    assert phrases.kind({"blocks": blocks, "whitening": whitening}) == text
+
+
 def test_what_the_folds_chose_is_said_in_words():
-    made = SimpleNamespace(temperature=0.03, epochs=1, whitening=0.0, blocks=0, weights={"networks": 1.0}, left_out=[])
+    flat = {"temperature": 0.03, "whitening": 0.0, "blocks": 0, "epochs": 1, "members": 1}
+    made = SimpleNamespace(networks={"networks": flat}, weights={"networks": 1.0}, left_out=[])
     assert phrases.choice(made) == (
-        "temperature 0.03, 1 epoch, one hidden layer, captions not whitened; no closed form joins them"
+        "1 network of one hidden layer (temperature 0.03, 1 epoch); no closed form joins them"
     )
+    deep = {"temperature": 0.1, "whitening": 0.5, "blocks": 2, "epochs": 4, "members": 3}
     made = SimpleNamespace(
-        temperature=0.1,
-        epochs=4,
-        whitening=0.5,
-        blocks=2,
-        weights={"networks": 0.5, "kernel": 0.4, "cca": 0.1},
+        networks={"networks_blocks2_whitened50": deep, "networks": flat},
+        weights={"networks_blocks2_whitened50": 0.3, "networks": 0.2, "kernel": 0.4, "cca": 0.1},
         left_out=["2 of 6 networks"],
     )
-    assert phrases.choice(made).endswith(
-        "4 epochs, 2 residual blocks, captions whitened to the power 0.5; Kernel CCA with a weight of 0.4 and Weighted "
-        "CCA with a weight of 0.1 join them; the budget left no time for 2 of 6 networks"
+    assert phrases.choice(made) == (
+        "3 networks of 2 residual blocks, whitened (temperature 0.1, 4 epochs) and 1 network of one hidden layer "
+        "(temperature 0.03, 1 epoch); Kernel CCA with a weight of 0.4 and Weighted CCA with a weight of 0.1 join them; "
+        "the budget left no time for 2 of 6 networks"
     )
+    alone = SimpleNamespace(networks={"networks": deep}, weights={"networks": 0.5, "cca": 0.5}, left_out=[])
+    assert phrases.choice(alone).endswith("; Weighted CCA with a weight of 0.5 joins them")
 
 
 def test_a_table_has_a_line_a_model_and_a_dash_where_a_value_is_missing():

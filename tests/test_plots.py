@@ -17,6 +17,7 @@ from PIL import Image
 from helpers import plots
 from helpers.errors import ConfigError, DataError
 from helpers.models import build
+from helpers.training.plus_choice import Choice
 
 rng = np.random.default_rng(0)
 MRR = {
@@ -54,6 +55,23 @@ HISTORY = [
 HISTORIES = {"mlp1": [{**row, "mrr": row["mrr"] - 0.05} for row in HISTORY], "bigjump": HISTORY}
 COV = {"target": np.diag(EIGENVALUES["text"]), "least_squares": np.diag(EIGENVALUES["text"] ** 1.6)}
 POWERS = np.linspace(0, 1, 11)
+CURVES = [
+    {"temperature": 0.03, "whitening": w, "blocks": blocks, "given_up": False, "mrr": [0.2, 0.4, 0.3 + w / 4]}
+    for w, blocks in ((0.0, 0), (0.5, 0), (0.0, 1))
+]
+NETWORKS = {
+    "networks": {"temperature": 0.03, "whitening": 0.0, "blocks": 0, "epochs": 2, "members": 1},
+    "networks_whitened50": {"temperature": 0.03, "whitening": 0.5, "blocks": 0, "epochs": 3, "members": 2},
+}
+CHOICE = Choice(
+    networks=NETWORKS,
+    curves=CURVES,
+    closed_forms={},
+    alone={"networks_whitened50": 0.51, "networks": 0.5, "networks_blocks1": 0.4, "kernel": 0.52, "cca": 0.47},
+    weights={"networks_whitened50": 0.25, "networks": 0.2, "kernel": 0.55},
+    path=[{"added": "networks_whitened50", "mrr": 0.51}, {"added": "kernel", "mrr": 0.535}],
+    left_out=[],
+)
 
 FIGURES = {
     "spectra": (EIGENVALUES,),
@@ -74,17 +92,13 @@ FIGURES = {
     "difficulty": (rng.beta(3, 1, 300), "bigjump"),
     "cost_accuracy": (ROWS,),
     "leaderboard_bars": (ROWS,),
-    "search_curves": (
-        [{"temperature": 0.03, "whitening": w, "blocks": 0, "mrr": [0.2, 0.4, 0.3 + w]} for w in (0, 0.5)],
-        (0.03, 0.5, 0),
-        2,
-    ),
+    "search_curves": (CURVES, NETWORKS.values()),
     "margins": ({"procrustes": rng.normal(size=60), "mlp1": rng.normal(size=60)},),
     "negative_shares": ({0.1: np.full(40, 1 / 40), 0.02: np.arange(40) / 780},),
     "cosines": ({"as they are": rng.uniform(0.5, 1, 200), "less the mean": rng.uniform(-0.5, 0.5, 200)},),
     "members_curve": ([0.3, 0.35, 0.36], [0.3, 0.29, 0.31]),
     "gallery_curves": ([2, 10, 100], {"chance": [0.75, 0.3, 0.05], "bigjump": [0.99, 0.9, 0.7]}),
-    "blend": ({"networks": 0.5, "kernel": 0.52, "cca": 0.47}, {"networks": 0.45, "kernel": 0.55}, 0.535),
+    "blend": (CHOICE,),
 }
 
 
@@ -105,6 +119,32 @@ def test_draws_on_the_given_axes_with_labels_and_no_warning(name, ax):
     assert ax.has_data()
     if len(ax.get_legend_handles_labels()[1]) > 1:
         assert ax.get_legend() is not None
+
+
+def test_the_point_of_each_chosen_kind_is_ringed_and_named_once(ax):
+    plots.search_curves(ax, CURVES, NETWORKS.values())
+    rings = [line for line in ax.lines if line.get_markerfacecolor() == "none"]
+    assert [(*ring.get_xdata(), *ring.get_ydata()) for ring in rings] == [(2, 0.4), (3, 0.425)]
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert sorted(texts) == [
+        "chosen",
+        "temperature 0.03, 1 residual block",
+        "temperature 0.03, one hidden layer",
+        "temperature 0.03, one hidden layer, whitened",
+    ]
+
+
+def test_each_part_of_the_ensemble_has_a_bar_with_its_weight_and_the_mean_one_of_its_own(ax):
+    plots.blend(ax, CHOICE)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "one hidden layer, whitened, weight 0.25",
+        "one hidden layer, weight 0.20",
+        "1 residual block, weight 0.00",
+        "Kernel CCA, weight 0.55",
+        "Weighted CCA, weight 0.00",
+        "together",
+    ]
+    assert [bar.get_width() for bar in ax.patches] == [*CHOICE.alone.values(), 0.535]
 
 
 def test_labels_of_cost_accuracy_do_not_overlap(ax):

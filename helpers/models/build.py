@@ -26,19 +26,19 @@ class Shape:
     Attributes:
         text_dim, image_dim: widths of input and output.
         hidden: width of the hidden layers. dropout: after each of them.
-        members, rank, whitening, blocks: of `networks.EnsembleMLP`; where `rank` is None it writes all dimensions.
+        networks: `hidden`, `members`, `whitening` and `blocks` of each part of the ensemble that is
+            `networks.EnsembleMLP`, by its name; None for one network.
+        rank: directions in which they write; all dimensions where None.
         landmarks: of `kernel.KernelMap`.
-        weights: of the parts of the ensemble, `networks`, `kernel` and `cca`; None for the networks alone.
+        weights: of all parts of the ensemble, `kernel` and `cca` among them; None for networks alone, alike.
     """
 
     text_dim: int
     image_dim: int
     hidden: int = 1024
     dropout: float = 0.1
-    members: int = 1
+    networks: Mapping[str, Mapping[str, Any]] | None = None
     rank: int | None = None
-    whitening: float = 0.0
-    blocks: int = 0
     landmarks: int = 1
     weights: Mapping[str, float] | None = None
 
@@ -77,21 +77,23 @@ def _kernel(shape: Shape) -> nn.Module:
     return KernelMap(shape.text_dim, shape.image_dim, shape.landmarks)
 
 
-def _networks(shape: Shape) -> nn.Module:
+def _networks(shape: Shape, of_kind: Mapping[str, Any]) -> nn.Module:
+    given = {"hidden": shape.hidden, "members": 1, "whitening": 0.0, "blocks": 0} | dict(of_kind)
     rank = shape.image_dim if shape.rank is None else shape.rank
-    sizes = (shape.text_dim, shape.image_dim, shape.hidden, shape.dropout, shape.members, rank)
-    return EnsembleMLP(*sizes, shape.whitening, shape.blocks)
+    return EnsembleMLP(shape.text_dim, shape.image_dim, dropout=shape.dropout, rank=rank, **given)
 
 
-PARTS: Mapping[str, Callable[[Shape], nn.Module]] = MappingProxyType(
-    {"networks": _networks, "kernel": _kernel, "cca": _affine}
-)
-"""What may join in the ensemble of the recipe plus."""
+CLOSED_FORMS: Mapping[str, Callable[[Shape], nn.Module]] = MappingProxyType({"kernel": _kernel, "cca": _affine})
+"""What may join the networks in the ensemble of the recipe plus."""
 
 
 def _ensemble(shape: Shape) -> nn.Module:
-    weights = shape.weights or {"networks": 1.0}
-    return Blend({name: PARTS[name](shape) for name in weights}, weights)
+    networks = {"networks": {}} if shape.networks is None else shape.networks
+    weights = shape.weights or dict.fromkeys(networks, 1 / len(networks))
+    parts = {
+        name: _networks(shape, networks[name]) if name in networks else CLOSED_FORMS[name](shape) for name in weights
+    }
+    return Blend(parts, weights)
 
 
 ROWS: Mapping[str, Row] = MappingProxyType(

@@ -133,7 +133,8 @@ class Features:
 def _inverse_root(matrix: np.ndarray) -> np.ndarray:
     """R^{-1} of a positive definite R R', with R lower triangular; all (L, L) float64."""
     root = scipy.linalg.cholesky(matrix, lower=True, check_finite=False)
-    return scipy.linalg.solve_triangular(root, np.eye(len(root)), lower=True, check_finite=False)
+    inverse, _ = scipy.linalg.lapack.dtrtri(root, lower=1)
+    return inverse
 
 
 @dataclass(frozen=True)

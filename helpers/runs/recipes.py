@@ -40,6 +40,7 @@ from helpers.training import closed_forms, loop, plus, plus_search
 from helpers.training.folds import make_folds
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import BaselineConfig, BigJumpConfig
+from helpers.training.plus_choice import Choice
 from helpers.training.settings import OptimiserConfig, PlusConfig
 from helpers.training.state import Progress
 
@@ -217,7 +218,7 @@ def _start_plus(run: Run, name: str, settings: PlusConfig) -> Start:
     if kept.get("metadata") != json.loads(json.dumps(basis)):
         kept = {"metadata": basis, "choice": vars(plus_search.search(data, settings, _known(run, settings)))}
         write_json(path, kept)
-    choice = plus.Choice(**kept["choice"])
+    choice = Choice(**kept["choice"])
     model = plus.build_chosen(data, settings, choice)
     shape = plus.shape_of(model, settings, choice)
     fit = partial(plus.train_plus, model, data, settings, choice)

@@ -30,6 +30,7 @@ from helpers.system.settings import as_dict, field_names, require, settings_of, 
 from helpers.training import plus
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import BaselineConfig, BigJumpConfig
+from helpers.training.plus_choice import Choice
 
 T = TypeVar("T")
 RUN_FILE = "run.json"
@@ -104,9 +105,9 @@ class Run:
         """One entry an epoch of a stored model's training; see `training.fit`."""
         return self.stored(name)["history"]
 
-    def choice(self) -> plus.Choice:
+    def choice(self) -> Choice:
         """What the cross-validation folds chose for the stored ensemble of the recipe plus."""
-        return plus.Choice(**self.stored("bigjump_plus")["choice"])
+        return Choice(**self.stored("bigjump_plus")["choice"])
 
     def model(self, name: str) -> nn.Module:
         """A stored model, on the device that training uses."""

@@ -7,7 +7,8 @@
 - `steps`, `loop`: one update, and the training around it; `history`: what each epoch leaves; `state`: resuming.
 - `folds`, `closed_forms`: cross-validation folds, and the settings of weighted CCA and of the kernel map that they
   choose; `selection`: the weights of several translators in a mean.
-- `plus`, `plus_search`: the ensemble, and what it chooses on the folds.
+- `plus`, `plus_objective`: the ensemble, and what its networks are trained on; `plus_choice`, `plus_search`: what is
+  chosen on the folds, and how.
 """
 
 from helpers.training.closed_forms import best_cca, best_kernel, fit_cca, fit_kernel, validation_ranks
@@ -40,7 +41,9 @@ from helpers.training.objectives import (
     Objective,
     temperature_at,
 )
-from helpers.training.plus import Choice, Curve, PlusObjective, build_chosen, build_networks, train_plus
+from helpers.training.plus import build_chosen, build_networks, train_plus, trained_part
+from helpers.training.plus_choice import Choice, Curve, Networks, kind_name
+from helpers.training.plus_objective import PlusObjective
 from helpers.training.queue import ImageQueue
 from helpers.training.same_text import SameText
 from helpers.training.selection import Step, choose_weights
@@ -57,6 +60,7 @@ __all__ = [
     "Curve",
     "EpochEntry",
     "ImageQueue",
+    "Networks",
     "Objective",
     "OptimiserConfig",
     "PlusConfig",
@@ -79,6 +83,7 @@ __all__ = [
     "fit_cca",
     "fit_kernel",
     "in_batch_infonce",
+    "kind_name",
     "learning_rate_factor",
     "make_fold",
     "make_folds",
@@ -91,6 +96,7 @@ __all__ = [
     "train_bigjump",
     "train_plus",
     "train_step",
+    "trained_part",
     "translations",
     "validation_mrr",
     "validation_ranks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypedDict
@@ -26,6 +27,8 @@ KERNEL_BASIS = 0.99
 their decomposition takes most of the time."""
 SEARCH_LANDMARKS = 1500
 """Of the kernel map on the folds, where settings are compared with each other."""
+KERNEL_WORK = 600_000_000_000
+"""Captions times the square of the landmarks: each landmark helps, and so many take half a minute on two cores."""
 GAMMAS = (0.25, 0.5, 1.0, 2.0)
 RIDGES = (3e-5, 1e-4, 3e-4, 1e-3)
 IMAGE_EPS = (0.3, 0.1, 1.0)
@@ -102,9 +105,18 @@ def kernel_basis(data: TrainingData) -> np.ndarray:
     return geometry.principal_basis(normalise(data.images).cpu().numpy(), KERNEL_BASIS)
 
 
+def landmarks_for(captions: int, at_most: int) -> int:
+    """Landmarks of a kernel map: all of few captions; of many only so many that the work stays within `KERNEL_WORK`."""
+    return min(captions, at_most, max(SEARCH_LANDMARKS, math.isqrt(KERNEL_WORK // captions)))
+
+
 def fit_kernel(data: TrainingData, setting: kernel.Setting, landmarks: int) -> kernel.KernelMap:
-    """The kernel map of a setting, fitted on the training split."""
-    return kernel.fit(data, setting, landmarks, kernel_basis(data))
+    """The kernel map of a setting, fitted on the training split.
+
+    Args:
+        landmarks: at most; see `landmarks_for`.
+    """
+    return kernel.fit(data, setting, landmarks_for(len(data.text), landmarks), kernel_basis(data))
 
 
 def fit_cca(data: TrainingData, setting: cca.Setting, landmarks: int = 0) -> GeomLinear:

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Generic, cast
 
 import numpy as np
 import torch
@@ -135,16 +135,94 @@ def run_epoch(
     return step.means()
 
 
+class Training(Generic[Model]):
+    """A training that goes on epoch by epoch, from its beginning or from a state on disk.
+
+    Args:
+        model: on the device of the objective's data; trained in place.
+        objective: holds settings and data, gives the weighted terms of each step.
+        progress: where the state is kept between epochs, how often, and whether to go on from there.
+
+    Attributes:
+        history: one entry an epoch.
+        steps: updates of an epoch.
+
+    Raises:
+        CheckpointError: the state to resume is damaged.
+    """
+
+    def __init__(
+        self, model: Model, objective: Objective[OptimiserConfig, Model], progress: Progress | None = None
+    ) -> None:
+        settings, data = objective.settings, objective.data
+        self.model, self.objective, self.progress = model, objective, progress
+        fit_standardisation(model, data.text)
+        self.history: list[EpochEntry] = []
+        self.steps = steps = math.ceil(len(data.positive) / settings.batch_size)
+        optimiser = make_optimiser(model, settings)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: learning_rate_factor(step, steps, settings)
+        )
+        rng, best = np.random.default_rng(settings.seed), copy.deepcopy(model.state_dict())
+        self._state = TrainingState(model, optimiser, schedule, objective, rng, self.history, best)
+        self._positive_on_host = data.positive.cpu().numpy()
+        if progress is not None:
+            progress.load(self._state)
+        model.train()
+        self._saved = time.perf_counter()
+
+    def epoch(self, bar: tqdm, label: str) -> EpochEntry:
+        """Train one epoch more.
+
+        Args:
+            bar: over the steps. label: of the training, for an error.
+
+        Raises:
+            FloatingPointError: the loss is not finite; says in which epoch.
+            CheckpointError: the state cannot be written.
+        """
+        state, objective = self._state, self.objective
+        settings, device = objective.settings, objective.data.device
+        started, epoch = time.perf_counter(), len(self.history) + 1
+        micro_unfreeze(self.model, settings, epoch, self.history)
+        reported = objective.start_epoch(epoch)
+        order = epoch_order(self._positive_on_host, settings.captions_per_image, state.rng)
+        rows = torch.from_numpy(order).to(device)
+        means = run_epoch(self.model, objective, state.optimiser, state.schedule, rows, bar)
+        judged = objective.judged(self.model)
+        found = {
+            "epoch": epoch,
+            **reported,
+            **means,
+            **{f"lr_{group['name']}": group["lr"] for group in state.optimiser.param_groups},
+            "geometry_free": isinstance(self.model, GeomWithAdapter) and self.model.geometry.matrix.requires_grad,
+            "mrr": validation_mrr(judged, objective.data),
+            "seconds": time.perf_counter() - started,
+        }
+        entry = cast(EpochEntry, found)  # the names of the terms are the objective's
+        _require_finite(entry, label)
+        if objective.keeps_last or entry["mrr"] > max((done["mrr"] for done in self.history), default=-1.0):
+            state.best = copy.deepcopy(judged.state_dict())
+        self.history.append(entry)
+        if self.progress is not None and time.perf_counter() - self._saved >= self.progress.every:
+            self.progress.save(state)
+            self._saved = time.perf_counter()
+        return entry
+
+    def end(self) -> None:
+        """Leave the model at its best epoch by validation MRR, or the last where the objective says so."""
+        self.model.load_state_dict(self._state.best)
+        self.model.eval()
+
+
 def fit(
     model: Model, objective: Objective[OptimiserConfig, Model], label: str, progress: Progress | None = None
 ) -> list[EpochEntry]:
     """Train a model in place; it is left at its best epoch by validation MRR, or the last where the objective says so.
 
     Args:
-        model: on the device of the objective's data.
-        objective: holds settings and data, gives the weighted terms of each step.
+        model, objective, progress: see `Training`.
         label: name shown beside the progress bar.
-        progress: where the state is kept between epochs, how often, and whether to go on from there.
 
     Returns:
         One entry an epoch.
@@ -153,55 +231,17 @@ def fit(
         FloatingPointError: the loss is not finite; says in which epoch.
         CheckpointError: the state cannot be written, or the one to resume is damaged.
     """
-    settings, data = objective.settings, objective.data
-    fit_standardisation(model, data.text)
-    positive_on_host = data.positive.cpu().numpy()
-    optimiser = make_optimiser(model, settings)
-    steps = math.ceil(len(data.positive) / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, settings))
-    rng, best = np.random.default_rng(settings.seed), copy.deepcopy(model.state_dict())
-    history: list[EpochEntry] = []
-    state = TrainingState(model, optimiser, schedule, objective, rng, history, best)
-    if progress is not None:
-        progress.load(state)
-    model.train()
-    saved = time.perf_counter()
-    with training_bar(label, settings.epochs * steps, initial=len(history) * steps) as bar:
-        for epoch in range(len(history) + 1, settings.epochs + 1):
-            started = time.perf_counter()
-            micro_unfreeze(model, settings, epoch, history)
-            reported = objective.start_epoch(epoch)
-            order = torch.from_numpy(epoch_order(positive_on_host, settings.captions_per_image, rng)).to(data.device)
-            means = run_epoch(model, objective, optimiser, schedule, order, bar)
-            judged = objective.judged(model)
-            found = {
-                "epoch": epoch,
-                **reported,
-                **means,
-                **{f"lr_{group['name']}": group["lr"] for group in optimiser.param_groups},
-                "geometry_free": isinstance(model, GeomWithAdapter) and model.geometry.matrix.requires_grad,
-                "mrr": validation_mrr(judged, data),
-                "seconds": time.perf_counter() - started,
-            }
-            entry = cast(EpochEntry, found)  # the names of the terms are the objective's
-            _require_finite(entry, label)
-            if objective.keeps_last or entry["mrr"] > max((done["mrr"] for done in history), default=-1.0):
-                state.best = copy.deepcopy(judged.state_dict())
-            history.append(entry)
-            if progress is not None and time.perf_counter() - saved >= progress.every:
-                progress.save(state)
-                saved = time.perf_counter()
-            shown = {"epoch": f"{epoch}/{settings.epochs}", "loss": f"{entry['loss']:.3f}"}
-            if len(data.val_images) > 1:  # among one image every caption finds its own
+    training, epochs = Training(model, objective, progress), objective.settings.epochs
+    steps = training.steps
+    with training_bar(label, epochs * steps, initial=len(training.history) * steps) as bar:
+        while len(training.history) < epochs:
+            entry = training.epoch(bar, label)
+            shown = {"epoch": f"{entry['epoch']}/{epochs}", "loss": f"{entry['loss']:.3f}"}
+            if len(objective.data.val_images) > 1:  # among one image every caption finds its own
                 shown["mrr"] = f"{entry['mrr']:.3f}"
             show(bar, shown)
-            if objective.is_over(history):
-                break
-        bar.total = bar.n  # all that there was to do, where it ended early
-        bar.refresh()
-    model.load_state_dict(state.best)
-    model.eval()
-    return history
+    training.end()
+    return training.history
 
 
 def _require_finite(entry: EpochEntry, label: str) -> None:

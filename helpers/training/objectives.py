@@ -7,7 +7,6 @@ it: the weight of a new term is one line more there.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Generic, TypeVar
 
 import torch
@@ -20,7 +19,6 @@ from helpers.models.networks import GeomWithAdapter
 from helpers.system.devices import matmul_dtype
 from helpers.system.settings import Count, Fraction, NotNegative, Positive, Whole, require, settings
 from helpers.training import losses
-from helpers.training.history import EpochEntry
 from helpers.training.infonce import negative_bank_of
 from helpers.training.queue import ImageQueue
 from helpers.training.same_text import SameText
@@ -71,10 +69,6 @@ class Objective(Generic[Settings, Model]):
     def judged(self, model: Model) -> Model:
         """The model that validation sees, and that is kept."""
         return model
-
-    def is_over(self, history: Sequence[EpochEntry]) -> bool:
-        """Whether training ends before its last epoch."""
-        return False
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """What an interrupted training needs to go on."""

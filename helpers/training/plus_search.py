@@ -18,25 +18,32 @@ import torch
 
 from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
+from helpers.system.bars import show, training_bar
 from helpers.training import loop
 from helpers.training.closed_forms import FITS, SEARCHES, Found
 from helpers.training.folds import make_folds
-from helpers.training.plus import (
-    CLEAR_GAIN,
+from helpers.training.plus import basis_for, build_networks, derived, members_for
+from helpers.training.plus_choice import (
     Choice,
     Curve,
-    PlusObjective,
-    basis_for,
-    build_networks,
-    derived,
+    Networks,
+    deal_members,
     epochs_of_training,
-    members_for,
+    kind_name,
 )
+from helpers.training.plus_objective import PlusObjective
 from helpers.training.selection import choose_weights, mrr_of
 from helpers.training.settings import PlusConfig
 
+CLEAR_GAIN = 0.005
+"""Share of the MRR by which an epoch or a candidate of a search must be better to count as progress."""
+BEHIND = 0.02
+"""Share of the MRR by which a candidate that is given up is behind the leading one, at least."""
 NEAR = 0.03
-"""Networks of a fold whose MRR is behind the best by this share or more have no part in the mean that is weighed."""
+"""Networks of a fold whose MRR is behind the best of their kind by this share or more have no part in the mean that is
+weighed."""
+PART = "networks"
+"""The only part of a candidate."""
 
 
 class Network(NamedTuple):
@@ -45,6 +52,16 @@ class Network(NamedTuple):
     temperature: float
     whitening: float
     blocks: int
+
+    def trained(self, epochs: int, members: int) -> Networks:
+        """So many networks like this."""
+        return {
+            "temperature": self.temperature,
+            "whitening": self.whitening,
+            "blocks": self.blocks,
+            "epochs": epochs,
+            "members": members,
+        }
 
     def __str__(self) -> str:
         whitened = f", whitened {self.whitening:g}" if self.whitening else ""
@@ -58,15 +75,20 @@ class Candidate:
 
     Attributes:
         mrr: by epoch, mean over the folds.
-        by_fold: by epoch, of each fold.
-        translations: (V, dy) for each fold, each from the best epoch of its network.
+        translations: (V, dy) for each fold, from the epoch with the best mean.
         seconds: of an epoch on all folds.
+        given_up: it was out of the leading one's reach, and is not what it could have become.
     """
 
     mrr: list[float]
-    by_fold: list[list[float]]
     translations: list[torch.Tensor]
     seconds: float
+    given_up: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """With which it ranks best."""
+        return int(np.argmax(self.mrr)) + 1
 
 
 Tried = dict[Network, Candidate]
@@ -105,33 +127,70 @@ def search(data: TrainingData, settings: PlusConfig, known: Mapping[str, Found] 
     closed_forms: dict[str, Found] = {}
     for name in settings.closed_forms:
         closed_forms[name] = known[name] if name in known else SEARCHES[name](folds)
-    chosen, tried, left_out = search_networks(folds, bases, settings, clock)
-    of_chosen = tried[chosen]
-    epoch = int(np.argmax(of_chosen.mrr)) + 1
-    most = members_for(data.text.shape[1], data.images.shape[1], bases[0].shape[1], settings, chosen.blocks)
-    each = of_chosen.seconds / len(folds) * epochs_of_training(settings, epoch) / (1 - settings.fold_ratio)
-    members = int(max(1, min(most, clock.left() / each)))
-    if members < most:
-        left_out.append(f"{most - members} of {most} networks")
-    scores = {"networks": _scores(mean_of_near(tried, chosen), folds)}
+    tried, left_out = search_networks(folds, bases, settings, clock)
+    best = best_of_kinds(tried)
+    scores = {name: _scores(mean_of_near(tried, network), folds) for name, network in best.items()}
     for part, found in closed_forms.items():
         scores[part] = _closed_form_scores(part, found, folds, settings.landmarks)
     positive = [fold.val_positive for fold in folds]
     alone = {part: float(np.mean(list(map(mrr_of, of, positive)))) for part, of in scores.items()}
-    weights, path = choose_weights(scores, positive, first="networks")
+    weights, path = choose_weights(scores, positive, first=next(iter(best)))
+
+    kinds = {name: best[name] for name in weights if name in best}
+    most = members_for(
+        data.text.shape[1],
+        data.images.shape[1],
+        bases[0].shape[1],
+        settings,
+        [(network.whitening, network.blocks) for network in kinds.values()],
+    )
+    seconds = {
+        name: tried[network].seconds / len(folds) * epochs_of_training(settings, tried[network].epochs)
+        for name, network in kinds.items()
+    }
+    members = affordable(weights, seconds, most, clock.left() * (1 - settings.fold_ratio))
+    if sum(members.values()) < most:
+        left_out.append(f"{most - sum(members.values())} of {most} networks")
+    if set(members) < set(kinds):  # the lightest kinds have no member: the weights are found without them
+        kept = {part: of for part, of in scores.items() if part in members or part not in best}
+        weights, path = choose_weights(kept, positive, first=next(name for name in best if name in members))
+        members = deal_members({name: weights[name] for name in members if name in weights}, sum(members.values()))
+    networks = {name: best[name].trained(tried[best[name]].epochs, count) for name, count in members.items()}
     curves: list[Curve] = [
-        {"temperature": at.temperature, "whitening": at.whitening, "blocks": at.blocks, "mrr": tried[at].mrr}
+        {
+            "temperature": at.temperature,
+            "whitening": at.whitening,
+            "blocks": at.blocks,
+            "given_up": tried[at].given_up,
+            "mrr": tried[at].mrr,
+        }
         for at in sorted(tried)
     ]
-    return Choice(
-        *chosen, epoch, of_chosen.mrr[epoch - 1], curves, closed_forms, alone, weights, path, members, left_out
-    )
+    return Choice(networks, curves, closed_forms, alone, weights, path, left_out)
+
+
+def affordable(weights: Mapping[str, float], seconds: Mapping[str, float], most: int, left: float) -> dict[str, int]:
+    """Networks of each kind that are trained: up to `most`, dealt by weight, as long as there is time, at least one.
+
+    Where there are fewer networks than kinds, the kinds of least weight have none.
+
+    Args:
+        weights: of the parts, kinds of networks among them.
+        seconds: that the training of one network of each kind takes.
+        left: seconds for all of them.
+    """
+    by_weight = sorted(seconds, key=lambda name: -weights[name])
+    for count in range(most, 0, -1):
+        dealt = deal_members({name: weights[name] for name in by_weight[:count]}, count)
+        if count == 1 or sum(seconds[name] * of for name, of in dealt.items()) <= left:
+            return dealt
+    raise AssertionError("most is at least one")
 
 
 def search_networks(
     folds: Sequence[TrainingData], bases: Sequence[np.ndarray], settings: PlusConfig, clock: Clock
-) -> tuple[Network, Tried, list[str]]:
-    """The network that ranks best on the folds, all that were tried, and those for which the budget had no time.
+) -> tuple[Tried, list[str]]:
+    """The networks that were tried on the folds, and those for which the budget had no time.
 
     Half of the budget is kept for the training.
 
@@ -146,16 +205,15 @@ def search_networks(
             left_out.append(str(network))
             return None
         leader = leader_of(tried) if tried else None
-        name = f"candidate {len(tried) + 1} of at most {most} ({network})"
-        best = f", best so far {max(tried[leader].mrr):.3f} ({leader})" if leader else ""
-        rival = tried[leader].by_fold if leader else None
+        label = f"candidate {len(tried) + 1} of at most {most} ({network})"
+        label += f", best so far {max(tried[leader].mrr):.3f} ({leader})" if leader else ""
+        rival = tried[leader].mrr if leader else ()
         started = time.monotonic()
-        found = train_candidate(folds, bases, settings, network, name, best, rival, clock.left() - reserved)
+        found = train_candidate(folds, bases, settings, network, label, rival, clock.left() - reserved)
         seconds.append(time.monotonic() - started)
         return found
 
-    chosen, tried = choose_candidate(settings, attempt)
-    return chosen, tried, left_out
+    return choose_candidate(settings, attempt)[1], left_out
 
 
 def choose_candidate(
@@ -219,44 +277,99 @@ def train_candidate(
     bases: Sequence[np.ndarray],
     settings: PlusConfig,
     network: Network,
-    name: str,
-    best: str = "",
-    leader: Sequence[Sequence[float]] | None = None,
+    label: str,
+    leader: Sequence[float] = (),
     at_most: float = np.inf,
 ) -> Candidate:
-    """Train a candidate of the search: one network a fold, until it gets no better.
+    """Train a candidate of the search: one network a fold, side by side, until their mean gets no better.
 
     Args:
         bases: (dy, r) of each fold, see `plus.basis_for`.
-        name, best: what is tried and what leads, shown beside the progress.
-        leader: of the leading candidate, MRR by epoch of each fold; see `plus.out_of_reach`.
-        at_most: seconds for all folds together; an epoch that has begun is ended.
+        label: what is tried and what leads, shown beside the progress.
+        leader: MRR by epoch of the candidate that leads, see `out_of_reach`.
+        at_most: seconds; an epoch that has begun is ended.
     """
-    runs, translations, started = [], [], time.monotonic()
-    for number, (fold_data, basis) in enumerate(zip(folds, bases, strict=True), start=1):
-        given = derived(settings, fold_data)
-        model = build_networks(fold_data, given, 1, network.whitening, network.blocks, basis)
-        rival = leader[number - 1] if leader else ()
-        ends = started + at_most * number / len(folds)
-        objective = PlusObjective(given, fold_data, model, network.temperature, True, rival, ends)
-        label = f"{name}, fold {number}/{len(folds)}{best}"
-        runs.append([entry["mrr"] for entry in loop.fit(model, objective, label)])
-        with torch.inference_mode():
-            translations.append(loop.translations(model, fold_data.val_text))
-    common = min(map(len, runs))
-    epochs = sum(map(len, runs)) / len(runs)
-    mean = np.mean([run[:common] for run in runs], axis=0).tolist()
-    return Candidate(mean, runs, translations, (time.monotonic() - started) / epochs)
+    trainings, started = [], time.monotonic()
+    for fold, basis in zip(folds, bases, strict=True):
+        given = derived(settings, fold)
+        kind = network.trained(given.epochs, members=1)
+        model = build_networks(fold, given, {PART: kind}, basis=basis)
+        trainings.append(loop.Training(model, PlusObjective(given, fold, model, {PART: kind})))
+    steps = sum(training.steps for training in trainings)
+    mrr: list[float] = []
+    translations: list[torch.Tensor] = []
+    with training_bar(label, settings.epochs * steps) as bar:
+        while len(mrr) < settings.epochs and not is_over(mrr, settings.patience) and not out_of_reach(mrr, leader):
+            mrr.append(float(np.mean([training.epoch(bar, label)["mrr"] for training in trainings])))
+            if mrr[-1] > max(mrr[:-1], default=-1.0):
+                translations = [judged_translations(training) for training in trainings]
+            show(bar, {"epoch": f"{len(mrr)}", "mrr": f"{mrr[-1]:.3f}"})
+            if time.monotonic() - started > at_most:
+                break
+        bar.total = bar.n  # all that there was to do
+        bar.refresh()
+    seconds = (time.monotonic() - started) / len(mrr)
+    return Candidate(mrr, translations, seconds, given_up=out_of_reach(mrr, leader))
 
 
-def mean_of_near(tried: Tried, chosen: Network) -> list[torch.Tensor]:
-    """Mean translations (V, dy) of each fold, over the networks that are nearly as good as the one chosen.
+@torch.inference_mode()
+def judged_translations(training: loop.Training) -> torch.Tensor:
+    """(V, dy) of the validation captions, by the running average of the weights."""
+    model = training.objective.judged(training.model).eval()
+    return loop.translations(model, training.objective.data.val_text)
+
+
+def is_over(mrr: Sequence[float], patience: int) -> bool:
+    """Whether nothing got clearly better for `patience` epochs, or a quarter of all epochs if that is more.
+
+    A plateau rises by chance now and then, so a gain below `CLEAR_GAIN` does not prolong the search.
+
+    Args:
+        mrr: by epoch.
+    """
+    best, at = 0.0, 0
+    for epoch, value in enumerate(mrr, start=1):
+        if value > (1 + CLEAR_GAIN) * best:
+            best, at = value, epoch
+    return len(mrr) - at >= max(patience, len(mrr) // 4)
+
+
+def out_of_reach(mrr: Sequence[float], leader: Sequence[float]) -> bool:
+    """Whether a candidate is so far behind the leading one that no more time should be spent on it.
+
+    It is `BEHIND` or more behind at the same epoch, from the third on, and each epoch closes less than a third of
+    what lacks.
+
+    Args:
+        mrr, leader: of the candidate and of the leading one, by epoch.
+    """
+    epoch = len(mrr)
+    if not 3 <= epoch <= len(leader):
+        return False
+    before, now = (1 - mrr[at] / leader[at] for at in (epoch - 2, epoch - 1))
+    return now >= BEHIND and now > before * 2 / 3
+
+
+def best_of_kinds(tried: Tried) -> dict[str, Network]:
+    """The best candidate of each kind by the name of the part, best first.
+
+    A kind whose best was given up is left out, but for the leading one.
+    """
+    best: dict[str, Network] = {}
+    for network in sorted(tried, key=lambda network: -max(tried[network].mrr)):
+        if not tried[network].given_up or not best:
+            best.setdefault(kind_name(network.whitening, network.blocks), network)
+    return best
+
+
+def mean_of_near(tried: Tried, best: Network) -> list[torch.Tensor]:
+    """Mean translations (V, dy) of each fold, over all networks of a kind that are nearly as good as its best.
 
     It is the nearest thing to an ensemble that the folds have: one wants less of a closed form beside it than a single
     network does.
     """
-    least = (1 - NEAR) * max(tried[chosen].mrr)
-    near = [of.translations for of in tried.values() if max(of.mrr) >= least]
+    least, kind = (1 - NEAR) * max(tried[best].mrr), best[1:]
+    near = [of.translations for network, of in tried.items() if network[1:] == kind and max(of.mrr) >= least]
     return [torch.stack(of_fold).mean(0) for of_fold in zip(*near, strict=True)]
 
 

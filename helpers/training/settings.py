@@ -59,8 +59,8 @@ class PlusConfig(OptimiserConfig):
     final_lr_ratio: Share = 1.0  # 1, a constant rate, so that every epoch of the search could have been the last
     hidden: Count = 2048  # width of a member's hidden layer
     dropout: Fraction = 0.5  # after the hidden activation
-    members: Count = 4  # MLPs in the ensemble, at most; see `plus.members_for`
-    max_parameters: Count = 30_000_000  # of the whole ensemble
+    members: Count = 4  # networks in the ensemble, at most; see `plus.members_for`
+    max_parameters: Count = 40_000_000  # of the whole ensemble
     # Candidates, ascending, in units of the root mean square distance of the unit image vectors from their mean.
     temperatures: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = TEMPERATURES
     # Candidate powers of the whitening of the input, ascending; see `models.Whiten`. The first is left for a clear gain
@@ -70,7 +70,7 @@ class PlusConfig(OptimiserConfig):
     blocks: Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)] = (0, 1)
     # Closed forms that may join the networks in the mean.
     closed_forms: Annotated[tuple[Literal["cca", "kernel"], ...], Field(strict=False)] = ("cca", "kernel")
-    landmarks: Count = 4000  # captions that the kernel compares with
+    landmarks: Count = 6000  # captions that the kernel compares with, at most; see `closed_forms.landmarks_for`
     budget: Positive | None = None  # minutes for search and training together; None for no limit
     # The networks write in the principal directions of the unit image vectors that hold this share of their variance,
     # and in that of their mean.

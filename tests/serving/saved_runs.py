@@ -19,15 +19,22 @@ RNG = np.random.default_rng(0)
 QUERIES = RNG.normal(size=(7, DX)).astype(np.float32)
 GALLERY = RNG.normal(size=(23, DY)).astype(np.float32) * 26
 ENSEMBLES = [
-    {"members": 1},
-    {"members": 3, "rank": 5},
-    {"members": 2, "weights": {"networks": 0.6, "cca": 0.4}},
-    {"members": 2, "rank": 5, "blocks": 1, "weights": {"networks": 0.7, "kernel": 0.3}, "landmarks": 6},
+    {"networks": {"networks": {"members": 1}}},
+    {"networks": {"networks": {"members": 3}}, "rank": 5},
+    {"networks": {"networks": {"members": 2}}, "weights": {"networks": 0.6, "cca": 0.4}},
     {
-        "members": 3,
+        "networks": {"networks_blocks1": {"members": 2, "blocks": 1}},
         "rank": 5,
-        "whitening": 0.5,
-        "weights": {"networks": 0.5, "kernel": 0.3, "cca": 0.2},
+        "weights": {"networks_blocks1": 0.7, "kernel": 0.3},
+        "landmarks": 6,
+    },
+    {
+        "networks": {
+            "networks_whitened50": {"members": 3, "whitening": 0.5},
+            "networks_blocks1": {"hidden": 8, "members": 2, "blocks": 1},
+        },
+        "rank": 5,
+        "weights": {"networks_whitened50": 0.3, "networks_blocks1": 0.2, "kernel": 0.3, "cca": 0.2},
         "landmarks": 6,
     },
 ]

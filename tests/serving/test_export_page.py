@@ -14,9 +14,8 @@ pytestmark = pytest.mark.slow
 def test_the_examples_of_the_page_run_in_their_order(tmp_path, monkeypatch):
     for library in ("sentence_transformers", "onnxruntime", "onnxscript"):
         pytest.importorskip(library)
-    run = write_run(
-        tmp_path / "runs" / "demo", ["procrustes", "bigjump_plus"], members=2, weights={"networks": 0.7, "cca": 0.3}
-    )
+    shape = {"networks": {"networks": {"members": 2}}, "weights": {"networks": 0.7, "cca": 0.3}}
+    run = write_run(tmp_path / "runs" / "demo", ["procrustes", "bigjump_plus"], **shape)
     write_encoders(run, write_text_encoder(tmp_path / "encoder"))
     monkeypatch.chdir(tmp_path)
     scope = {"captions": QUERIES, "images": GALLERY}

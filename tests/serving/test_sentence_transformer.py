@@ -275,7 +275,7 @@ def test_the_real_text_encoder_of_the_demo_becomes_a_translator(tmp_path):
         "text_dim": 384,
         "image_dim": 1280,
         "hidden": 64,
-        "members": 2,
+        "networks": {"networks": {"members": 2}},
         "rank": 32,
         "weights": {"networks": 0.7, "cca": 0.3},
     }

@@ -20,7 +20,8 @@ from helpers.models.networks import fit_standardisation
 from helpers.system.devices import one_blas_thread, seed_all
 from helpers.training.loop import epoch_order, make_optimiser, validation_mrr
 from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective, CombinedObjective
-from helpers.training.plus import PlusObjective
+from helpers.training.plus_choice import Networks
+from helpers.training.plus_objective import PlusObjective
 from helpers.training.settings import PlusConfig
 from helpers.training.steps import train_step
 
@@ -28,6 +29,11 @@ from helpers.training.steps import train_step
 DX, DY, HIDDEN, BATCH, STEPS = 192, 320, 256, 256, 4
 COMMON = {"batch_size": BATCH, "hidden": HIDDEN, "learning_rate": 1e-3, "mixed_precision": False}
 THREADS = (1, 2, 3)
+KINDS = {
+    "networks": Networks(temperature=0.05, whitening=0.0, blocks=0, epochs=1, members=2),
+    "networks_blocks1": Networks(temperature=0.1, whitening=0.0, blocks=1, epochs=1, members=1),
+}
+"""Of the recipe plus."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,15 +57,15 @@ def trained(name, threads):
     text, images, positive = (torch.from_numpy(array) for array in pairs())
     data = TrainingData(text, positive, images, text[:300], images, positive[:300])
     seed_all(0)
-    model = build_model(name, DX, DY, hidden=HIDDEN, members=2)
-    model = model.parts["networks"] if name == "bigjump_plus" else model  # what is trained of it
+    kinds = {of: {"members": kind["members"], "blocks": kind["blocks"]} for of, kind in KINDS.items()}
+    model = build_model(name, DX, DY, hidden=HIDDEN, networks=kinds)
     if name == "bigjump":
         objective = BigJumpObjective(BigJumpConfig(**COMMON, queue_schedule=(400,)), data)
         model.geometry.set_affine(np.random.default_rng(1).normal(size=(DY, DX)), np.zeros(DY))
         model.geometry.matrix.requires_grad_(True)
     elif name == "bigjump_plus":
         settings = PlusConfig(**COMMON)
-        objective = PlusObjective(settings, data, model, 0.05, searching=False)
+        objective = PlusObjective(settings, data, model, KINDS)
     else:
         objective = CombinedObjective(BaselineConfig(**COMMON, infonce_weight=0.1), data)
     fit_standardisation(model, text)

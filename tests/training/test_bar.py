@@ -73,5 +73,5 @@ def test_a_search_says_how_many_candidates_there_are_and_ends_its_bars(shown, da
         epochs=40, hidden=4, temperatures=(0.05, 0.1), whitenings=(0.0,), blocks=(0,), closed_forms=(), fold_images=8
     )
     text = shown(lambda: search(data, settings), watched=False)
-    last = [line for line in text.splitlines() if "candidate 1 of at most 2 (temperature 0.1), fold 1/" in line][-1]
+    last = [line for line in text.splitlines() if "candidate 1 of at most 2 (temperature 0.1)" in line][-1]
     assert "100%" in last

@@ -16,6 +16,8 @@ from helpers.models.build import build_model
 from helpers.system import devices
 from helpers.training import loop, losses, plus, state, steps
 from helpers.training.objectives import BaselineConfig, BigJumpConfig, BigJumpObjective, CombinedObjective, Objective
+from helpers.training.plus_choice import Networks
+from helpers.training.plus_objective import PlusObjective
 from helpers.training.settings import PlusConfig
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -107,6 +109,13 @@ def test_losses_and_ranks_are_those_of_the_cpu():
     torch.testing.assert_close(*popularity, rtol=1e-3, atol=1e-5)
 
 
+KINDS = {
+    "networks": Networks(temperature=0.1, whitening=0.0, blocks=0, epochs=6, members=2),
+    "networks_blocks1_whitened50": Networks(temperature=0.2, whitening=0.5, blocks=1, epochs=4, members=1),
+}
+"""Of the recipe plus: the second kind ends two epochs before the first."""
+
+
 def training_on(device: torch.device, name: str) -> tuple[torch.nn.Module, Objective]:
     """A model and its objective, from the same seed on every device."""
     data = data_on(device)
@@ -115,9 +124,9 @@ def training_on(device: torch.device, name: str) -> tuple[torch.nn.Module, Objec
         data = replace(data, same_text=data.positive // 7)
     devices.seed_all(0)
     if name == "bigjump_plus":
-        settings = plus.derived(PlusConfig(epochs=6, hidden=64, members=3, exclude_same_text=bool(exclude)), data)
-        model = plus.build_networks(data, settings, settings.members)
-        return model, plus.PlusObjective(settings, data, model, 0.1, searching=False)
+        settings = plus.derived(PlusConfig(epochs=6, hidden=64, exclude_same_text=bool(exclude)), data)
+        model = plus.build_networks(data, settings, KINDS)
+        return model, PlusObjective(settings, data, model, KINDS)
     bigjump = BigJumpConfig(queue_size=150, queue_schedule=(0, 40, 150), exclude_same_text=bool(exclude))
     config = bigjump if name == "bigjump" else BaselineConfig()
     settings = replace(config, epochs=6, batch_size=64, hidden=64, learning_rate=3e-3)

@@ -14,6 +14,8 @@ from helpers.data.training_data import TrainingData
 from helpers.training import infonce, losses, plus
 from helpers.training.folds import make_fold
 from helpers.training.objectives import BigJumpConfig, BigJumpObjective
+from helpers.training.plus_choice import Networks
+from helpers.training.plus_objective import PlusObjective
 from helpers.training.same_text import SameText
 from helpers.training.settings import PlusConfig
 
@@ -166,25 +168,28 @@ def test_off_the_texts_change_no_bit():
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_every_member_of_the_ensemble_leaves_them_out(together):
-    """Alone, as a CPU has it, or all in one product, as a GPU has it."""
+@pytest.mark.parametrize("temperatures", [[0.3], [0.3, 0.8]])
+def test_every_member_of_the_ensemble_leaves_them_out(temperatures, together):
+    """Of every kind; alone, as a CPU has it, or all of a kind in one product, as a GPU has it."""
     data, rows = training_data(TEXTS, POSITIVE, 6), torch.tensor([0, 3, 6])
-    settings = PlusConfig(hidden=8, members=2, negative_share=1.0, dropout=0.0, exclude_same_text=True)
-    model = plus.build_networks(data, settings, 2)
-    objective = plus.PlusObjective(settings, data, model, 0.3, searching=False)
-    prediction, positive = objective.predict(model, rows).detach(), data.positive[rows]
-    if together:
+    settings = PlusConfig(hidden=8, negative_share=1.0, dropout=0.0, exclude_same_text=True)
+    kinds = {
+        f"networks{n}": Networks(temperature=t, whitening=0.0, blocks=0, epochs=1, members=2)
+        for n, t in enumerate(temperatures)
+    }
+    objective = PlusObjective(settings, data, plus.build_networks(data, settings, kinds), kinds)
+    prediction, positive = objective.predict(objective.model, rows).detach(), data.positive[rows]
+    bank, each, products = objective.negative_bank, [], []
+    for members, temperature in zip(prediction.split(2), objective.temperatures.values(), strict=True):
         excluded = objective.same_text.excluded(rows, positive).repeat(2, 1)
-        flat, own = prediction.flatten(0, 1), positive.repeat(2)
-        found = losses.bank_infonce(flat, objective.negative_bank, own, objective.temperature, excluded=excluded)
-    else:
-        found = objective.terms(prediction, positive, rows)["infonce"]
-    each = []
-    for member in prediction:
-        logits = torch.nn.functional.normalize(member, dim=-1) @ objective.negative_bank.T / objective.temperature
-        for i, row in enumerate(rows):
-            logits[i, list(described(TEXTS, POSITIVE)[row])] = -torch.inf
-        each.append(torch.nn.functional.cross_entropy(logits, positive))
+        flat, own = members.flatten(0, 1), positive.repeat(2)
+        products.append(losses.bank_infonce(flat, bank, own, temperature, excluded=excluded))
+        for member in members:
+            logits = torch.nn.functional.normalize(member, dim=-1) @ bank.T / temperature
+            for i, row in enumerate(rows):
+                logits[i, list(described(TEXTS, POSITIVE)[row])] = -torch.inf
+            each.append(torch.nn.functional.cross_entropy(logits, positive))
+    found = torch.stack(products).mean() if together else objective.terms(prediction, positive, rows)["infonce"]
     torch.testing.assert_close(found, torch.stack(each).mean())
 
 
