@@ -26,6 +26,10 @@ SIZES = {
 """Results of the table by number of training photos, and what it calls them."""
 SETS = {
     "emoji_split_0_1_2_1_seeds": "emoji, three splits",
+    "flickr8k_split_0_1_seeds": "Flickr8k, split 0",
+    "flickr8k_2000_images_split_0_1_seeds": "2,000 photos of it",
+    "flickr8k_1000_images_split_0_1_seeds": "1,000",
+    "flickr8k_500_images_split_0_1_seeds": "500",
 }
 """Results of the recipe as it is, by data set, and what the table calls them."""
 SAME_TEXT = {"rsicd": "RSICD", "flickr8k": "Flickr8k"}
