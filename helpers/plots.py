@@ -412,7 +412,8 @@ def members_curve(ax: Axes, mrr: Sequence[float], alone: Sequence[float]) -> Axe
     k = np.arange(1, len(mrr) + 1)
     ax.plot(k, alone, "o", color=FALLBACK_COLOURS[0], ms=6, label="each network alone")
     ax.plot(k, mrr, "-o", color=MODEL_COLOURS["bigjump_plus"], ms=4, label="mean of the first k")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlim(0.5, len(mrr) + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return _finish(ax, "k (networks)", _MRR_LABEL, loc="best")
 
 

@@ -64,9 +64,9 @@ class Network(NamedTuple):
         }
 
     def __str__(self) -> str:
-        whitened = f", whitened {self.whitening:g}" if self.whitening else ""
-        deep = f", blocks {self.blocks}" if self.blocks else ""
-        return f"temperature {self.temperature:g}{whitened}{deep}"
+        whitened = [f"whitened {self.whitening:g}"] if self.whitening else []
+        more = ", ".join(whitened + ([f"blocks {self.blocks}"] if self.blocks else []))
+        return f"temperature {self.temperature:g}" + (f" ({more})" if more else "")
 
 
 @dataclass(frozen=True)
