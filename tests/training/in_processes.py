@@ -6,14 +6,37 @@ Inputs are made from seeds, so that every process has the same.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import normalize
 
+from helpers.data.split import make_split
+from helpers.data.training_data import TrainingData
+from helpers.models import cca, geometry, kernel
+from helpers.models.build import build_model
 from helpers.system import processes
-from helpers.training import losses
+from helpers.system.devices import seed_all
+from helpers.training import closed_forms, loop, losses, plus
+from helpers.training.objectives import BaselineConfig, BigJumpConfig
+from helpers.training.plus_choice import Networks
+from helpers.training.plus_objective import PlusObjective
+from helpers.training.settings import PlusConfig
+from helpers.training.state import Progress
 
 TEMPERATURE = 0.05
+N_IMAGES, PER_IMAGE, DX, DY = 61, 5, 12, 16
+# Without dropout: each process draws its own, so that nothing else could be compared.
+SHORT: dict[str, Any] = {"epochs": 4, "batch_size": 64, "hidden": 24, "mixed_precision": False, "dropout": 0.0}
+BASELINE = BaselineConfig(**SHORT, learning_rate=1e-2, infonce_weight=0.1)
+BIGJUMP = BigJumpConfig(
+    **SHORT, learning_rate=3e-3, queue_size=300, queue_schedule=(0, 0, 100, 300), exclude_same_text=True
+)
+PLUS = PlusConfig(**SHORT | {"hidden": 32}, negative_share=1.0, exclude_same_text=True)
 
 
 def batch(dtype: torch.dtype, captions: int = 37, images: int = 50, dim: int = 12) -> dict[str, torch.Tensor]:
@@ -81,4 +104,82 @@ def of_losses_for(dtype: str, captions: int) -> dict[str, dict[str, torch.Tensor
         value = loss(z, whole["images"][has], at, of_images, whole["excluded"][own])
         (gradient,) = torch.autograd.grad(3 * value, z)
         found[name] = {"loss": value.detach(), "gradient": gradient, "rows": own}
+    return found
+
+
+def data() -> TrainingData:
+    """Captions that are a bent view of their image; some images have none, and some texts describe several images."""
+    rng = np.random.default_rng(0)
+    images = 1 + rng.normal(size=(N_IMAGES, DY))
+    targets = np.repeat(np.arange(3, N_IMAGES), PER_IMAGE)
+    text = np.tanh(images @ rng.normal(size=(DY, DX)) / 4)[targets] + 0.1 * rng.normal(size=(len(targets), DX))
+    texts = [f"text {number}" for number in rng.integers(0, 200, len(targets))]
+    split = make_split(targets, N_IMAGES, val_ratio=0.25)
+    cpu = torch.device("cpu")
+    return TrainingData.of(text.astype(np.float32), images.astype(np.float32), split, cpu, captions=texts)
+
+
+def _start(kind: str, dropout: float) -> tuple[nn.Module, Any]:
+    """An untrained model, and its objective."""
+    whole = data()
+    if kind == "plus":
+        kinds = {
+            name: Networks(temperature=0.055, whitening=whitening, blocks=blocks, epochs=epochs, members=2)
+            for name, whitening, blocks, epochs in (("networks", 0.0, 0, 3), ("networks_whitened50", 0.5, 1, 4))
+        }
+        settings = plus.derived(replace(PLUS, dropout=dropout), whole)
+        with processes.by_itself():  # of the sum in another order an eigenvector may have the other sign
+            basis = plus.basis_for(data(), settings)
+        model = plus.build_networks(whole, settings, kinds, basis=basis)
+        return model, PlusObjective(settings, whole, model, kinds)
+    statistics = geometry.pair_statistics(*whole.pairs)
+    seed_all(BASELINE.seed)
+    model = build_model(kind, DX, DY, hidden=BASELINE.hidden, dropout=dropout)
+    if kind == "bigjump":
+        affine = geometry.fit_cross_space(statistics, 1e-2).affine()
+        model.geometry.set_affine(affine.matrix, affine.bias)
+        return model, loop.BigJumpObjective(replace(BIGJUMP, dropout=dropout), whole)
+    return model, loop.CombinedObjective(replace(BASELINE, dropout=dropout), whole)
+
+
+def trained(kind: str, dropout: float = 0.0, stop_after: int = 0, folder: str = "") -> dict[str, Any]:
+    """History and weights of a training; with a folder it keeps its state there, and goes on from one that is there.
+
+    Args:
+        stop_after: epochs; 0 for all.
+    """
+    model, objective = _start(kind, dropout)
+    progress = Progress(Path(folder) / f"{kind}.safetensors", {"kind": kind}, every=0) if folder else None
+    training = loop.Training(model, objective, progress)
+    with loop.training_bar("test", 1) as bar:
+        while len(training.history) < (stop_after or objective.settings.epochs):
+            training.epoch(bar, "test")
+    training.end()
+    history = [{name: value for name, value in entry.items() if name != "seconds"} for entry in training.history]
+    return {"history": history, "weights": dict(model.state_dict())}
+
+
+def of_trainings(folder: str) -> dict[str, Any]:
+    """Every kind of training; one with dropout twice, the second time interrupted."""
+    found = {kind: trained(kind) for kind in ("mlp1", "bigjump", "plus")}
+    for kind in ("bigjump", "plus"):
+        found[f"{kind} with dropout"] = trained(kind, 0.5)
+        trained(kind, 0.5, 2, folder)
+        found[f"{kind} resumed"] = trained(kind, 0.5, 0, folder)
+    return found
+
+
+def of_closed_forms() -> dict[str, torch.Tensor]:
+    """What the closed forms are fitted to, on the dealt captions."""
+    whole, found = data(), {}
+    for fit_on in ("captions", "caption_means"):
+        statistics = geometry.pair_statistics(*whole.pairs, fit_on)
+        for name in ("n", "mean_x", "mean_y", "cov_x", "cov_y", "cov_xy"):
+            found[f"{fit_on} {name}"] = torch.as_tensor(getattr(statistics, name))
+        for power in (0.0, 1.0):
+            affine = geometry.fit_cross_space(statistics, 1e-2).affine(power)
+            found[f"{fit_on} map {power}"] = torch.from_numpy(affine.matrix)
+    found["cca"] = closed_forms.fit_cca(whole, cca.GRID[17]).matrix.detach()
+    setting = kernel.grid([1.0], [1e-3], [0.1])[4]
+    found["kernel"] = closed_forms.fit_kernel(whole, setting, 100)(whole.val_images[:5, :DX]).detach()
     return found
