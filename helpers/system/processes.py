@@ -151,26 +151,26 @@ def mean_of_rows(x: torch.Tensor) -> torch.Tensor:
     return (both[:-1] / both[-1]).view_as(sums)
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """Rows of all processes, one process after the other, and where this one's stand."""
+def gather(*tensors: torch.Tensor) -> tuple[list[torch.Tensor], slice]:
+    """Rows (B, ...) of this process to those of all, one process after the other; not differentiable.
 
-    rows: torch.Tensor
-    own: slice
+    Args:
+        tensors: all of one B, which may differ between the processes.
 
-
-def gather(x: torch.Tensor) -> Gathered:
-    """Rows (B, ...) of this process to those of all of them; their numbers may differ. Not differentiable."""
+    Returns:
+        The rows of all for each, and where this process's stand among them.
+    """
+    b = len(tensors[0])
     if size() == 1:
-        return Gathered(x, slice(0, len(x)))
-    counts = _all(torch.tensor([len(x)]))[:, 0].tolist()
-    padded = x.new_zeros(max(counts), *x.shape[1:])  # every process must send as much
-    padded[: len(x)] = x.detach()
-    parts = _all(padded)
+        return list(tensors), slice(0, b)
+    counts = _all(torch.tensor([b]))[:, 0].tolist()
+    found = []
+    for x in tensors:
+        padded = x.new_zeros(max(counts), *x.shape[1:])  # every process must send as much
+        padded[:b] = x.detach()
+        found.append(torch.cat([part[:count] for part, count in zip(_all(padded), counts, strict=True)]))
     start = sum(counts[: rank()])
-    return Gathered(
-        torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]), slice(start, start + len(x))
-    )
+    return found, slice(start, start + b)
 
 
 def from_first(x: torch.Tensor) -> torch.Tensor:

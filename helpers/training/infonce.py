@@ -117,8 +117,8 @@ def in_blocks(
     if processes.size() > 1:
         of_all = processes.maximum(top)
         shrink, top = torch.exp(top - of_all), of_all
-        total = processes.total(total * shrink)
-        pulled = processes.total(pulled * shrink[:, None])
+        sums = processes.total(torch.cat([pulled, total[:, None]], 1) * shrink[:, None])  # in one exchange
+        pulled, total = sums[:, :-1], sums[:, -1]
     return (top + total.log() - logit).mean(), pulled[own] / total[own, None] - positive_rows
 
 
@@ -145,12 +145,12 @@ def _everyones(
     if processes.size() == 1:
         alone = _Everyones(zq, positive, positive_logit, torch.ones_like(positive_logit), positive_rows.clone())
         return alone, slice(None)
-    gathered, logits = processes.gather(zq), processes.gather(positive_logit).rows
-    own, count = gathered.own, len(logits)
+    (of_all, logits), own = processes.gather(zq, positive_logit)
+    count = len(logits)
     here = positive.new_full((count,), -1)
     total, pulled = torch.zeros_like(logits), positive_rows.new_zeros(count, positive_rows.shape[1])
     here[own], total[own], pulled[own] = positive, 1.0, positive_rows
-    return _Everyones(gathered.rows, here, logits, total, pulled), own
+    return _Everyones(of_all, here, logits, total, pulled), own
 
 
 def at_once(

@@ -211,7 +211,7 @@ def _rows_here(images: torch.Tensor) -> torch.Tensor:
     """Excluded images (B, K) of each process's captions as rows of this process's bank, for the captions of all."""
     if processes.size() == 1:
         return images
-    everyones = processes.gather(images).rows
+    (everyones,), _ = processes.gather(images)
     return torch.where(processes.owner(everyones) == processes.rank(), processes.place(everyones), -1)
 
 
