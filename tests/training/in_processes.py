@@ -5,6 +5,8 @@ Inputs are made from seeds, so that every process has the same.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +33,10 @@ from helpers.training.state import Progress
 TEMPERATURE = 0.05
 N_IMAGES, PER_IMAGE, DX, DY = 61, 5, 12, 16
 # Without dropout: each process draws its own, so that nothing else could be compared.
-SHORT: dict[str, Any] = {"epochs": 4, "batch_size": 64, "hidden": 24, "mixed_precision": False, "dropout": 0.0}
+SHORT: dict[str, Any] = {"epochs": 3, "batch_size": 64, "hidden": 24, "mixed_precision": False, "dropout": 0.0}
 BASELINE = BaselineConfig(**SHORT, learning_rate=1e-2, infonce_weight=0.1)
 BIGJUMP = BigJumpConfig(
-    **SHORT, learning_rate=3e-3, queue_size=300, queue_schedule=(0, 0, 100, 300), exclude_same_text=True
+    **SHORT, learning_rate=3e-3, queue_size=300, queue_schedule=(0, 100, 300), exclude_same_text=True
 )
 PLUS = PlusConfig(**SHORT | {"hidden": 32}, negative_share=1.0, exclude_same_text=True)
 
@@ -86,7 +88,7 @@ IN_FLOAT64 = ("bank", "sampled", "queue", "excluding")
 
 
 def of_losses() -> list[dict[str, dict[str, torch.Tensor]]]:
-    """`of_losses_for` all `CASES`; starting processes takes longer than all of them."""
+    """`of_losses_for` all `CASES`."""
     return [of_losses_for(*case) for case in CASES]
 
 
@@ -124,8 +126,11 @@ def _start(kind: str, dropout: float) -> tuple[nn.Module, Any]:
     whole = data()
     if kind == "plus":
         kinds = {
-            name: Networks(temperature=0.055, whitening=whitening, blocks=blocks, epochs=epochs, members=2)
-            for name, whitening, blocks, epochs in (("networks", 0.0, 0, 3), ("networks_whitened50", 0.5, 1, 4))
+            name: Networks(temperature=0.055, whitening=whitening, blocks=blocks, epochs=epochs, members=members)
+            for name, whitening, blocks, epochs, members in (
+                ("networks", 0.0, 0, 2, 2),
+                ("networks_whitened50", 0.5, 1, 3, 1),
+            )
         }
         settings = plus.derived(replace(PLUS, dropout=dropout), whole)
         with processes.by_itself():  # of the sum in another order an eigenvector may have the other sign
@@ -142,17 +147,20 @@ def _start(kind: str, dropout: float) -> tuple[nn.Module, Any]:
     return model, loop.CombinedObjective(replace(BASELINE, dropout=dropout), whole)
 
 
-def trained(kind: str, dropout: float = 0.0, stop_after: int = 0, folder: str = "") -> dict[str, Any]:
+def trained(kind: str, dropout: float = 0.0, stop_after: int = 0, folder: str = "", dies_in: int = 0) -> dict[str, Any]:
     """History and weights of a training; with a folder it keeps its state there, and goes on from one that is there.
 
     Args:
         stop_after: epochs; 0 for all.
+        dies_in: the epoch in the middle of which process 1 is killed; 0 for none.
     """
     model, objective = _start(kind, dropout)
     progress = Progress(Path(folder) / f"{kind}.safetensors", {"kind": kind}, every=0) if folder else None
     training = loop.Training(model, objective, progress)
     with loop.training_bar("test", 1) as bar:
         while len(training.history) < (stop_after or objective.settings.epochs):
+            if dies_in == len(training.history) + 1 and processes.rank() == 1:
+                objective.end_step = lambda positive: os.kill(os.getpid(), signal.SIGKILL)
             training.epoch(bar, "test")
     training.end()
     history = [{name: value for name, value in entry.items() if name != "seconds"} for entry in training.history]
@@ -160,13 +168,18 @@ def trained(kind: str, dropout: float = 0.0, stop_after: int = 0, folder: str = 
 
 
 def of_trainings(folder: str) -> dict[str, Any]:
-    """Every kind of training; one with dropout twice, the second time interrupted."""
+    """Every kind of training, and those with a state with dropout, in one go and interrupted."""
     found = {kind: trained(kind) for kind in ("mlp1", "bigjump", "plus")}
     for kind in ("bigjump", "plus"):
         found[f"{kind} with dropout"] = trained(kind, 0.5)
         trained(kind, 0.5, 2, folder)
         found[f"{kind} resumed"] = trained(kind, 0.5, 0, folder)
     return found
+
+
+def everything(folder: str) -> dict[str, Any]:
+    """All of this module: starting processes takes longer than most of it."""
+    return {"losses": of_losses(), "closed forms": of_closed_forms(), "trainings": of_trainings(folder)}
 
 
 def of_closed_forms() -> dict[str, torch.Tensor]:

@@ -43,10 +43,14 @@ def answers(count: int, function: str, out: Path, **arguments: Any) -> list[Any]
 
 if __name__ == "__main__":
     from helpers.system import processes
+    from helpers.system.console import run_command
 
     function, arguments, out = sys.argv[1:]
     torch.set_num_threads(1)
     of_tests = importlib.import_module("in_processes")
-    with processes.joined():
+
+    def work() -> None:
         found = getattr(of_tests, function)(**json.loads(arguments))
         torch.save(found, Path(out) / f"{processes.rank()}.pt")
+
+    sys.exit(run_command(lambda: processes.together(work)))
