@@ -2,7 +2,7 @@
 
 import sys
 
-from helpers.runs.train import main
+from helpers.runs.one_model import main
 
 if __name__ == "__main__":
     sys.exit(main())

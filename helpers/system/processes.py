@@ -11,13 +11,14 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 import torch
@@ -274,7 +275,7 @@ def together(work: Callable[[], T]) -> T:
 
     Raises:
         ProcessError: the work failed in this process, and in no other before.
-        SystemExit: another process has said why all of them end.
+        SystemExit: another process has said why all of them end; or the program has an error, which was printed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return work()
@@ -301,7 +302,6 @@ def joined(timeout: timedelta = TIMEOUT) -> Iterator[None]:
         barrier()  # the first to end would take its connections from those that still work
     except BaseException as error:
         _end_all(error)
-        raise AssertionError("unreachable") from error
     finally:
         _group = None
     dist.destroy_process_group()
@@ -318,7 +318,7 @@ def _backend(local: int, local_size: int) -> tuple[str, torch.device]:
     return "nccl", torch.device("cuda", local)
 
 
-def _end_all(error: BaseException) -> None:
+def _end_all(error: BaseException) -> NoReturn:
     """Raise what ends this process after an error: the one line for the user, or nothing where another tells it.
 
     An error of one process makes the exchanges of the others fail. Whoever notes its error in the store first is the
@@ -345,16 +345,13 @@ def _end_all(error: BaseException) -> None:
             "cause), so all end. The same command goes on from the last state that was kept."
         ) from error
     who = f"rank {_group.rank} of {_group.size} ({socket.gethostname()}, process {os.getpid()})"
-    if not isinstance(error, UserError):  # an error of the program, or of the network
+    if not isinstance(error, UserError):  # an error of the program, or of the network: where it was comes second
+        print(f"error: {who}: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
         traceback.print_exception(error)
-    status = error.exit_status if isinstance(error, UserError) else 1
-    told = ProcessError(f"{who}: {error}" if isinstance(error, UserError) else f"{who}: {_described(error)}")
-    told.exit_status = status
+        raise SystemExit(1) from error
+    told = ProcessError(f"{who}: {error}")
+    told.exit_status = error.exit_status
     raise told from error
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _dead() -> list[str]:

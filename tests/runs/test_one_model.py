@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.models import storage
-from helpers.runs.train import main
+from helpers.runs.one_model import main
 
 N_IMAGES = 100
 SMALL = ["-p", "epochs", "2", "-p", "hidden", "8", "-p", "batch_size", "32"]
