@@ -83,7 +83,7 @@ def check(dealt: Mapping[Path, Given]) -> RunConfig:
         require(isinstance(resume, bool), f"resume = {resume!r}: True or False is needed.")
         named = isinstance(plus, dict) and all(isinstance(name, str) for name in plus)
         require(named, f"plus_settings = {plus!r}: give a dict, such as {{'members': 4}}.")
-        PlusConfig(**plus)
+        PlusConfig(**{"budget": given.get("budget")} | plus)
     return RunConfig(**run)
 
 

@@ -55,7 +55,7 @@ QUICK_PLUS: dict[str, Any] = {
     "landmarks": 2000,
 }
 """Of the recipe plus and of the closed forms on the demo: one fold, three temperatures, eight epochs at most, two
-networks and half of the landmarks, so that the series takes minutes on two cores."""
+networks and a third of the landmarks, so that the series takes minutes on two cores."""
 History = list[EpochEntry]
 
 
@@ -134,9 +134,9 @@ def _make_geometry(run: Run, name: str, settings: GeometryConfig) -> None:
     save_geometry(run, fit_geometry(run, settings), settings)
 
 
-def plus_defaults(run: Run) -> PlusConfig:
-    """The defaults of the recipe plus, shorter on the demo data; see `QUICK_PLUS`."""
-    return PlusConfig(**QUICK_PLUS) if run.config.is_demo else PlusConfig()
+def plus_defaults(run: Run, **given: Any) -> PlusConfig:
+    """The defaults of the recipe plus, shorter on the demo data (see `QUICK_PLUS`), but for what is given."""
+    return PlusConfig(**((QUICK_PLUS if run.config.is_demo else {}) | given))
 
 
 def save_closed_form(run: Run, name: str, settings: PlusConfig) -> tuple[Any, float]:

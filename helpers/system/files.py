@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import time
@@ -26,7 +27,7 @@ METADATA = "metadata"
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary sibling, flush it to disk, then rename it: readers see the old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
+    for leftover in leftovers(path):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
                 leftover.unlink()
@@ -45,6 +46,11 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error  # a write that fails names no file
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary siblings of processes that were killed while they wrote `path`; the number tells them from others."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 32}{glob.escape(path.suffix)}"))
 
 
 def json_text(value: object) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from helpers.system import processes
-from helpers.system.files import read_tensors, reading, write_tensors
+from helpers.system.files import leftovers, read_tensors, reading, write_tensors
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import Objective
 from helpers.training.settings import OptimiserConfig
@@ -124,7 +124,7 @@ class Progress:
             CheckpointError: the file is damaged.
         """
         # Safe where one process at a time trains a model of a run, see `locks.lock`.
-        for leftover in self.path.parent.glob(f".{self.path.name}.*"):  # of a process killed while it wrote
+        for leftover in leftovers(self.path):
             leftover.unlink(missing_ok=True)
         if not self.path.exists():
             return

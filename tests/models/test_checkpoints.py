@@ -102,12 +102,14 @@ def test_a_model_that_is_not_there_is_answered_with_the_names_of_those_that_are(
 
 
 def test_what_a_killed_process_left_a_day_ago_is_removed_by_the_next_write(tmp_path):
-    old, new = tmp_path / ".a.json.1.json", tmp_path / ".a.json.2.json"
-    for path in (old, new):
+    old, new = (tmp_path / f".a.json.{digit * 32}.json" for digit in "12")
+    of_another = tmp_path / f".a.json.more.json.{'3' * 32}.json"
+    for path in (old, new, of_another):
         path.write_text("{")
-    os.utime(old, (0, 0))
+    for path in (old, of_another):
+        os.utime(path, (0, 0))
     write_json(tmp_path / "a.json", {})
-    assert new.exists() and not old.exists()
+    assert new.exists() and of_another.exists() and not old.exists()
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ def test_plus_is_short_on_the_demo_data_alone(run, tmp_path):
     assert recipes.plus_defaults(replace(run, config=RunConfig())) == PlusConfig(**recipes.QUICK_PLUS)
     for own in (RunConfig(data_dir=tmp_path), RunConfig("challenge")):
         assert recipes.plus_defaults(replace(run, config=own)) == PlusConfig()
+        assert recipes.plus_defaults(replace(run, config=own), budget=5, members=2) == PlusConfig(budget=5, members=2)
 
 
 def test_groups_of_the_split_reach_the_folds(run):

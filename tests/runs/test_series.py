@@ -129,6 +129,8 @@ def test_a_parameter_that_only_other_notebooks_have_is_an_error():
         ("fit_on", None),
         ("resume", "yes"),
         ("plus_settings", [4]),
+        ("budget", "30 minutes"),
+        ("budget", -1),
     ],
 )
 def test_a_value_of_another_type_is_an_error(name, value):
@@ -138,8 +140,9 @@ def test_a_value_of_another_type_is_an_error(name, value):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("epochs", 2), ("learning_rate", 1), ("mixed_precision", False), ("queue_schedule", [1]), ("run", "a")],
-)
+    [("epochs", 2), ("learning_rate", 1), ("mixed_precision", False), ("queue_schedule", [1]), ("run", "a"),
+     ("budget", 30), ("budget", None)],
+)  # fmt: skip
 def test_a_value_of_the_right_type_is_taken(name, value):
     check(deal({name: value}, notebooks()))
 
