@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "encode": "Encode a folder of pictures and their captions into the data folder that the series reads.",
     "series": "Run the notebooks in order on the demo data or on yours, or verify a finished run.",
+    "train": "Train or fit one model of a run, in one process or in several under torchrun.",
     "search": "Find the pictures of a run, or of a folder, by words.",
     "app": "A page in your browser that finds a run's pictures by words.",
 }

@@ -52,6 +52,12 @@ class RunInUseError(UserError, RuntimeError):
     """Another process works in the folder, or trains the same model of a run."""
 
 
+class ProcessError(UserError, RuntimeError):
+    """A training in several processes ended; the message names the process that failed, and why."""
+
+    exit_status = 1
+
+
 class EncoderError(UserError, RuntimeError):
     """An encoder cannot be loaded or does not fit what it is asked for, or an encoding cannot go on."""
 

@@ -12,12 +12,32 @@ import torch
 from helpers.data.repeats import same_texts
 from helpers.data.split import Split
 from helpers.data.vectors import GalleryStatistics
+from helpers.errors import SplitError
+from helpers.system import processes
 from helpers.system.devices import choose_device
+
+
+@dataclass(frozen=True)
+class Deal:
+    """What a process knows of all training captions, where it holds those of its own images alone.
+
+    Attributes:
+        positive: (N,) int64 number of each caption's image among all training images.
+        place: (N,) int64 row of each caption among those of this process, -1 for those of others.
+        same_text: (N,) int64 as in `TrainingData`, of all captions; None where unknown.
+    """
+
+    positive: torch.Tensor
+    place: torch.Tensor
+    same_text: torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """The training and the validation split as tensors on one device: there is no loader, rows are gathered by index.
+
+    In several processes each holds its own part: the training images dealt by `processes.owner` with their captions,
+    and every N-th validation caption. The validation gallery is whole in all of them.
 
     Attributes:
         text: (N, dx) float32 training captions, as stored (not normalised).
@@ -28,6 +48,7 @@ class TrainingData:
         val_positive: (V,) int64, the row of `val_images` that each caption describes.
         groups: (M,) training images of one group stay together where they are split once more; None for no groups.
         same_text: (N,) int64 number of each training caption's text, equal where two say the same; None where unknown.
+        deal: of all captions among several processes; None in one.
     """
 
     text: torch.Tensor
@@ -38,6 +59,7 @@ class TrainingData:
     val_positive: torch.Tensor
     groups: np.ndarray | None = None
     same_text: torch.Tensor | None = None
+    deal: Deal | None = None
 
     @classmethod
     def of(
@@ -57,8 +79,14 @@ class TrainingData:
             device: where the tensors are to live; chosen where None.
             groups: one a row of `images`, by which they were split; see `split.make_split`.
             captions: the texts of all captions; those of the training split tell which say the same.
+
+        Raises:
+            SplitError: fewer training images than processes.
         """
         device = choose_device() if device is None else device
+        same_text = None if captions is None else _same_text(captions, split.train_captions)
+        if processes.size() > 1:
+            return cls._dealt(text, images, split, device, same_text)
 
         def vectors(array: np.ndarray, rows: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(array[rows], dtype=np.float32)).to(device)
@@ -71,8 +99,56 @@ class TrainingData:
             val_images=vectors(images, split.val_images),
             val_positive=torch.from_numpy(split.caption_to_gallery).to(device),
             groups=None if groups is None else groups[split.train_images],
-            same_text=None if captions is None else _same_text(captions, split.train_captions).to(device),
+            same_text=None if same_text is None else same_text.to(device),
         )
+
+    @classmethod
+    def _dealt(
+        cls,
+        text: np.ndarray,
+        images: np.ndarray,
+        split: Split,
+        device: torch.device,
+        same_text: torch.Tensor | None,
+    ) -> TrainingData:
+        """This process's part; of memory maps its own rows alone are read."""
+        rank, size = processes.rank(), processes.size()
+        if len(split.train_images) < size:
+            raise SplitError(f"{len(split.train_images)} training images for {size} processes: start fewer of them.")
+        own = np.flatnonzero(processes.owner(split.train_caption_image) == rank)
+        place = np.full(len(split.train_captions), -1)
+        place[own] = np.arange(len(own))
+        mine = slice(rank, None, size)
+
+        def vectors(array: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array[rows], dtype=np.float32)).to(device)
+
+        def numbers(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
+
+        of_all = None if same_text is None else same_text.to(device)
+        return cls(
+            text=vectors(text, split.train_captions[own]),
+            positive=numbers(processes.place(split.train_caption_image[own])),
+            images=vectors(images, split.train_images[mine]),
+            val_text=vectors(text, split.val_captions[mine]),
+            val_images=vectors(images, split.val_images),
+            val_positive=numbers(split.caption_to_gallery[mine]),
+            same_text=None if of_all is None else of_all[numbers(own)],
+            deal=Deal(numbers(split.train_caption_image), numbers(place), of_all),
+        )
+
+    @property
+    def positive_of_all(self) -> torch.Tensor:
+        """(N,) number of the image of every training caption, those of other processes among them."""
+        return self.positive if self.deal is None else self.deal.positive
+
+    def own(self, rows: torch.Tensor) -> torch.Tensor:
+        """Of some of all training captions (B,) those that this process has, as rows of its own, in their order."""
+        if self.deal is None:
+            return rows
+        places = self.deal.place[rows]
+        return places[places >= 0]
 
     @property
     def device(self) -> torch.device:

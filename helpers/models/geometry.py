@@ -20,6 +20,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
+from helpers.system import processes
 from helpers.system.devices import one_blas_thread
 from helpers.system.settings import Positive, settings
 
@@ -84,6 +85,8 @@ def pair_statistics(
         fit_on: `captions` weighs every caption alike; `caption_means` first averages the captions of an image.
         captions: rows of `text` to use, such as a training split; all where None. Nothing is copied for it.
 
+    Of several processes each gives its own images and captions, and has the statistics of all.
+
     Returns:
         The statistics in float64. Images that no caption names are left out.
 
@@ -93,13 +96,18 @@ def pair_statistics(
     order = np.arange(len(targets)) if captions is None else captions
     order = order[np.argsort(targets[order], kind="stable")]
     image_ids, starts, counts = np.unique(targets[order], return_index=True, return_counts=True)
-    if len(image_ids) < 2:
-        raise ValueError(f"{len(image_ids)} image(s) with captions: a covariance needs at least two.")
+    n_images = processes.total_number(len(image_ids))
+    if n_images < 2:
+        raise ValueError(f"{n_images} image(s) with captions: a covariance needs at least two.")
     dx, dy = text.shape[1], images.shape[1]
-    shift_x = np.asarray(text[order[0]], dtype=np.float64)
-    shift_y = np.asarray(images[image_ids[0]], dtype=np.float64)
+    shift_x, shift_y = np.zeros(dx), np.zeros(dy)
+    if len(order):
+        shift_x = np.asarray(text[order[0]], dtype=np.float64)
+        shift_y = np.asarray(images[image_ids[0]], dtype=np.float64)
+    if processes.size() > 1:  # any shift will do, as long as it is the same
+        shift_x, shift_y = (processes.from_first(torch.from_numpy(shift)).numpy() for shift in (shift_x, shift_y))
     grams, sum_x, sum_y = [np.zeros((dx, dx)), np.zeros((dy, dy)), np.zeros((dx, dy))], np.zeros(dx), np.zeros(dy)
-    per_block = max(1, int(BLOCK_ROWS / counts.mean()))
+    per_block = max(1, int(BLOCK_ROWS / counts.mean())) if len(order) else 1
     with ThreadPoolExecutor(min(len(grams), torch.get_num_threads())) as pool:
         for lo in range(0, len(image_ids), per_block):
             hi = min(lo + per_block, len(image_ids))
@@ -115,7 +123,8 @@ def pair_statistics(
             _add_products(grams, ((x, x), (scaled, scaled), (x_per_image, y)), pool)
             sum_x += x.sum(0)
             sum_y += (y * weight).sum(0)
-    n = len(image_ids) if fit_on == "caption_means" else len(order)
+    n = n_images if fit_on == "caption_means" else processes.total_number(len(order))
+    sum_x, sum_y, *grams = (processes.total_array(part) for part in (sum_x, sum_y, *grams))
     mean_x, mean_y = sum_x / n, sum_y / n  # of the shifted rows
     return PairStatistics(
         n=n,
@@ -129,13 +138,20 @@ def pair_statistics(
 
 @one_blas_thread()
 def covariance(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and covariance (d, d) of `rows` (n, d), in float64, divided by n; read in blocks."""
-    mean = np.asarray(np.mean(rows, axis=0, dtype=np.float64))
+    """Mean (d,) and covariance (d, d) of `rows` (n, d), in float64, divided by n; read in blocks.
+
+    Of several processes each gives its rows, and has those of all.
+    """
+    n = processes.total_number(len(rows))
+    if processes.size() == 1:
+        mean = np.asarray(np.mean(rows, axis=0, dtype=np.float64))
+    else:
+        mean = processes.total_array(np.asarray(np.sum(rows, axis=0, dtype=np.float64))) / n
     total = np.zeros((rows.shape[1], rows.shape[1]))
     for lo in range(0, len(rows), BLOCK_ROWS):
         centred = rows[lo : lo + BLOCK_ROWS] - mean
         total += centred.T @ centred
-    return mean, total / len(rows)
+    return mean, processes.total_array(total) / n
 
 
 @one_blas_thread()

@@ -22,8 +22,10 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from helpers.data.training_data import TrainingData
+from helpers.data.training_data import Deal, TrainingData
 from helpers.data.vectors import normalise
+from helpers.models.networks import mean_of_all
+from helpers.system import processes
 from helpers.system.devices import one_blas_thread
 
 BLOCK = 4096
@@ -113,11 +115,16 @@ class Features:
     inverse: np.ndarray
 
     @classmethod
-    def of(cls, text: torch.Tensor, gamma: float, landmarks: int, seed: int) -> Features:
-        """Features on a seeded choice of so many of the captions `text` (N, dx), or on all where there are fewer."""
-        chosen = np.random.default_rng(seed).permutation(len(text))[:landmarks]
-        mean = text.mean(0)
-        at = normalise(text[torch.from_numpy(chosen).to(text.device)] - mean)
+    def of(cls, text: torch.Tensor, gamma: float, landmarks: int, seed: int, deal: Deal | None = None) -> Features:
+        """Features on a seeded choice of so many of the captions `text` (N, dx), or on all where there are fewer.
+
+        Args:
+            deal: of the captions, of which `text` are this process's.
+        """
+        n = len(text) if deal is None else len(deal.place)
+        chosen = torch.from_numpy(np.random.default_rng(seed).permutation(n)[:landmarks]).to(text.device)
+        mean = mean_of_all(text)
+        at = normalise((text[chosen] if deal is None else _of_all(text, deal.place[chosen])) - mean)
         kernel = rbf(at, at, gamma).double().cpu().numpy()
         kernel[np.diag_indices_from(kernel)] += JITTER
         return cls(mean, at, gamma, _inverse_root(kernel))
@@ -155,14 +162,15 @@ class Moments:
     @classmethod
     def of(cls, data: TrainingData, features: Features, basis: np.ndarray) -> Moments:
         """Moments of the training captions' features and their images, at unit length, in a basis (dy, r)."""
+        # Of several processes each adds up its own captions and images, and has the sums of all.
         images = normalise(data.images)
         counts = torch.bincount(data.positive, minlength=len(images)).double()[:, None]
-        mean_y = (images * counts).sum(0) / counts.sum()
+        mean_y = processes.total((images * counts).sum(0)) / processes.total(counts.sum())
         # Products in float32, whose bits depend on no number of threads; their sums over blocks in float64.
         coordinates = (images - mean_y.float()) @ torch.from_numpy(basis).float().to(data.device)  # (M, r)
         weighted = (coordinates * counts.sqrt()).float()
-        cov_y = (weighted.T @ weighted).double()
-        size, rank, n = len(features.landmarks), basis.shape[1], len(data.text)
+        cov_y = processes.total((weighted.T @ weighted).double())
+        size, rank, n = len(features.landmarks), basis.shape[1], len(data.positive_of_all)
         mean_z = coordinates.new_zeros(size, dtype=torch.float64)
         cov_z = coordinates.new_zeros(size, size, dtype=torch.float64)
         cov_zy = coordinates.new_zeros(size, rank, dtype=torch.float64)
@@ -170,9 +178,17 @@ class Moments:
             mean_z += z.double().sum(0)
             cov_z += z.T @ z
             cov_zy += z.T @ coordinates[positive]
+        mean_z, cov_z, cov_zy = (processes.total(part) for part in (mean_z, cov_z, cov_zy))
         mean_z /= n
         cov_z = cov_z / n - mean_z[:, None] * mean_z
         return cls(_host(mean_z), _host(cov_z), _host(cov_y / n), _host(cov_zy / n), basis)
+
+
+def _of_all(text: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(L, dx) captions of all processes, at the places (L,) that they have among `text` of this one, -1 for others'."""
+    found = text.new_zeros(len(places), text.shape[1])
+    found[places >= 0] = text[places[places >= 0]]
+    return processes.total(found)
 
 
 def _host(tensor: torch.Tensor) -> np.ndarray:
@@ -241,7 +257,7 @@ def fit(data: TrainingData, setting: Setting, landmarks: int, basis: np.ndarray,
         basis: (dy, r) orthonormal directions in which it writes; see `geometry.principal_basis`.
         seed: of the choice of landmarks.
     """
-    features = Features.of(data.text, setting["gamma"], landmarks, seed)
+    features = Features.of(data.text, setting["gamma"], landmarks, seed, data.deal)
     moments = Moments.of(data, features, basis)
     (solution,) = solve(moments, [setting])
     return kernel_map(moments, features, solution)

@@ -13,6 +13,7 @@ from torch import nn
 
 from helpers.models import geometry
 from helpers.models.geometry import GeometryConfig
+from helpers.system import processes
 
 
 class Standardise(nn.Module):
@@ -36,11 +37,19 @@ class Standardise(nn.Module):
 
     def fit(self, x: torch.Tensor) -> None:
         """Take mean and spread from training rows x (N, dx)."""
-        self.mean.copy_(x.mean(0))
+        self.mean.copy_(mean_of_all(x))
         self.scale.copy_(_inverse_spread(x))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x - self.mean) * self.scale  # (B, dx)
+
+
+def mean_of_all(x: torch.Tensor) -> torch.Tensor:
+    """(dx,) mean of rows x (N, dx) over the rows of all processes."""
+    if processes.size() == 1:
+        return x.mean(0)
+    sums = processes.total_array(x.sum(0, dtype=torch.float64).cpu().numpy())
+    return torch.from_numpy(sums / processes.total_number(len(x))).to(x)
 
 
 def _inverse_spread(x: torch.Tensor) -> torch.Tensor:
@@ -48,7 +57,8 @@ def _inverse_spread(x: torch.Tensor) -> torch.Tensor:
 
     A dimension that hardly varies is not blown up: spreads count as at least a tenth of their median.
     """
-    std = x.std(0, correction=0)
+    alone = processes.size() == 1
+    std = x.std(0, correction=0) if alone else mean_of_all((x - mean_of_all(x)).square()).sqrt()
     varying = std[std > 0]
     floor = 0.1 * varying.median() if len(varying) else std.new_ones(())
     return 1 / std.clamp(min=floor)

@@ -5,6 +5,7 @@ run: `open_run` and the `Run` that it gives.
 recipes: how each model of a run is found or made.
 leaderboard: every model of a run judged, and what judging leaves for `Translator`.
 galleries, run_index: what is searched with a run, and its index. search, app: their command lines.
+one_model: the command line that makes one model, in one process or in several.
 parameters, series: the notebooks through papermill. manifest: what a run was made from, and what it made.
 """
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from helpers.data.training_data import TrainingData
 from helpers.errors import CheckpointError
 from helpers.models import storage
 from helpers.models.build import BASELINES, build_model
@@ -32,6 +33,7 @@ from helpers.models.geometry import (
 from helpers.models.kernel import KernelMap
 from helpers.models.networks import GeomLinear, GeomWithAdapter
 from helpers.runs.run import Run, say
+from helpers.system import processes
 from helpers.system.devices import choose_device, device_name, matmul_dtype, seed_all
 from helpers.system.files import read_json, reading, write_json
 from helpers.system.locks import lock
@@ -63,11 +65,13 @@ class Recipe:
 
     Attributes:
         notebook: where a reader finds it.
+        kind: of its settings.
         defaults: settings where nobody chose any.
         make: fits or trains the row and stores it.
     """
 
     notebook: str
+    kind: type
     defaults: Callable[[Run], Any]
     make: Callable[[Run, str, Any], object]
 
@@ -89,8 +93,12 @@ class Start(NamedTuple):
 
 
 def training_statistics(run: Run, fit_on: str) -> PairStatistics:
-    """Means and covariances of the training split alone; see `geometry.pair_statistics`."""
-    return pair_statistics(run.data.text, run.data.images, run.data.targets, fit_on, run.split.train_captions)
+    """Means and covariances of the training split alone; see `geometry.pair_statistics`.
+
+    Of several processes each reads its own captions.
+    """
+    captions = run.split.train_captions[processes.owner(run.split.train_caption_image) == processes.rank()]
+    return pair_statistics(run.data.text, run.data.images, run.data.targets, fit_on, captions)
 
 
 def fit_geometry(run: Run, settings: GeometryConfig) -> CrossSpace:
@@ -108,13 +116,20 @@ def _store_affine(run: Run, name: str, affine: AffineMap, metadata: dict[str, An
     _say_what_is_replaced(run, name, metadata)
     model = GeomLinear(run.data.text_dim, run.data.image_dim)
     model.set_affine(affine.matrix, affine.bias)
-    storage.save_model(run.directory, name, model, metadata)
+    _store(run, name, model, metadata)
+
+
+def _store(run: Run, name: str, model: nn.Module, metadata: dict[str, Any]) -> None:
+    """Store a model, from the first of several processes; afterwards all find it."""
+    if processes.is_first():
+        storage.save_model(run.directory, name, model, metadata)
+    processes.barrier()
 
 
 def _make_geometry(run: Run, name: str, settings: GeometryConfig) -> None:
     """Both classics, which come from one decomposition: where one is there already, with its settings."""
     for other in GEOMETRY_POWERS:
-        if run.has(other):
+        if processes.first_tells(partial(run.has, other)):
             settings = GeometryConfig(**run.stored(other)["settings"])
     save_geometry(run, fit_geometry(run, settings), settings)
 
@@ -134,13 +149,18 @@ def save_closed_form(run: Run, name: str, settings: PlusConfig) -> tuple[Any, fl
         The setting, see `cca.GRID` and `kernel.GRID`, and its mean MRR on the folds.
     """
     data = run.training_data
-    found = closed_forms.SEARCHES[name](make_folds(data, settings))
+    found = processes.first_tells(lambda: closed_forms.SEARCHES[name](make_folds(_whole(run), settings)))
     model = closed_forms.FITS[name](data, found["setting"], settings.landmarks)
     metadata = run.metadata(settings, setting=found["setting"], fold_mrr=found["mrr"], folds=_folds_of(settings))
     if isinstance(model, KernelMap):
         metadata["architecture"] |= {"landmarks": len(model.landmarks)}
-    storage.save_model(run.directory, name, model, metadata)
+    _store(run, name, model, metadata)
     return found["setting"], found["mrr"]
+
+
+def _whole(run: Run) -> TrainingData:
+    """All training data, for a search on folds, which the first of several processes does by itself."""
+    return run.training_data if run.training_data.deal is None else run.read_training_data()
 
 
 def _folds_of(settings: PlusConfig) -> dict[str, Any]:
@@ -173,9 +193,10 @@ def train(run: Run, name: str, settings: Any, resume: bool = True) -> History:
         find_or_make(run, *GEOMETRY_POWERS)
     products, unfinished = _products(settings, run.training_data.device), _unfinished(run, name)
     path = unfinished / "state.safetensors"
-    with lock(run.directory, name):
-        if not resume:
+    with lock(run.directory, name) if processes.is_first() else contextlib.nullcontext():
+        if not resume and processes.is_first():
             shutil.rmtree(unfinished, ignore_errors=True)
+        processes.barrier()
         _say_what_is_replaced(run, name, run.metadata(settings, products=products))
         start = STARTS[name](run, name, settings)
         if path.exists():
@@ -184,8 +205,9 @@ def train(run: Run, name: str, settings: Any, resume: bool = True) -> History:
         history = start.fit(Progress(path, run.metadata(settings, products=products, **start.basis, **start.chosen)))
         metadata = run.metadata(settings, history=history, products=products, **start.chosen)
         metadata["architecture"] |= start.shape
-        storage.save_model(run.directory, name, start.model, metadata)
-        shutil.rmtree(unfinished, ignore_errors=True)  # only now: until the model is stored, the training is not over
+        _store(run, name, start.model, metadata)
+        if processes.is_first():  # only now: until the model is stored, the training is not over
+            shutil.rmtree(unfinished, ignore_errors=True)
     return history
 
 
@@ -209,7 +231,17 @@ def _start_bigjump(run: Run, name: str, settings: BigJumpConfig) -> Start:
 
 def _start_plus(run: Run, name: str, settings: PlusConfig) -> Start:
     """With what the folds choose, which is kept until the model is stored: a resumed training searches no more."""
-    data, path = run.training_data, _unfinished(run, name) / "choice.json"
+    data = run.training_data
+    choice = Choice(**processes.first_tells(lambda: _chosen(run, name, settings)))
+    model = plus.build_chosen(data, settings, choice)
+    shape = plus.shape_of(model, settings, choice)
+    fit = partial(plus.train_plus, model, data, settings, choice)
+    return Start(model, shape, fit, {"choice": vars(choice), "version": plus.VERSION}, {})
+
+
+def _chosen(run: Run, name: str, settings: PlusConfig) -> dict[str, Any]:
+    """What the folds choose, or chose for a training of the same metadata that was interrupted."""
+    data, path = _whole(run), _unfinished(run, name) / "choice.json"
     basis = run.metadata(settings, products=_products(settings, data.device), version=plus.VERSION)
     kept: dict[str, Any] = {}
     if path.exists():
@@ -218,11 +250,7 @@ def _start_plus(run: Run, name: str, settings: PlusConfig) -> Start:
     if kept.get("metadata") != json.loads(json.dumps(basis)):
         kept = {"metadata": basis, "choice": vars(plus_search.search(data, settings, _known(run, settings)))}
         write_json(path, kept)
-    choice = Choice(**kept["choice"])
-    model = plus.build_chosen(data, settings, choice)
-    shape = plus.shape_of(model, settings, choice)
-    fit = partial(plus.train_plus, model, data, settings, choice)
-    return Start(model, shape, fit, {"choice": vars(choice), "version": plus.VERSION}, {})
+    return dict(kept["choice"])
 
 
 def _unfinished(run: Run, name: str) -> Path:
@@ -231,8 +259,12 @@ def _unfinished(run: Run, name: str) -> Path:
 
 
 def _products(settings: OptimiserConfig, device: torch.device) -> list[str]:
-    """Device and product type: a training that went on with others would be neither the one nor the other."""
-    return [device_name(device), str(matmul_dtype(device, settings.mixed_precision))]
+    """Device, product type and, where there are several, number of processes.
+
+    A training that went on with others would be neither the one nor the other.
+    """
+    several = [f"{processes.size()} processes"] if processes.size() > 1 else []
+    return [device_name(device), str(matmul_dtype(device, settings.mixed_precision)), *several]
 
 
 STARTS: dict[str, Callable[[Run, str, Any], Start]] = {
@@ -241,11 +273,11 @@ STARTS: dict[str, Callable[[Run, str, Any], Start]] = {
     "bigjump_plus": _start_plus,
 }
 RECIPES: dict[str, Recipe] = {
-    **dict.fromkeys(GEOMETRY_POWERS, Recipe("02", lambda _: GeometryConfig(), _make_geometry)),
-    **dict.fromkeys(closed_forms.FITS, Recipe("02", plus_defaults, save_closed_form)),
-    **dict.fromkeys(BASELINES, Recipe("03", lambda _: BaselineConfig(), train)),
-    "bigjump": Recipe("04", lambda _: BigJumpConfig(), train),
-    "bigjump_plus": Recipe("04", plus_defaults, train),
+    **dict.fromkeys(GEOMETRY_POWERS, Recipe("02", GeometryConfig, lambda _: GeometryConfig(), _make_geometry)),
+    **dict.fromkeys(closed_forms.FITS, Recipe("02", PlusConfig, plus_defaults, save_closed_form)),
+    **dict.fromkeys(BASELINES, Recipe("03", BaselineConfig, lambda _: BaselineConfig(), train)),
+    "bigjump": Recipe("04", BigJumpConfig, lambda _: BigJumpConfig(), train),
+    "bigjump_plus": Recipe("04", PlusConfig, plus_defaults, train),
 }
 
 
@@ -258,7 +290,7 @@ def find_or_make(run: Run, *names: str) -> None:
     for name, recipe in RECIPES.items():
         if names and name not in names:
             continue
-        if run.has(name):
+        if processes.first_tells(partial(run.has, name)):
             _tell_differences(run, name, recipe.defaults(run))
         else:
             lacks = f"not in {run.directory.name}/ for this data and split, by this version of its recipe"

@@ -24,6 +24,7 @@ from helpers.models import storage
 from helpers.models.build import predict
 from helpers.models.geometry import GeometryConfig
 from helpers.runs.settings import RunConfig
+from helpers.system import processes
 from helpers.system.devices import choose_device, prefer_exact
 from helpers.system.files import atomic_write, write_json
 from helpers.system.settings import as_dict, field_names, require, settings_of, unknown_name
@@ -69,7 +70,11 @@ class Run:
 
     @cached_property
     def training_data(self) -> TrainingData:
-        """The training and validation splits on the device that training uses."""
+        """The training and validation splits on the device that training uses; see `read_training_data`."""
+        return self.read_training_data()
+
+    def read_training_data(self) -> TrainingData:
+        """As `training_data`, and not kept; of several processes each has its part, within `by_itself` all."""
         data = self.data
         return TrainingData.of(data.text, data.images, self.split, choose_device(), self.groups, data.captions)
 
@@ -139,13 +144,19 @@ class Run:
 
 
 def say(message: str) -> None:
-    """A line for the reader that is no result: on stderr, so that compared outputs do not depend on it."""
-    print(message, file=sys.stderr, flush=True)
+    """A line for the reader that is no result: on stderr, so that compared outputs do not depend on it.
+
+    Of several processes the first says it.
+    """
+    if processes.is_first():
+        print(message, file=sys.stderr, flush=True)
 
 
 def open_run(overrides: Mapping[str, Any], **given: Any) -> Run:
     """As `read_run`; then copy into the run's folder what made the vectors, so that its queries are encoded alike."""
-    run = read_run(overrides, **given)
+    run = processes.first_before_others(lambda: read_run(overrides, **given))  # the others find its cache
+    if not processes.is_first():
+        return run
     source, copy = run.config.data_path / ENCODERS_FILE, run.directory / ENCODERS_FILE
     content = source.read_bytes() if source.exists() else None
     if content is None:

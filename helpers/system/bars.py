@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from helpers.system import processes
 
 STEPS = "{l_bar}{bar:16}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]"
 """Of a training: narrow enough for epoch, loss and MRR to stand in one line of a terminal."""
@@ -57,6 +59,7 @@ def _bar(label: str, total: int, initial: int, bar_format: str) -> tqdm:
     stream = sys.stderr
     watched = stream.isatty() or type(stream).__module__.startswith("ipykernel")
     every = 0.5 if watched else LOG_INTERVAL
+    quiet: dict[str, Any] = {} if processes.is_first() else {"disable": True}  # one bar; or as TQDM_DISABLE says
     return tqdm(
         total=total,
         initial=initial,
@@ -66,4 +69,5 @@ def _bar(label: str, total: int, initial: int, bar_format: str) -> tqdm:
         file=stream if watched else _Lines(stream),
         mininterval=every,
         maxinterval=max(every, 10.0),
+        **quiet,
     )

@@ -116,7 +116,7 @@ def fit_kernel(data: TrainingData, setting: kernel.Setting, landmarks: int) -> k
     Args:
         landmarks: at most; see `landmarks_for`.
     """
-    return kernel.fit(data, setting, landmarks_for(len(data.text), landmarks), kernel_basis(data))
+    return kernel.fit(data, setting, landmarks_for(len(data.positive_of_all), landmarks), kernel_basis(data))
 
 
 def fit_cca(data: TrainingData, setting: cca.Setting, landmarks: int = 0) -> GeomLinear:

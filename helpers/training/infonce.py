@@ -4,15 +4,21 @@ With p_iu the softmax over the bank and y_pos the positive, the gradient of row 
 prediction is (sum_u p_iu y_u - y_pos) / temperature: attention whose values are its keys. The positive stands apart
 from the others throughout, in the precision of the sums: of a caption that is already fitted the gradient is a small
 difference.
+
+In several processes (`system.processes`) each has its own predictions and its own part of the bank. Predictions are
+gathered, each part of the bank gives its share of every row's sum and pull, and what travels back is one maximum, one
+sum and one vector a row: exact, and no process ever holds another's images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 
+from helpers.system import processes
 from helpers.system.devices import COLUMN_MULTIPLE, any_order
 
 COLUMN_BLOCK = 4096
@@ -45,22 +51,23 @@ class InfoNCE(torch.autograd.Function):
         matmul_dtype: torch.dtype,
         excluded: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Mean loss over the rows of z.
+        """Mean loss over the rows of z, of all processes.
 
         Args:
             z: (B, d) unit predictions. negative_bank: (M, d). positive: (B,) bank row of each prediction's image.
             log_weight: (M,) logarithm of how often each image counts. log_positives: (B,) likewise of the positives.
             temperature: positive. matmul_dtype: of the two large products.
-            excluded: (B, K) bank rows that are no negatives of a prediction, filled up with its positive.
+            excluded: (B, K) bank rows that are no negatives of a prediction, filled up with its positive; in several
+                processes for the predictions of all of them, in the order of `processes.gather`, and -1 for none.
         """
         positive_rows = negative_bank.index_select(0, positive).to(z.dtype)  # (B, d)
         scale = 1 / temperature
         # The positives come from the float32 prediction.
         positive_logit = (z * positive_rows).sum(-1) * scale + log_positives  # (B,)
-        of_device = in_blocks if z.device.type == "cpu" else at_once
+        of_device = in_blocks if z.device.type == "cpu" or processes.size() > 1 else at_once
         zq = z.to(matmul_dtype)
         loss, pull = of_device(zq, negative_bank, positive, positive_rows, positive_logit, log_weight, scale, excluded)
-        ctx.save_for_backward(pull.mul_(scale / len(z)))
+        ctx.save_for_backward(pull.mul_(scale / processes.total_number(len(z))))
         return loss
 
     @staticmethod
@@ -89,22 +96,61 @@ def in_blocks(
         excluded: (B, K) bank rows beside the positive that are no negatives of a prediction; none where None.
 
     Running maxima and sums, as in Milakov and Gimelshein (2018), give them while the scores of a block are at hand.
+    The parts of the bank of several processes are such blocks too: each scores the predictions of all of them.
     """
-    top, total = positive_logit.clone(), torch.ones_like(positive_logit)
-    pulled = positive_rows.clone()  # running sum of weights times vectors, (B, d)
+    everyones, own = _everyones(zq, positive, positive_rows, positive_logit)
+    zq, positive, logit = everyones.zq, everyones.positive, everyones.positive_logit
+    top, total = logit.clone(), everyones.total
+    pulled = everyones.pulled  # running sum of weights times vectors, (B, d)
     left_out = positive[:, None] if excluded is None else torch.cat([positive[:, None], excluded], 1)  # (B, 1 + K)
     for lo, hi in _column_blocks(len(negative_bank)):
         part = negative_bank[lo:hi]  # (C, d)
-        logits = (zq @ part.T).to(positive_logit.dtype).mul_(scale).add_(log_weight[lo:hi])  # (B, C)
+        logits = _product(zq, part.T, logit.dtype).mul_(scale).add_(log_weight[lo:hi])  # (B, C)
         rows, places = ((left_out >= lo) & (left_out < hi)).nonzero(as_tuple=True)
         logits[rows, left_out[rows, places] - lo] = -torch.inf
         new_top = torch.maximum(top, logits.amax(1))
         shrink = torch.exp(top - new_top)
         weights = logits.sub_(new_top[:, None]).exp_()
         total = total * shrink + weights.sum(1)
-        pulled = pulled * shrink[:, None] + (weights.to(zq.dtype) @ part).to(positive_logit.dtype)
+        pulled = pulled * shrink[:, None] + _product(weights.to(zq.dtype), part, logit.dtype)
         top = new_top
-    return (top + total.log() - positive_logit).mean(), pulled / total[:, None] - positive_rows
+    if processes.size() > 1:
+        of_all = processes.maximum(top)
+        shrink, top = torch.exp(top - of_all), of_all
+        sums = processes.total(torch.cat([pulled, total[:, None]], 1) * shrink[:, None])  # in one exchange
+        pulled, total = sums[:, :-1], sums[:, -1]
+    return (top + total.log() - logit).mean(), pulled[own] / total[own, None] - positive_rows
+
+
+class _Everyones(NamedTuple):
+    """What `in_blocks` starts from, for the predictions of all processes.
+
+    Attributes:
+        zq: (B, d). positive_logit: (B,). positive: (B,) bank row, -1 where another process has the image.
+        total: (B,) one where this process has the positive, which counts once, else zero.
+        pulled: (B, d) the positives, likewise.
+    """
+
+    zq: torch.Tensor
+    positive: torch.Tensor
+    positive_logit: torch.Tensor
+    total: torch.Tensor
+    pulled: torch.Tensor
+
+
+def _everyones(
+    zq: torch.Tensor, positive: torch.Tensor, positive_rows: torch.Tensor, positive_logit: torch.Tensor
+) -> tuple[_Everyones, slice]:
+    """The predictions of all processes, and where this one's stand among them."""
+    if processes.size() == 1:
+        alone = _Everyones(zq, positive, positive_logit, torch.ones_like(positive_logit), positive_rows.clone())
+        return alone, slice(None)
+    (of_all, logits), own = processes.gather(zq, positive_logit)
+    count = len(logits)
+    here = positive.new_full((count,), -1)
+    total, pulled = torch.zeros_like(logits), positive_rows.new_zeros(count, positive_rows.shape[1])
+    here[own], total[own], pulled[own] = positive, 1.0, positive_rows
+    return _Everyones(of_all, here, logits, total, pulled), own
 
 
 def at_once(

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from helpers.data.training_data import TrainingData
 from helpers.evaluation import metrics
 from helpers.models.networks import GeomWithAdapter, fit_standardisation
-from helpers.system import memory
+from helpers.system import memory, processes
 from helpers.system.bars import show, training_bar
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import (
@@ -105,15 +105,20 @@ def translations(model: nn.Module, text: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def validation_mrr(model: nn.Module, data: TrainingData) -> float:
-    """Full-gallery cosine MRR on the validation split, in float32; NaN where the model's output is not finite."""
+    """Full-gallery cosine MRR on the validation split, in float32; NaN where the model's output is not finite.
+
+    Each of several processes ranks its own captions.
+    """
     model.eval()
     prediction = translations(model, data.val_text)  # (V, dy)
     model.train()
-    if not prediction.square().sum().isfinite():
-        return math.nan
-    return float(
-        np.mean(1 / metrics.ranks(prediction, data.val_images, data.val_positive, statistics=data.gallery_statistics))
-    )
+    found = np.full(max(1, len(prediction)), math.nan)
+    if prediction.square().sum().isfinite():
+        found = 1 / metrics.ranks(prediction, data.val_images, data.val_positive, statistics=data.gallery_statistics)
+    if processes.size() == 1:
+        return float(np.mean(found))
+    sums, count = processes.total_array(np.array([found.sum(), len(found)]))
+    return float(sums / count)
 
 
 def run_epoch(
@@ -157,17 +162,19 @@ class Training(Generic[Model]):
         settings, data = objective.settings, objective.data
         self.model, self.objective, self.progress = model, objective, progress
         fit_standardisation(model, data.text)
+        processes.take_from_first(model.state_dict().values())
         self.history: list[EpochEntry] = []
-        self.steps = steps = math.ceil(len(data.positive) / settings.batch_size)
+        self.steps = steps = math.ceil(len(data.positive_of_all) / settings.batch_size)
         optimiser = make_optimiser(model, settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: learning_rate_factor(step, steps, settings)
         )
         rng, best = np.random.default_rng(settings.seed), copy.deepcopy(model.state_dict())
         self._state = TrainingState(model, optimiser, schedule, objective, rng, self.history, best)
-        self._positive_on_host = data.positive.cpu().numpy()
+        self._positive_on_host = data.positive_of_all.cpu().numpy()
         if progress is not None:
             progress.load(self._state)
+            processes.require_same(len(self.history), "The states of an interrupted training")
         model.train()
         self._saved = time.perf_counter()
 
@@ -184,6 +191,8 @@ class Training(Generic[Model]):
         state, objective = self._state, self.objective
         settings, device = objective.settings, objective.data.device
         started, epoch = time.perf_counter(), len(self.history) + 1
+        if processes.size() > 1:  # each draws its own, and the state on disk need not hold what each has drawn
+            _seed_process(settings.seed, epoch)
         micro_unfreeze(self.model, settings, epoch, self.history)
         reported = objective.start_epoch(epoch)
         order = epoch_order(self._positive_on_host, settings.captions_per_image, state.rng)
@@ -242,6 +251,12 @@ def fit(
             show(bar, shown)
     training.end()
     return training.history
+
+
+def _seed_process(seed: int, epoch: int) -> None:
+    """Seed what this one of several processes draws in an epoch, such as dropout."""
+    (of_process,) = np.random.SeedSequence([seed, epoch, processes.rank()]).generate_state(1, np.uint64)
+    torch.manual_seed(int(of_process))
 
 
 def _require_finite(entry: EpochEntry, label: str) -> None:

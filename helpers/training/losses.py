@@ -1,4 +1,8 @@
-"""Loss terms: pure functions from tensors to a scalar (float32)."""
+"""Loss terms: functions from tensors to a scalar (float32).
+
+In several processes (`system.processes`) each gives its own captions, and may have none in a batch. The value is
+that of the whole batch, the same in every process; its gradient that of each process's own predictions.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,20 @@ import math
 import torch
 import torch.nn.functional as F
 
+from helpers.system import processes
 from helpers.system.devices import COLUMN_MULTIPLE, any_order
 from helpers.training.infonce import InfoNCE
 
 
 def cosine_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean of 1 - cos over rows; both (B, d)."""
-    return 1 - F.cosine_similarity(prediction.float(), target.float(), dim=-1).mean()
+    return 1 - processes.mean_of_rows(F.cosine_similarity(prediction.float(), target.float(), dim=-1))
 
 
 def mse_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean squared difference over rows and dimensions; both (B, d)."""
     # Row by row first: the mean of a whole matrix is summed in an order that depends on the number of threads.
-    return F.mse_loss(prediction.float(), target.float(), reduction="none").mean(-1).mean()
+    return processes.mean_of_rows(F.mse_loss(prediction.float(), target.float(), reduction="none").mean(-1))
 
 
 def moment_loss(prediction: torch.Tensor, target: torch.Tensor, *, with_std: bool) -> torch.Tensor:
@@ -29,14 +34,29 @@ def moment_loss(prediction: torch.Tensor, target: torch.Tensor, *, with_std: boo
     A batch of one has no standard deviation and contributes its mean only.
     """
     prediction, target = prediction.float(), target.float()
-    loss = (prediction.mean(0) - target.mean(0)).square().mean()
-    if with_std and len(prediction) > 1:
-        loss = loss + (prediction.std(0) - target.std(0)).square().mean()
+    mean, target_mean = processes.mean_of_rows(prediction), processes.mean_of_rows(target)  # (d,)
+    loss = (mean - target_mean).square().mean()
+    if with_std and processes.total_number(len(prediction)) > 1:
+        loss = loss + (_std(prediction, mean) - _std(target, target_mean)).square().mean()
     return loss
+
+
+def _std(rows: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Standard deviation (d,) of the rows (B, d) of all processes, whose mean is known, divided by their number - 1."""
+    if processes.size() == 1:
+        return rows.std(0)
+    n = processes.total_number(len(rows))
+    # The mean is detached: through it the sum of squares has no gradient, since the deviations add up to nothing.
+    variance = processes.total((rows - mean.detach()).square().sum(0)) / (n - 1)
+    varies = variance > 0  # the root has no slope at 0, and a gradient of 0 is taken there, as `torch.std` has it
+    return torch.where(varies, torch.where(varies, variance, 1.0).sqrt(), 0.0)
 
 
 def in_batch_infonce(prediction: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
     """In-batch InfoNCE by cosine, diagonal positives (van den Oord et al., 2018); both (B, d)."""
+    if processes.size() > 1:  # the targets of every process are its part of a bank
+        own = torch.arange(len(target), device=target.device)
+        return bank_infonce(prediction, F.normalize(target.float(), dim=-1), own, temperature)
     logits = F.normalize(prediction.float(), dim=-1) @ F.normalize(target.float(), dim=-1).T / temperature
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
@@ -53,7 +73,8 @@ def agreement_loss(prediction: torch.Tensor, images: torch.Tensor) -> torch.Tens
     z = F.normalize(prediction.float(), dim=-1)
     # Groups from sorted neighbours: torch.unique would make the host wait for the device to learn their number.
     image, order = images.sort()
-    group = torch.cat([image.new_zeros(1), (image[1:] != image[:-1]).cumsum(0)])  # (B,), of the sorted rows
+    starts = torch.cat([image.new_zeros(min(1, len(image))), (image[1:] != image[:-1]).long()])
+    group = starts.cumsum(0)  # (B,), of the sorted rows
     z = z[order]
     with any_order():
         size = torch.zeros(len(z), device=z.device).index_add_(0, group, torch.ones(len(z), device=z.device))
@@ -61,7 +82,8 @@ def agreement_loss(prediction: torch.Tensor, images: torch.Tensor) -> torch.Tens
     spread = (z - mean[group]).square().mean(-1)  # (B,)
     # Each row weighs 1 / size, so that an image counts once however many captions it has.
     several = (size[group] > 1).float() / size[group]
-    return (spread * several).sum() / several.sum().clamp(min=1)
+    # An image is of one process, and so are its captions.
+    return processes.total((spread * several).sum()) / processes.total(several.sum()).clamp(min=1)
 
 
 GATHERING = {"cpu": 40, "cuda": 200}
@@ -89,7 +111,7 @@ def _gathered(
             negative_bank.device.type, GATHERING["cuda"]
         ) * kept
 
-    if negative_bank.device.type == "cpu":
+    if negative_bank.device.type == "cpu" or processes.size() > 1:
         present = log_weight.isneginf().logical_not_().nonzero().squeeze(1)
         if pays(len(present)):
             return _kept(present, negative_bank, positive, log_weight, excluded)
@@ -120,14 +142,20 @@ def _kept(
     log_weight: torch.Tensor,
     excluded: torch.Tensor | None,
 ) -> Gathered:
-    """The bank's `rows` (k,) alone, every positive among them; an excluded row that is not becomes the positive."""
+    """The bank's `rows` (k,) alone, every positive among them; an excluded row that is not becomes the positive.
+
+    In several processes `excluded` is as `InfoNCE` takes it, and such a row becomes -1.
+    """
     position = torch.full_like(log_weight, -1, dtype=torch.long).index_copy_(
         0, rows, torch.arange(len(rows), device=positive.device)
     )
     places = position[positive]
     if excluded is not None:
         there = position[excluded]  # (B, K)
-        excluded = torch.where(there < 0, places[:, None], there)
+        if processes.size() > 1:
+            excluded = torch.where(excluded < 0, -1, there)
+        else:
+            excluded = torch.where(there < 0, places[:, None], there)
     return negative_bank[rows], places, log_weight[rows], excluded
 
 
@@ -159,7 +187,10 @@ def multi_positive_infonce(
         temperature: positive.
         matmul_dtype: of the two large products; sums are float32.
         at_most: no fewer images than stand in batch or queue; with it a GPU leaves out most of the others.
-        excluded: (B, K) bank rows E_i, filled up with the positive; see `same_text.SameText`.
+        excluded: (B, K) images E_i, filled up with the positive; see `same_text.SameText`.
+
+    In several processes the bank is this one's part of the images, and `positive` a row of it, while `excluded` are
+    numbers of images among all (`processes.image_number`).
     """
     with any_order():
         batch_counts = torch.zeros_like(queue_counts).index_add_(
@@ -168,11 +199,20 @@ def multi_positive_infonce(
     log_positives = batch_counts[positive].log()
     # -inf for images that are neither in the batch nor in the queue
     log_weight = (queue_counts + batch_counts).log()
+    excluded = None if excluded is None else _rows_here(excluded)
     negative_bank, positive, log_weight, excluded = _gathered(negative_bank, positive, log_weight, excluded, at_most)
     exact = torch.promote_types(prediction.dtype, torch.float32)  # sums in float32, or float64 if given so
     z = F.normalize(prediction.to(exact), dim=-1)
     weights = log_weight, log_positives
     return InfoNCE.apply(z, negative_bank, positive, *weights, temperature, matmul_dtype, excluded)
+
+
+def _rows_here(images: torch.Tensor) -> torch.Tensor:
+    """Excluded images (B, K) of each process's captions as rows of this process's bank, for the captions of all."""
+    if processes.size() == 1:
+        return images
+    (everyones,), _ = processes.gather(images)
+    return torch.where(processes.owner(everyones) == processes.rank(), processes.place(everyones), -1)
 
 
 def bank_infonce(
@@ -199,12 +239,14 @@ def bank_infonce(
         matmul_dtype: of the two large products; sums are float32.
         log_weight: (M,) logarithm of how often each image counts as a negative, see `sampled_weights`; once where None.
         at_most: images that count, see `most_drawn`; with it a GPU leaves out most of those that do not.
-        excluded: (B, K) bank rows that are no negatives of a caption, filled up with its positive.
+        excluded: (B, K) images that are no negatives of a caption, filled up with its positive; see
+            `multi_positive_infonce`, also for several processes.
     """
     exact = torch.promote_types(prediction.dtype, torch.float32)
     z = F.normalize(prediction.to(exact), dim=-1)
     if log_weight is None:
         log_weight = torch.zeros(len(negative_bank), dtype=exact, device=negative_bank.device)
+    excluded = None if excluded is None else _rows_here(excluded)
     negative_bank, positive, log_weight, excluded = _gathered(negative_bank, positive, log_weight, excluded, at_most)
     weights = log_weight, torch.zeros_like(z[:, 0])
     return InfoNCE.apply(z, negative_bank, positive, *weights, temperature, matmul_dtype, excluded)

@@ -31,6 +31,9 @@ Model = TypeVar("Model", bound=nn.Module)
 class Objective(Generic[Settings, Model]):
     """What the training loop asks of a loss; the defaults are those of a loss without state.
 
+    In several processes each has the captions and images of its own `data`; made of the functions of `losses`, terms
+    are those of the whole batch.
+
     Attributes:
         settings, data: as given.
         dtype: of the matrix products.
@@ -64,7 +67,7 @@ class Objective(Generic[Settings, Model]):
         raise NotImplementedError
 
     def end_step(self, positive: torch.Tensor) -> None:
-        """Take note of an update, which trained captions of the images `positive` (B,)."""
+        """Take note of an update, which trained captions of the images `positive` (B,), those of all processes."""
 
     def judged(self, model: Model) -> Model:
         """The model that validation sees, and that is kept."""

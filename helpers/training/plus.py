@@ -79,7 +79,7 @@ def derived(settings: PlusConfig, data: TrainingData) -> PlusConfig:
     """Settings with the batch size and the learning rate that this training split asks for."""
     return replace(
         settings,
-        batch_size=batch_size_for(len(data.text), settings.batch_size),
+        batch_size=batch_size_for(len(data.positive_of_all), settings.batch_size),
         learning_rate=learning_rate_for(data.text.shape[1], settings.learning_rate),
     )
 

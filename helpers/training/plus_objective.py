@@ -17,6 +17,7 @@ from helpers.data.training_data import TrainingData
 from helpers.data.vectors import normalise
 from helpers.errors import SplitError
 from helpers.models.networks import Blend, EnsembleMLP
+from helpers.system import processes
 from helpers.training import losses
 from helpers.training.objectives import Objective
 from helpers.training.plus_choice import Networks
@@ -25,15 +26,16 @@ from helpers.training.settings import PlusConfig
 
 
 def centred_images(data: TrainingData) -> torch.Tensor:
-    """Training images (M, dy) at unit length, less their mean.
+    """Training images (M, dy) at unit length, less their mean, which is that of all processes' images.
 
     Raises:
         SplitError: all have the same direction.
     """
     images = normalise(data.images)
-    images = images - images.mean(0)
-    if float(images.square().sum(1).mean()) < 1e-12:  # float32 leaves a rest where the vectors are equal
-        raise SplitError(f"All {len(images)} training images have the same direction: nothing tells them apart.")
+    images = images - processes.mean_of_rows(images)
+    if float(processes.mean_of_rows(images.square().sum(1))) < 1e-12:  # float32 leaves a rest of equal vectors
+        n = processes.total_number(len(images))
+        raise SplitError(f"All {n} training images have the same direction: nothing tells them apart.")
     return images
 
 
@@ -65,7 +67,7 @@ class PlusObjective(Objective[PlusConfig, Blend]):
         images = centred_images(data)  # (M, dy)
         basis = next(iter(networks_in(model).values())).basis
         self.negative_bank = (images @ basis).to(self.dtype)  # (M, r)
-        spread = float(images.square().sum(1).mean().sqrt())
+        spread = float(processes.mean_of_rows(images.square().sum(1)).sqrt())
         self.temperatures = {name: kind["temperature"] * spread for name, kind in kinds.items()}
         self.members = {name: kind["members"] for name, kind in kinds.items()}
         self.last_epochs = {name: kind["epochs"] for name, kind in kinds.items()}

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import torch
 
+from helpers.system import processes
 from helpers.system.devices import any_order
 
 
 class ImageQueue:
-    """Ring buffer of image indices.
+    """Ring buffer of image indices, in several processes those of all, the same in each.
 
     Args:
         capacity: entries held; older ones are overwritten.
-        n_images: indices lie in [0, n_images).
+        n_images: indices lie in [0, n_images); in several processes so many images are this one's at most.
         device: where the buffer and the counts live.
     """
 
@@ -59,8 +60,11 @@ class ImageQueue:
         return entries[there]
 
     def counts(self, size: int) -> torch.Tensor:
-        """How often each image stands among the newest `size` entries: (n_images,) float32."""
+        """How often each image of this process stands among the newest `size` entries: (n_images,) float32."""
         entries, there = self._newest(size)
+        if processes.size() > 1:
+            there = there & (processes.owner(entries) == processes.rank())
+            entries = processes.place(entries).clamp_(max=self.n_images - 1)  # those of others do not count
         counts = torch.zeros(self.n_images, device=entries.device)
         # Not bincount: it waits for the device to learn the largest index.
         with any_order():

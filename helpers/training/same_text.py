@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from helpers.data.training_data import TrainingData
+from helpers.system import processes
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class SameText:
     images would be too many, and hardly any are excluded.
 
     Attributes:
-        images: (P,) int64, text by text.
-        first, count: (N,) int64, of each caption's images in that list; its own is among them.
+        images: (P,) int64, text by text; numbers among the images of all processes.
+        first, count: (N,) int64, of each of this process's captions' images in that list; its own is among them.
         most: images of a text, at most.
     """
 
@@ -31,24 +32,31 @@ class SameText:
     @classmethod
     def of(cls, data: TrainingData) -> SameText | None:
         """Those of the training captions; None where no text describes several images, or the texts are not known."""
-        if data.same_text is None:
+        of_all = data.same_text if data.deal is None else data.deal.same_text
+        if of_all is None or data.same_text is None:
             return None
-        text, positive = data.same_text.cpu().numpy(), data.positive.cpu().numpy()
+        text, positive = of_all.cpu().numpy(), data.positive_of_all.cpu().numpy()
         pairs = np.unique(np.column_stack([text, positive]), axis=0)  # (P, 2) distinct (text, image)
         first = np.searchsorted(pairs[:, 0], text)
         count = np.searchsorted(pairs[:, 0], text, side="right") - first
         if count.max(initial=0) < 2:
             return None
+        most = int(count.max())
+        if data.deal is not None:
+            own = data.deal.place.cpu().numpy() >= 0
+            first, count = first[own], count[own]
         on_device = [torch.from_numpy(part).to(data.device) for part in (pairs[:, 1].copy(), first, count)]
-        return cls(on_device[0], on_device[1], on_device[2], int(count.max()))
+        return cls(on_device[0], on_device[1], on_device[2], most)
 
     def excluded(self, rows: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         """Images of the texts of the captions `rows` (B,): (B, K), filled up with their own images `positive` (B,).
 
-        On a CPU K is what these rows need; elsewhere it is `most`, so that no shape depends on values.
+        On a CPU K is what these rows need; elsewhere, and in several processes, it is `most`, so that no shape depends
+        on values.
         """
-        count = self.count[rows]
-        width = int(count.max()) if count.device.type == "cpu" else self.most
+        count, positive = self.count[rows], processes.image_number(positive)
+        alone = count.device.type == "cpu" and processes.size() == 1
+        width = int(count.max()) if alone else self.most
         place = torch.arange(width, device=rows.device)
         images = self.images[(self.first[rows, None] + place).clamp_(max=len(self.images) - 1)]
         return torch.where(place < count[:, None], images, positive[:, None])

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from helpers.system import processes
 from helpers.system.files import leftovers, read_tensors, reading, write_tensors
 from helpers.training.history import EpochEntry
 from helpers.training.objectives import Objective
@@ -99,11 +100,13 @@ class Progress:
     every: float = 30.0
 
     def save(self, state: TrainingState) -> None:
-        """Write the state; the file is replaced atomically.
+        """Write the state, which is the same in each of several processes: the first writes; replaced atomically.
 
         Raises:
             CheckpointError: it cannot be written, such as on a full disk; the file before it is intact.
         """
+        if not processes.is_first():
+            return
         tensors: dict[str, torch.Tensor] = {}
 
         def number(tensor: torch.Tensor) -> dict[str, str]:

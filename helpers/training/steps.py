@@ -14,6 +14,7 @@ from typing import Generic
 import torch
 from torch import nn
 
+from helpers.system import processes
 from helpers.system.devices import autocast
 from helpers.training.objectives import Model, Objective
 from helpers.training.settings import OptimiserConfig
@@ -25,12 +26,13 @@ LEAST_UPDATES = 4
 def train_step(
     model: Model, objective: Objective[OptimiserConfig, Model], optimiser: torch.optim.Optimizer, rows: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """One update on the captions `rows` (B,).
+    """One update on the captions `rows` (B,), in several processes on those of all of them.
 
     Returns:
         The loss and its weighted terms, detached, on the device.
     """
-    data = objective.data
+    data, of_all = objective.data, rows
+    rows = data.own(of_all)
     positive = data.positive[rows]  # (B,)
     with autocast(data.device, objective.dtype):
         prediction = objective.predict(model, rows)
@@ -38,9 +40,10 @@ def train_step(
     loss = torch.as_tensor(sum(terms.values()))
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    processes.total_gradients(model.parameters())
     nn.utils.clip_grad_norm_(model.parameters(), objective.settings.clip_norm)
     optimiser.step()
-    objective.end_step(positive)
+    objective.end_step(data.positive_of_all[of_all])
     return {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
 
@@ -64,7 +67,9 @@ class Steps(Generic[Model]):
         expected: int,
     ) -> None:
         self._parts = (model, objective, optimiser)
-        self._worth = objective.data.device.type == "cuda" and objective.capturable and expected >= LEAST_UPDATES
+        # Several processes deal each batch in other numbers, and a graph's shapes stand still.
+        capturable = objective.data.device.type == "cuda" and objective.capturable and processes.size() == 1
+        self._worth = capturable and expected >= LEAST_UPDATES
         self._graph: _Graph | None = None
         self._sums: dict[str, torch.Tensor] = {}
         self._captions = 0
