@@ -299,7 +299,7 @@ HUBNESS_COLUMNS = (
     ("hubness_beta", "beta", ".0f"),
 )
 CHALLENGE_COLUMNS = (
-    ("challenge_mrr", "MRR, galleries of 100, dot product", ".3f"),
+    ("challenge_mrr", "MRR by dot product", ".3f"),
     ("challenge_corrected_mrr", "less the fixed vector", ".3f"),
 )
 COST_COLUMNS = (

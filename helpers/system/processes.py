@@ -32,8 +32,10 @@ TIMEOUT = timedelta(minutes=5)
 """For one exchange between processes. One that dies is noticed at once; this is for one that hangs."""
 PATIENCE = timedelta(hours=24)
 """For what the first process does while the others wait, such as the search of the recipe plus."""
-LAST_WORDS = 2.0
+LAST_WORDS = 5.0
 """Seconds that the other processes leave the one that tells what went wrong: torchrun stops all once one has ended."""
+LAST_BREATH = 3.0
+"""Seconds, at most, between the end of a killed process's connections and its own."""
 
 
 @dataclass
@@ -338,7 +340,7 @@ def _end_all(error: BaseException) -> NoReturn:
         raise SystemExit(1) from error
     if isinstance(error, KeyboardInterrupt):
         raise error
-    dead = _dead() if lost else []
+    dead = _dead(LAST_BREATH) if lost else []
     if dead:
         raise ProcessError(
             f"{' and '.join(dead)} ended without a word, as one that was killed does (too little memory is the usual "
@@ -354,8 +356,19 @@ def _end_all(error: BaseException) -> NoReturn:
     raise told from error
 
 
-def _dead() -> list[str]:
-    """Processes of this machine that are no more, or wait to be buried by torchrun."""
+def _dead(wait: float) -> list[str]:
+    """Processes of this machine that are no more, or wait to be buried by torchrun.
+
+    Args:
+        wait: seconds until one is, at most.
+    """
+    ends = time.monotonic() + wait
+    while not (found := _found_dead()) and time.monotonic() < ends:
+        time.sleep(0.05)
+    return found
+
+
+def _found_dead() -> list[str]:
     assert _group is not None
     found = []
     for number in range(_group.size):
