@@ -53,4 +53,4 @@ if __name__ == "__main__":
         found = getattr(of_tests, function)(**json.loads(arguments))
         torch.save(found, Path(out) / f"{processes.rank()}.pt")
 
-    sys.exit(run_command(lambda: processes.together(work)))
+    processes.leave(run_command(lambda: processes.together(work)))
