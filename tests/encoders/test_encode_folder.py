@@ -391,6 +391,7 @@ def test_a_folder_that_cannot_be_written_is_said(encode, album):
         encode("file/data")
 
 
+@pytest.mark.slow
 def test_preset_small_encodes_with_the_encoders_of_its_wheels(album):
     save_captions(album / "captions.txt", ["00000.png", "sub/00001.png"], each=1)
     encode_folder(album / "photos", album / "captions.txt", album / "data", device="cpu")

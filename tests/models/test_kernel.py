@@ -55,6 +55,7 @@ def naive(data, setting, asked):
     return (zq - z.mean(0)) @ matrix.T
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     gamma=st.sampled_from([0.3, 1.0, 2.0]),

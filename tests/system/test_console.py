@@ -54,6 +54,7 @@ def test_the_work_tells_the_status_or_what_to_print(capsys):
     assert capsys.readouterr().out == "done\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "status"), [('lambda: "x" * 100_000', 0), ("lambda: print('x' * 100_000)", 141), ("lambda: print('x')", 0)]
 )
