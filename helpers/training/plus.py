@@ -99,14 +99,12 @@ def build_networks(
     data: TrainingData,
     settings: PlusConfig,
     kinds: Mapping[str, Networks],
-    weights: Mapping[str, float] | None = None,
     basis: np.ndarray | None = None,
 ) -> Blend:
-    """Untrained networks from the seed of the settings, on the device of the data.
+    """Untrained networks from the seed of the settings, of equal weight, on the device of the data.
 
     Args:
         kinds: what the parts shall be, by name.
-        weights: of the kinds, positive; alike where None.
         basis: (dy, r), what `basis_for` gives where None.
 
     Raises:
@@ -121,9 +119,7 @@ def build_networks(
         model = EnsembleMLP(*dims, hidden, settings.dropout, kind["members"], rank, kind["whitening"], kind["blocks"])
         model.basis.copy_(torch.from_numpy(basis))
         parts[name] = model
-    weights = dict.fromkeys(kinds, 1.0) if weights is None else weights
-    total = sum(weights[name] for name in kinds)
-    return Blend(parts, {name: weights[name] / total for name in kinds}).to(data.device)
+    return Blend(parts, dict.fromkeys(kinds, 1 / len(kinds))).to(data.device)
 
 
 def build_chosen(data: TrainingData, settings: PlusConfig, choice: Choice) -> Blend:
